@@ -1,0 +1,34 @@
+"""Structured pruning of ONNX models, proved and timed with onnxruntime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from onnxprune.api import apply, bench, inspect, prune, sparsify, verify
+    from onnxprune.pipeline import PruneResult
+    from onnxprune.plan import Plan
+    from onnxprune.settings import PruneSettings
+    from onnxprune.timing import BenchResult, BenchSettings
+    from onnxprune.unstructured import SparsifySettings
+
+_PLACES = {
+    "BenchResult": "timing", "BenchSettings": "timing", "Plan": "plan", "PruneResult": "pipeline",
+    "PruneSettings": "settings", "SparsifySettings": "unstructured", "apply": "api", "bench": "api",
+    "inspect": "api", "prune": "api", "sparsify": "api", "verify": "api",
+}  # fmt: skip
+
+__all__ = [
+    "BenchResult", "BenchSettings", "Plan", "PruneResult", "PruneSettings", "SparsifySettings",
+    "apply", "bench", "inspect", "prune", "sparsify", "verify",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'onnxprune' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"onnxprune.{_PLACES[name]}"), name)

@@ -1,0 +1,60 @@
+"""From a loaded model to units: shapes, trace, groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.analysis.trace import trace
+from onnxprune.analysis.units import Units, units
+from onnxprune.collection import uncollected
+from onnxprune.errors import UsageError
+from onnxprune.model.carry import to_graph
+from onnxprune.model.feeds import find_feeds
+from onnxprune.model.network import network
+from onnxprune.model.shapes import all_shapes, default_sizes, infer
+
+Shapes = Mapping[str, "tuple[int | None, ...]"]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A model, its units, the element types of its tensors, and the input sizes it was read at.
+
+    feeds: inputs that run the model, where it had to be run to learn its shapes.
+    """
+
+    model: onnx.ModelProto
+    units: Units
+    dtypes: Mapping[str, int]
+    sizes: Mapping[str, tuple[int, ...]]
+    feeds: dict[str, np.ndarray] | None
+
+
+@uncollected
+def analyse(
+    model: onnx.ModelProto, shapes: Shapes | None = None, values: Mapping[str, Any] | None = None
+) -> Analysis:
+    """Label a model and find its groups; it is run once only where shape inference stops.
+
+    shapes: sizes of inputs, None for dimensions to choose; values: input values to run it with.
+    Raises UsageError where it must be run and no input is found that runs.
+    """
+    given = {n: tuple(np.shape(v)) for n, v in (values or {}).items() if np.ndim(v)}
+    sizes = default_sizes(model, given | dict(shapes or {}))[0]
+    info = infer(model, sizes)
+    feeds = None
+    if any(value.shape is None for value in info.values()):
+        feeds = find_feeds(model, shapes, values)
+        sizes = {name: tuple(array.shape) for name, array in feeds.items()}
+        info = all_shapes(model, feeds)
+    net = network(to_graph(model), {o.domain: o.version for o in model.opset_import})
+    found = units(trace(net, {name: value.shape for name, value in info.items()}))
+    return Analysis(model, found, {name: value.dtype for name, value in info.items()}, sizes, feeds)
+
+
+__all__ = ["Analysis", "UsageError", "analyse"]

@@ -1,0 +1,172 @@
+"""Removals that take the same share from several groups at once, where their constraints cross.
+
+An integer program (scipy's HiGHS) per level: as much as fits into every group's share, as many
+units from every row of a grid as from its other rows, and of all such sets the least important.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LEVELS = 16
+TIME_LIMIT = 2.0
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """A grid whose transpose is cut into blocks: a channel shuffle in front of a grouped operator.
+
+    What stays of a block must come from the block. The i-th unit that row r of `rows` keeps arrives at
+    place rows * i + r, so how many units a row and a block share follows from how many a row keeps.
+    cells: [rows][blocks] the atoms in both; columns: units in a row.
+    """
+
+    cells: Sequence[Sequence[np.ndarray]]
+    columns: int
+
+    def removed(self, level: float) -> list[tuple[np.ndarray, int]] | None:
+        """Return how many units go from each cell at a share of removal; None where none fits."""
+        rows, blocks = len(self.cells), len(self.cells[0])
+        keep = max(self.columns - int(np.floor(self.columns * level + 1e-9)), 1)
+        if rows * keep % blocks:
+            return None
+        place = np.arange(keep)[None, :] * rows + np.arange(rows)[:, None]
+        block = place // (rows * keep // blocks)
+        counts = [np.bincount(row, minlength=blocks) for row in block]
+        found = [
+            (self.cells[r][b], len(self.cells[r][b]) - int(counts[r][b]))
+            for r in range(rows)
+            for b in range(blocks)
+        ]
+        return None if any(gone < 0 for _, gone in found) else found
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """Atoms to choose from, and what binds them.
+
+    taken: [atoms, groups] units that an atom takes from each group; widths: [groups]; costs: [atoms];
+    rows: for every grid, for every row, the atoms with one unit in it; shuffles: see there.
+    """
+
+    taken: np.ndarray
+    widths: np.ndarray
+    costs: np.ndarray
+    rows: Sequence[Sequence[np.ndarray]] = ()
+    shuffles: Sequence[Shuffle] = ()
+
+
+def increments(puzzle: Puzzle) -> list[np.ndarray]:
+    """Return the atoms that each further share of the groups takes, as a nested sequence.
+
+    Levels are solved from the middle, each between its neighbours, so that one half is reached where
+    it can be at all.
+    """
+    count = len(puzzle.costs)
+    levels = int(min(LEVELS, puzzle.widths.max(initial=1)))
+    solved: dict[int, np.ndarray] = {}
+    _between(puzzle, levels, (0, levels + 1), (np.zeros(count, bool), np.ones(count, bool)), solved)
+    steps, before = [], np.zeros(count, dtype=bool)
+    for level in sorted(solved):
+        if (solved[level] & ~before).any():
+            steps.append(np.flatnonzero(solved[level] & ~before))
+            before = solved[level]
+    return steps
+
+
+def _between(
+    puzzle: Puzzle,
+    levels: int,
+    span: tuple[int, int],
+    sets: tuple[np.ndarray, np.ndarray],
+    solved: dict[int, np.ndarray],
+) -> None:
+    """Solve the levels inside a span, within the sets that its ends remove."""
+    low, high = span
+    if high - low < 2:
+        return
+    middle = (low + high) // 2
+    found = _at_level(puzzle, middle, levels, sets)
+    if found is None:
+        _between(puzzle, levels, (low, middle), sets, solved)
+        below = [level for level in solved if low < level < middle]
+        lower = solved[max(below)] if below else sets[0]
+        _between(puzzle, levels, (middle, high), (lower, sets[1]), solved)
+        return
+    solved[middle] = found
+    _between(puzzle, levels, (low, middle), (sets[0], found), solved)
+    _between(puzzle, levels, (middle, high), (found, sets[1]), solved)
+
+
+def _at_level(
+    puzzle: Puzzle, level: int, levels: int, sets: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray | None:
+    cells = [shuffle.removed(level / levels) for shuffle in puzzle.shuffles]
+    if any(c is None for c in cells):
+        return None
+    room = np.minimum(np.floor(puzzle.widths * level / levels + 1e-9), puzzle.widths - 1)
+    return _solve(puzzle, room, sets, [cell for c in cells if c is not None for cell in c])
+
+
+def _solve(
+    puzzle: Puzzle,
+    room: np.ndarray,
+    sets: tuple[np.ndarray, np.ndarray],
+    cells: Sequence[tuple[np.ndarray, int]],
+) -> np.ndarray | None:
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array, hstack, vstack
+
+    atoms, grids = len(puzzle.costs), len(puzzle.rows)
+    even, low = _even_rows(puzzle)
+    sizes = puzzle.taken.sum(axis=1)
+    # Half a unit in all: importance decides between sets of one size, never the size itself.
+    tilt = (puzzle.costs + 1e-9 * np.arange(atoms)) / (2 * (puzzle.costs.sum() + 1e-9 * atoms**2) + 1e-12)
+    rooms = hstack([csr_array(puzzle.taken.T.astype(float)), csr_array((len(room), grids))])
+    exact = np.asarray([gone for _, gone in cells], dtype=float)
+    where = csr_array(
+        (
+            np.ones(sum(len(own) for own, _ in cells)),
+            (
+                np.repeat(np.arange(len(cells)), [len(own) for own, _ in cells]),
+                np.concatenate([own for own, _ in cells]) if cells else np.zeros(0, np.int64),
+            ),
+        ),
+        shape=(len(cells), atoms + grids),
+    )
+    matrix = vstack([block for block in (rooms, even, where) if block.shape[0]])
+    lower = np.concatenate([np.zeros(len(room)), low, exact])
+    upper = np.concatenate([room, np.zeros(even.shape[0]), exact])
+    result = milp(
+        np.concatenate([tilt - sizes, np.zeros(grids)]),
+        constraints=LinearConstraint(csr_array(matrix), lower, upper),
+        bounds=Bounds(np.concatenate([sets[0].astype(float), np.zeros(grids)]), _upper(puzzle, sets[1])),
+        integrality=np.ones(atoms + grids),
+        options={"time_limit": TIME_LIMIT},
+    )
+    return None if result.x is None else np.round(result.x[:atoms]).astype(bool)
+
+
+def _upper(puzzle: Puzzle, most_atoms: np.ndarray) -> np.ndarray:
+    most = [min((len(row) for row in grid), default=1) - 1 for grid in puzzle.rows]
+    return np.concatenate([most_atoms.astype(float), np.asarray(most, dtype=float)])
+
+
+def _even_rows(puzzle: Puzzle) -> tuple[Any, np.ndarray]:
+    """Write `units removed of a row = count of its grid` for every row."""
+    from scipy.sparse import csr_array
+
+    atoms = len(puzzle.costs)
+    rows, cols, data, count = [], [], [], 0
+    for number, grid in enumerate(puzzle.rows):
+        for own in grid:
+            rows += [count] * (len(own) + 1)
+            cols += [*own.tolist(), atoms + number]
+            data += [1.0] * len(own) + [-1.0]
+            count += 1
+    matrix = csr_array((data, (rows, cols)), shape=(count, atoms + len(puzzle.rows)))
+    return matrix, np.zeros(count)

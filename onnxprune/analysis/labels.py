@@ -1,0 +1,94 @@
+"""Labels: which channel every element of a prunable axis belongs to.
+
+A tensor carries a list of factors. A factor labels one or more axes with one integer array; the
+factors of a tensor vary on disjoint axes. An axis without a factor is fixed: it cannot shrink.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """Labels that vary together on these axes; `labels` has one dimension for each."""
+
+    axes: tuple[int, ...]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """The concrete shape of a tensor and its factors."""
+
+    shape: tuple[int, ...]
+    factors: tuple[Factor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Why labels cannot be removed: the tensor and axis where they met the node that froze them."""
+
+    tensor: str
+    axis: int
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A relation of two axes: a parent lives iff one of its children lives.
+
+    parents: [P] labels; children: [P, K] labels.
+    """
+
+    parents: np.ndarray
+    children: np.ndarray
+
+
+@dataclass
+class Book:
+    """Everything that the trace learns about labels, in the order in which it learns it."""
+
+    count: int = 0
+    ties: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    families: list[Family] = field(default_factory=list)
+    pins: list[tuple[np.ndarray, Pin]] = field(default_factory=list)
+    grids: list[np.ndarray] = field(default_factory=list)
+    produced: list[np.ndarray] = field(default_factory=list)
+    made: list[tuple[int, int]] = field(default_factory=list)
+
+    def fresh(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Make new labels of this shape."""
+        size = int(np.prod(shape, dtype=np.int64))
+        labels = np.arange(self.count, self.count + size).reshape(shape)
+        self.made.append((self.count, size))
+        self.count += size
+        return labels
+
+    def produce(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Make new labels for the channels that a parameter or a node brings into being."""
+        labels = self.fresh(shape)
+        self.produced.append(labels)
+        return labels
+
+    def tie(self, left: np.ndarray, right: np.ndarray) -> None:
+        """State that labels at the same place are one channel."""
+        if left is not right:
+            left, right = np.broadcast_arrays(left, right)
+            self.ties.append((left.ravel(), right.ravel()))
+
+    def adopt(self, parents: np.ndarray, children: np.ndarray) -> None:
+        """State that parents [P…] live as long as one of their children [P…, K…] does."""
+        self.families.append(Family(parents.ravel(), children.reshape(parents.size, -1)))
+
+    def pin(self, labels: np.ndarray, pin: Pin) -> None:
+        """State that these labels stay."""
+        self.pins.append((labels.ravel(), pin))
+
+    def grid(self, labels: np.ndarray) -> None:
+        """Note labels with rows and columns: their removals must stay rectangular."""
+        self.grids.append(labels)

@@ -1,0 +1,110 @@
+"""Replay: run a removal through the shrunk graph and check every place where labels meet.
+
+A tensor of the shrunk graph is claimed to be an ordered selection of the original's elements; the
+replay carries that selection along. Producers start with what survives, movement is executed on
+the selections, and where operands meet both must select the same places in the same order. It
+needs no weights. What it finds on the way is what the rewrite does: the slices of every constant,
+the repaired attributes and shape inputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.analysis.replay_node import replay_node
+from onnxprune.analysis.shadow import ClashError, Conflict, Cut, Kept, Replayed, Rescale, Shadow
+from onnxprune.analysis.trace import Step, Trace
+from onnxprune.analysis.values import Known, evaluate, shape_value, size_value
+from onnxprune.rules.signature import Pinned
+
+
+def replay(traced: Trace, alive: np.ndarray) -> Replayed:
+    """Run a removal through the graph.
+
+    alive: booleans by label, false for what is removed.
+    """
+    return _Replayer(traced, alive).run()
+
+
+class _Replayer:
+    def __init__(self, traced: Trace, alive: np.ndarray) -> None:
+        self.traced = traced
+        self.shadow = Shadow(traced, alive)
+        self.unknown: set[str] = set()
+
+    def run(self) -> Replayed:
+        for name, labelled in self.traced.shared.items():
+            self.shadow.result.tensors[name] = self.shadow.natural(labelled)
+        for step in self.traced.steps:
+            if any(o is not None and o.tensor in self.unknown for o in step.operands):
+                self._lose(step)
+                continue
+            try:
+                self._step(step)
+            except ClashError as clash:
+                self.shadow.result.conflicts.append(Conflict(step.site.name, str(clash), clash.labels))
+                self._lose(step)
+        for tensor in self.traced.network.graph.outputs:
+            self._check_output(tensor.name)
+        return self.shadow.result
+
+    def _lose(self, step: Step) -> None:
+        self.unknown.update(t.name for t in step.node.outputs)
+
+    def _check_output(self, name: str) -> None:
+        if name in self.unknown or name not in self.traced.tensors:
+            return
+        labelled, kept = self.traced.tensors[name], self.shadow.kept(name)
+        if kept.shape != labelled.shape or any(c is not None for c in kept.coords):
+            labels = np.concatenate([f.labels.ravel() for f in labelled.factors])
+            self.shadow.result.conflicts.append(Conflict("", f"the graph output '{name}' changes", labels))
+
+    def _step(self, step: Step) -> None:
+        if isinstance(step.verdict, Known):
+            self._evaluate(step)
+            return
+        if isinstance(step.verdict, Pinned) or step.met is None:
+            self._require_whole(step)
+            self.shadow.require_values(step, {})
+            return
+        replay_node(self.shadow, step, step.met)
+
+    def _evaluate(self, step: Step) -> None:
+        node, name = step.node, step.node.outputs[0].name
+        before = self.traced.known[name]
+        if not before.derived.any():
+            return
+        if node.op in ("Shape", "Size"):
+            shape = self.shadow.kept(node.inputs[0].name).shape
+            stored = self.traced.network.root(node.inputs[0])
+            shape = stored.shape if stored is not None and stored.name not in self.traced.shared else shape
+            self.shadow.known[name] = (
+                shape_value(shape, node.attrs) if node.op == "Shape" else size_value(shape)
+            )
+            return
+        inputs = [self._value(step, i) if t.name else None for i, t in enumerate(node.inputs)]
+        found = evaluate(node.op, node.attrs, inputs)
+        if found is None:
+            raise ClashError("a value computed from shapes is lost", np.zeros(0, np.int64))
+        self.shadow.known[name] = found
+        self.shadow.result.tensors[name] = Kept(found.value.shape, ())
+
+    def _value(self, step: Step, place: int) -> Known | None:
+        name = step.node.inputs[place].name
+        if name in self.shadow.known:
+            return self.shadow.known[name]
+        value = step.site.value(place)
+        derived = step.site.derived[place]
+        return None if value is None or derived is None else Known(value, derived)
+
+    def _require_whole(self, step: Step) -> None:
+        for operand in step.operands:
+            if operand is None:
+                continue
+            kept = self.shadow.kept(operand.tensor)
+            if operand.stored is None and any(c is not None for c in kept.coords):
+                labels = np.concatenate([f.labels.ravel() for f in operand.labelled.factors])
+                raise ClashError(f"{step.site.op} reads '{operand.tensor}', which changes", labels)
+
+
+__all__ = ["Conflict", "Cut", "Kept", "Replayed", "Rescale", "replay"]

@@ -1,0 +1,209 @@
+"""The trace: one walk over the graph that labels every tensor and writes ties, families and pins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.analysis.labels import Book, Factor, Labelled, Pin
+from onnxprune.analysis.meeting import Meeting
+from onnxprune.analysis.records import Met, Operand
+from onnxprune.analysis.values import Known, evaluate, shape_value, size_value
+from onnxprune.model.network import Network
+from onnxprune.rules.registry import REGISTRY, Registry
+from onnxprune.rules.signature import NO_RULE, Pinned, Shape, Signature, Site, Verdict
+
+SMALL = 4096
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of the trace: what its rule said and, where labels met, the record of it."""
+
+    number: int
+    node: gs.Node
+    site: Site
+    verdict: Verdict | Known
+    met: Met | None
+    operands: tuple[Operand | None, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All that is known of a graph at one set of input sizes."""
+
+    network: Network
+    shapes: Mapping[str, Shape | None]
+    steps: list[Step]
+    tensors: dict[str, Labelled]
+    known: dict[str, Known]
+    book: Book
+    shared: dict[str, Labelled] = field(default_factory=dict)
+
+
+def trace(net: Network, shapes: Mapping[str, Shape | None], registry: Registry = REGISTRY) -> Trace:
+    """Label every tensor of the graph.
+
+    shapes: concrete shapes by tensor name, None where unknown.
+    """
+    return _Tracer(net, shapes, registry).run()
+
+
+class _Tracer:
+    def __init__(self, net: Network, shapes: Mapping[str, Shape | None], registry: Registry) -> None:
+        self.net, self.shapes, self.registry = net, shapes, registry
+        self.book = Book()
+        self.tensors: dict[str, Labelled] = {}
+        self.known: dict[str, Known] = {}
+        self.frozen = {t.name for t in net.graph.outputs} | set(net.captured)
+
+    def run(self) -> Trace:
+        for tensor in self.net.graph.inputs:
+            self.tensors[tensor.name] = Labelled(self.shapes.get(tensor.name) or ())
+        shared = {
+            name: self._shared(name) for name, uses in self.net.uses.items() if self._is_shared(name, uses)
+        }
+        self.tensors.update(shared)
+        steps = [step for i, node in enumerate(self.net.nodes) if (step := self._step(i, node))]
+        for tensor in self.net.graph.outputs:
+            self._pin_tensor(tensor.name, "", "graph output", "the interface of the model does not change")
+        for name in sorted(self.net.captured):
+            self._pin_tensor(name, "", "subgraph", "read inside a subgraph")
+        return Trace(self.net, self.shapes, steps, self.tensors, self.known, self.book, shared)
+
+    def _is_shared(self, name: str, uses: list[tuple[int, int]]) -> bool:
+        """Tell whether a weight proper has several uses: it is tied, lest the model grow."""
+        stored = self.net.stored[name]
+        proper = stored.is_float and sum(size > 1 for size in stored.shape) > 1
+        return proper and (len(uses) > 1 or name in self.frozen)
+
+    def _shared(self, name: str) -> Labelled:
+        shape = self.net.stored[name].shape
+        factors = tuple(Factor((i,), self.book.produce((n,))) for i, n in enumerate(shape) if n > 1)
+        return Labelled(shape, factors)
+
+    def _step(self, number: int, node: gs.Node) -> Step | None:
+        if node.op == "Constant" or (node.op == "Identity" and self.net.root(node.outputs[0]) is not None):
+            return None
+        known = self._evaluated(node)
+        operands = tuple(self._operand(tensor) for tensor in node.inputs)
+        site = self._site(number, node, operands)
+        if known is not None and len(node.outputs) == 1:
+            name = node.outputs[0].name
+            self.known[name], self.tensors[name] = known, Labelled(known.value.shape)
+            return Step(number, node, site, known, None, operands)
+        verdict = self._verdict(node, site)
+        met = None
+        if isinstance(verdict, Signature):
+            try:
+                met = Meeting(self.book, site, verdict, operands).run()
+            except ValueError as error:
+                verdict = Pinned(f"its shapes disagree: {error}")
+        self._record(node, site, met)
+        if isinstance(verdict, Pinned):
+            self._freeze(node, site, operands, verdict.reason)
+        return Step(number, node, site, verdict, met, operands)
+
+    def _record(self, node: gs.Node, site: Site, met: Met | None) -> None:
+        for i, tensor in enumerate(node.outputs):
+            if tensor.name:
+                self.tensors[tensor.name] = (
+                    met.outputs[i] if met is not None else Labelled(site.outputs[i] or ())
+                )
+
+    def _verdict(self, node: gs.Node, site: Site) -> Verdict:
+        rule = self.registry.find(site.domain, node.op, site.opset)
+        if rule is None:
+            return Pinned(NO_RULE)
+        missing = [t.name for t in (*node.inputs, *node.outputs[:1]) if t.name and self._shape(t) is None]
+        if missing:
+            return Pinned(f"the shape of '{missing[0]}' is unknown")
+        verdict = rule.apply(site)
+        if isinstance(verdict, Signature) and _is_empty(verdict, site):
+            return Pinned("a tensor without elements")
+        return verdict
+
+    def _freeze(self, node: gs.Node, site: Site, operands: tuple[Operand | None, ...], reason: str) -> None:
+        for operand in operands:
+            if operand is not None and operand.stored is None:
+                self._pin_labels(operand.tensor, operand.labelled, Pin("", 0, site.name, node.op, reason))
+
+    def _pin_tensor(self, name: str, node: str, op: str, reason: str) -> None:
+        if name in self.tensors:
+            self._pin_labels(name, self.tensors[name], Pin("", 0, node, op, reason))
+
+    def _pin_labels(self, name: str, labelled: Labelled, pin: Pin) -> None:
+        for factor in labelled.factors:
+            self.book.pin(factor.labels, Pin(name, factor.axes[0], pin.node, pin.op, pin.reason))
+
+    def _shape(self, tensor: gs.Tensor) -> Shape | None:
+        stored = self.net.root(tensor)
+        return stored.shape if stored is not None else self.shapes.get(tensor.name)
+
+    def _operand(self, tensor: gs.Tensor) -> Operand | None:
+        if not tensor.name:
+            return None
+        stored = self.net.root(tensor)
+        if stored is None:
+            return Operand(tensor.name, self.tensors.get(tensor.name) or Labelled(self._shape(tensor) or ()))
+        if stored.name in self.tensors:
+            return Operand(stored.name, self.tensors[stored.name])
+        if stored.name in self.frozen:
+            return Operand(stored.name, Labelled(stored.shape))
+        return Operand(stored.name, Labelled(stored.shape), stored)
+
+    def _site(self, number: int, node: gs.Node, operands: tuple[Operand | None, ...]) -> Site:
+        domain = node.domain or ""
+        known = [self._value(tensor) for tensor in node.inputs]
+        return Site(
+            op=node.op,
+            domain=domain,
+            opset=self.net.opset(domain),
+            name=self.net.names[number],
+            attrs=node.attrs,
+            inputs=tuple(
+                None if o is None else self._shape(t) for o, t in zip(operands, node.inputs, strict=True)
+            ),
+            outputs=tuple(self._shape(t) if t.name else None for t in node.outputs),
+            values=tuple(None if k is None else k.value for k in known),
+            derived=tuple(None if k is None else k.derived for k in known),
+        )
+
+    def _value(self, tensor: gs.Tensor) -> Known | None:
+        if tensor.name in self.known:
+            return self.known[tensor.name]
+        stored = self.net.root(tensor)
+        if stored is None or int(np.prod(stored.shape, dtype=np.int64)) > SMALL:
+            return None
+        if stored.is_float and len(stored.shape) > 1:
+            return None
+        return Known.constant(np.asarray(stored.values))
+
+    def _evaluated(self, node: gs.Node) -> Known | None:
+        if node.op in ("Shape", "Size"):
+            shape = self._shape(node.inputs[0])
+            if shape is None:
+                return None
+            return shape_value(shape, node.attrs) if node.op == "Shape" else size_value(shape)
+        inputs = [self._value(tensor) if tensor.name else None for tensor in node.inputs]
+        if any(k is None and t.name for k, t in zip(inputs, node.inputs, strict=True)):
+            return None
+        present = [k for k in inputs if k is not None]
+        if any(k.value.dtype.kind == "f" and k.value.size > 1 for k in present if not k.derived.any()):
+            return None
+        if not any(k.derived.any() or k.value.dtype.kind in "iub" for k in present):
+            return None
+        return evaluate(node.op, node.attrs, inputs)
+
+
+def _is_empty(signature: Signature, site: Site) -> bool:
+    """Tell whether a tensor that carries labels has no elements."""
+    sides = ((signature.inputs, site.inputs), (signature.outputs, site.outputs))
+    return any(
+        axes is not None and 0 in (shape or ())
+        for side, shapes in sides
+        for axes, shape in zip(side, shapes, strict=False)
+    )

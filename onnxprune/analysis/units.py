@@ -1,0 +1,231 @@
+"""From labels to units, groups and the relations that a removal must respect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from onnxprune.analysis.labels import Family, Pin
+from onnxprune.analysis.records import Slot
+from onnxprune.analysis.trace import Trace
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Parents and their children, row by row: a parent dies when a row of it is empty."""
+
+    parent: np.ndarray
+    row: np.ndarray
+    child: np.ndarray
+
+    def close(self, dead: np.ndarray) -> np.ndarray:
+        """Add all units that must die with these, until nothing changes.
+
+        dead: booleans by unit; returns a new array.
+        """
+        dead = dead.copy()
+        if not len(self.parent):
+            return dead
+        while True:
+            before = int(dead.sum())
+            living = np.bincount(self.row, weights=~dead[self.child], minlength=len(self.parent))
+            dead[self.parent[living == 0]] = True
+            dead[self.child[dead[self.parent[self.row]]]] = True
+            if int(dead.sum()) == before:
+                return dead
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that are produced together; `units` in the order of their first label."""
+
+    id: int
+    name: str
+    units: np.ndarray
+    level: int
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of a trace: by label, which unit; by unit, what holds it and where it belongs."""
+
+    traced: Trace
+    of: np.ndarray
+    count: int
+    pinned: np.ndarray
+    pins: list[tuple[np.ndarray, Pin]]
+    rows: Rows
+    groups: list[Group]
+
+    @cached_property
+    def guards(self) -> list[np.ndarray]:
+        """Return the unit sets of which at least one must live: every labelled axis of a tensor."""
+        seen: dict[int, np.ndarray] = {}
+        for labelled in self.traced.tensors.values():
+            for factor in labelled.factors:
+                seen.setdefault(id(factor.labels), factor.labels)
+        for labels in self.traced.book.produced:
+            seen.setdefault(id(labels), labels)
+        unique = {u.tobytes(): u for u in (np.unique(self.of[labels]) for labels in seen.values())}
+        return [u for u in unique.values() if not self.pinned[u].any()]
+
+    @cached_property
+    def grids(self) -> list[np.ndarray]:
+        """Return the distinct unit grids [rows, columns]; a transposed one is what it was first seen as."""
+        found: dict[tuple[bytes, int], np.ndarray] = {}
+        for labels in self.traced.book.grids:
+            grid = self.of[labels].reshape(-1, labels.shape[-1])
+            if self.pinned[grid].all():
+                continue
+            if (np.ascontiguousarray(grid.T).tobytes(), len(grid.T)) not in found:
+                found.setdefault((np.ascontiguousarray(grid).tobytes(), len(grid)), grid)
+        return list(found.values())
+
+    def holding(self, groups: Iterable[int]) -> Units:
+        """Return the same units with those of some groups pinned."""
+        pinned = self.pinned.copy()
+        for group in groups:
+            pinned[self.groups[group].units] = True
+        return replace(self, pinned=_held(pinned, self.rows))
+
+    def alive(self, dead: np.ndarray) -> np.ndarray:
+        """Turn dead units into living labels."""
+        return ~dead[self.of]
+
+    @cached_property
+    def levels(self) -> np.ndarray:
+        """Return 1 for units that are parents, 0 for the others."""
+        found = np.zeros(self.count, dtype=np.int64)
+        found[self.rows.parent] = 1
+        return found
+
+    def emptied(self, dead: np.ndarray) -> np.ndarray:
+        """Return the units of the first set that a removal must not empty but does; pinned ones first."""
+        killed = np.flatnonzero(dead & self.pinned)
+        if len(killed):
+            rows = np.isin(self.rows.parent, killed)
+            return np.unique(self.rows.child[rows[self.rows.row]]) if rows.any() else killed
+        for guard in self.guards:
+            if dead[guard].all():
+                return guard
+        return killed
+
+    def group_of(self) -> np.ndarray:
+        """Return the place of each unit's group in `groups`, -1 for units of none."""
+        return self.group_of_units
+
+    @cached_property
+    def group_of_units(self) -> np.ndarray:
+        """Return the place of each unit's group in `groups`, -1 for units of none."""
+        found = np.full(self.count, -1)
+        for place, group in enumerate(self.groups):
+            found[group.units] = place
+        return found
+
+
+def components(count: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[int, np.ndarray]:
+    """Number the classes of `count` things under these pairs, in the order of their first member."""
+    if not pairs:
+        return count, np.arange(count)
+    left = np.concatenate([p[0] for p in pairs])
+    right = np.concatenate([p[1] for p in pairs])
+    graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(count, count))
+    number, found = connected_components(graph, directed=False)
+    first = np.full(number, count)
+    np.minimum.at(first, found, np.arange(count))
+    rank = np.empty(number, dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(number)
+    return number, rank[found]
+
+
+def units(traced: Trace) -> Units:
+    """Resolve ties, families and pins into units and groups."""
+    book = traced.book
+    count, of = components(book.count, book.ties)
+    pins = [(np.unique(of[labels]), pin) for labels, pin in book.pins]
+    pinned = np.zeros(count, dtype=bool)
+    for members, _ in pins:
+        pinned[members] = True
+    rows = _rows(book.families, of)
+    pinned = _held(pinned, rows)
+    return Units(traced, of, count, pinned, pins, rows, _groups(traced, of, count, pinned, rows))
+
+
+def _rows(families: Sequence[Family], of: np.ndarray) -> Rows:
+    parents, rows, children = [], [], []
+    offset = 0
+    for family in families:
+        size, width = family.children.shape
+        parents.append(of[family.parents])
+        rows.append(np.repeat(np.arange(offset, offset + size), width))
+        children.append(of[family.children].ravel())
+        offset += size
+    if not parents:
+        empty = np.zeros(0, np.int64)
+        return Rows(empty, empty, empty)
+    return Rows(np.concatenate(parents), np.concatenate(rows), np.concatenate(children))
+
+
+def _held(pinned: np.ndarray, rows: Rows) -> np.ndarray:
+    """Pin the units whose death alone would kill a pinned one."""
+    if not len(rows.parent):
+        return pinned
+    low = np.full(len(rows.parent), np.iinfo(np.int64).max)
+    high = np.full(len(rows.parent), -1)
+    np.minimum.at(low, rows.row, rows.child)
+    np.maximum.at(high, rows.row, rows.child)
+    single = low == high
+    pinned = pinned.copy()
+    while True:
+        held = single & pinned[rows.parent] & ~pinned[low]
+        if not held.any():
+            return pinned
+        pinned[low[held]] = True
+
+
+def _groups(traced: Trace, of: np.ndarray, count: int, pinned: np.ndarray, rows: Rows) -> list[Group]:
+    weighted = np.zeros(count, dtype=bool)
+    for slot in _slots(traced):
+        if slot.stored.is_float:
+            for entry in slot.entries:
+                weighted[of[entry.block.labels]] = True
+    level = np.zeros(count, dtype=np.int64)
+    level[rows.parent] = 1
+    pairs = []
+    for labels in traced.book.produced:
+        members = np.unique(of[labels])
+        members = members[~pinned[members]]
+        for tier in (0, 1):
+            own = members[level[members] == tier]
+            if len(own) > 1:
+                pairs.append((own[:-1], own[1:]))
+    _, found = components(count, pairs)
+    free = np.flatnonzero(~pinned & weighted)
+    names = _names(traced, of, count)
+    groups: list[Group] = []
+    order = np.argsort(found[free], kind="stable")
+    for members in np.split(free[order], np.flatnonzero(np.diff(found[free][order])) + 1):
+        if len(members):
+            groups.append(Group(len(groups), names[int(members[0])], members, int(level[members[0]])))
+    return groups
+
+
+def _slots(traced: Trace) -> Iterator[Slot]:
+    for step in traced.steps:
+        if step.met is not None:
+            yield from step.met.slots
+
+
+def _names(traced: Trace, of: np.ndarray, count: int) -> list[str]:
+    """Name each unit after the first constant that holds it."""
+    slots = list(_slots(traced))
+    first = np.full(count, -1)
+    for number in range(len(slots) - 1, -1, -1):
+        for entry in slots[number].entries:
+            first[of[entry.block.labels]] = number
+    return ["" if number < 0 else slots[number].stored.name for number in first.tolist()]

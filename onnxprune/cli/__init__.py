@@ -1,0 +1,5 @@
+"""Floor 7: the command line. Options are parsed, the API is called, reports are printed."""
+
+from onnxprune.cli.app import main
+
+__all__ = ["main"]

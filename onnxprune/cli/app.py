@@ -1,0 +1,336 @@
+"""The commands: parse, call the API, print."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import onnxprune
+from onnxprune.choices import CRITERIA, GRANULARITIES, SCOPES
+from onnxprune.cli import tables
+from onnxprune.cli.errors import Program, Terminated
+from onnxprune.cli.options import (
+    PATH,
+    RATIO,
+    STEP,
+    TARGET,
+    common,
+    exclude,
+    force,
+    input_values,
+    inputs,
+    output,
+    proof_seed,
+    runtime,
+    split_ratios,
+    unique,
+)
+from onnxprune.cli.screen import Screen
+from onnxprune.errors import OnnxPruneError, TargetMissed, UnprovedError, UsageError
+from onnxprune.report import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    import onnx
+
+DRIFT_SAMPLES = 8
+
+
+@click.group(
+    cls=Program,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(onnxprune.__version__, prog_name="onnxprune", message="%(prog)s %(version)s")
+@click.pass_context
+def program(ctx: click.Context) -> int:
+    """Structured pruning of ONNX models, proved and timed with onnxruntime.
+
+    \b
+    Example:
+      onnxprune prune model.onnx -o small.onnx --ratio 0.5
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+    return UsageError.exit_code
+
+
+@program.command()
+@click.argument("model", type=PATH)
+@output(required=False)
+@click.option(
+    "--ratio", "ratios", type=RATIO, multiple=True, metavar="R|PATTERN=R",
+    help="Share of the channels to remove; for some nodes or tensors as PATTERN=R. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--target", "targets", type=TARGET, multiple=True, metavar="KEY=VALUE",
+    help="What may remain of macs, params or size: a share up to 1, or an amount as in macs=500M, size=10MB. "
+    "Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--criterion", type=click.Choice(CRITERIA), default="l2", show_default=True, help="Which channels matter."
+)
+@click.option(
+    "--scope", type=click.Choice(SCOPES),
+    help="Rank by group or all together.  [default: local; global with --target]",
+)  # fmt: skip
+@click.option(
+    "--granularity", type=click.Choice(GRANULARITIES), default="finest", show_default=True,
+    help="What goes as one where channels have rows and columns (heads, groups).",
+)  # fmt: skip
+@click.option(
+    "--align", type=STEP, default="auto", show_default=True, metavar="auto|N",
+    help="Keep widths that are multiples of N; auto fits this machine.",
+)  # fmt: skip
+@click.option(
+    "--min-channels", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+    help="Channels that stay in every group.",
+)  # fmt: skip
+@exclude
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+    help="Of all random choices.",
+)  # fmt: skip
+@click.option("--plan", "plan_path", type=PATH, metavar="FILE", help="Write the plan there.")
+@click.option("--dry-run", is_flag=True, help="Write no model, only the --plan; time nothing.")
+@force
+@click.option("--no-bench", is_flag=True, help="Do not time the result.")
+@click.option("--allow-unproved", is_flag=True, help="Write also what cannot be run and so not proved.")
+@inputs
+@runtime
+@common
+def prune(screen: Screen, model: Path, **options: Any) -> int:
+    """Remove channels, prove the result, time it, write it.
+
+    \b
+    Example:
+      onnxprune prune model.onnx -o small.onnx --target macs=0.5
+    """
+    target, plan = options["output"], options["plan_path"]
+    if target is None and not options["dry_run"]:
+        raise click.UsageError("-o OUT is required; --dry-run writes no model", click.get_current_context())
+    settings = _prune_settings(options)
+    if options["dry_run"]:
+        target = None
+    with screen.working(f"pruning {model}"):
+        result = onnxprune.prune(model, settings, target, options["force"], plan)
+    places = {"plan": str(plan)} if plan is not None else {}
+    places["written"] = "nothing, as asked by --dry-run" if target is None else str(target)
+    screen.say(tables.prune_messages(result.report))
+    screen.result(result.report.to_dict(), tables.prune_tables(result.report, places, screen.detailed))
+    if result.report.missed:
+        written = "no model is written, as asked by --dry-run" if target is None else f"'{target}' is written"
+        raise TargetMissed(f"target missed: {tables.missed_line(result.report)}; {written}")
+    return 0
+
+
+def _prune_settings(options: Mapping[str, Any]) -> Any:
+    ratio, ratios = split_ratios(options["ratios"])
+    targets = unique("--target", options["targets"])
+    shapes = unique("--input-shape", options["input_shapes"])
+    values = unique("--input-value", options["input_values"])
+    timed = not (options["no_bench"] or options["dry_run"])
+    same = ("criterion", "scope", "granularity", "align", "min_channels", "exclude", "seed", "allow_unproved",
+            "threads", "provider")  # fmt: skip
+    return onnxprune.PruneSettings(
+        ratio=ratio, ratios=ratios, targets=targets, input_shapes=shapes, input_values=values, bench=timed,
+        **{key: options[key] for key in same},
+    )  # fmt: skip
+
+
+@program.command()
+@click.argument("model", type=PATH)
+@inputs
+@common
+def inspect(screen: Screen, model: Path, **options: Any) -> int:
+    """List groups and what is frozen; members with -v.
+
+    \b
+    Example:
+      onnxprune inspect model.onnx
+    """
+    shapes = unique("--input-shape", options["input_shapes"])
+    values = unique("--input-value", options["input_values"])
+    with screen.working(f"inspecting {model}"):
+        report = onnxprune.inspect(model, shapes, values)
+    screen.say([f"warning: {text}" for text in report.warnings])
+    screen.result(report.to_dict(), tables.inspect_tables(report, str(model), screen.detailed))
+    return 0
+
+
+@program.command()
+@click.argument("model", type=PATH)
+@click.option("--plan", type=PATH, required=True, metavar="FILE", help="The plan to carry out.")
+@output(required=True)
+@force
+@input_values
+@proof_seed
+@common
+def apply(screen: Screen, model: Path, plan: Path, **options: Any) -> int:
+    """Carry out a plan on its model, and prove the result.
+
+    \b
+    Example:
+      onnxprune apply model.onnx --plan plan.json -o small.onnx
+    """
+    target = options["output"]
+    with screen.working(f"pruning {model}"):
+        values = unique("--input-value", options["input_values"])
+        result = onnxprune.apply(model, plan, target, options["force"], values, options["seed"])
+    screen.say(tables.prune_messages(result.report))
+    places = {"plan": str(plan), "written": str(target)}
+    screen.result(result.report.to_dict(), tables.prune_tables(result.report, places, screen.detailed))
+    return 0
+
+
+@program.command()
+@click.argument("pruned", type=PATH)
+@click.option("--original", type=PATH, required=True, metavar="MODEL", help="The model before pruning.")
+@click.option("--plan", type=PATH, required=True, metavar="FILE", help="The plan that was carried out.")
+@input_values
+@proof_seed
+@common
+def verify(screen: Screen, pruned: Path, original: Path, plan: Path, **options: Any) -> int:
+    """Prove a plan, and check that a model is its result.
+
+    Exits with 1 where the model differs, with 5 where the plan cannot be proved.
+
+    \b
+    Example:
+      onnxprune verify small.onnx --original model.onnx --plan plan.json
+    """
+    with screen.working(f"verifying {pruned}"):
+        values = unique("--input-value", options["input_values"])
+        report = onnxprune.verify(pruned, original, plan, values, options["seed"])
+    screen.result(report.to_dict(), tables.verify_tables(report))
+    if report.verification["status"] not in ("proved", "weak"):
+        raise UnprovedError(f"the plan's result is not proved: {tables.proof_line(report.verification)}")
+    if not report.matches_plan:
+        count = len(report.differences)
+        raise TargetMissed(f"'{pruned}' is not what the plan makes of '{original}': {count} differences")
+    return 0
+
+
+@program.command()
+@click.argument("models", type=PATH, nargs=-1, required=True, metavar="MODEL...")
+@inputs
+@runtime
+@common
+def bench(screen: Screen, models: tuple[Path, ...], **options: Any) -> int:
+    """Time models against the first, interleaved, in onnxruntime.
+
+    \b
+    Example:
+      onnxprune bench model.onnx small.onnx
+    """
+    settings = onnxprune.BenchSettings(options["provider"], options["threads"])
+    shapes = unique("--input-shape", options["input_shapes"])
+    values = unique("--input-value", options["input_values"])
+    with screen.working(f"timing {len(models)} models" if len(models) > 1 else f"timing {models[0]}"):
+        result = onnxprune.bench(models, settings, shapes, values).to_dict()
+    screen.say(tables.bench_messages(result))
+    screen.result({"schema_version": SCHEMA_VERSION, **result}, tables.bench_tables(result))
+    return 0
+
+
+@program.command()
+@click.argument("model", type=PATH)
+@output(required=True)
+@click.option("--sparsity", type=float, metavar="S", help="Share of the weights to zero.")
+@click.option("--pattern", metavar="N:M", help="Keep N of every M weights along the input channels.")
+@click.option(
+    "--scope", type=click.Choice(SCOPES), default="local", show_default=True,
+    help="Rank by tensor or all together.",
+)  # fmt: skip
+@exclude
+@click.option("--sparse-initializers", is_flag=True, help="Store as sparse tensors what is smaller so.")
+@force
+@inputs
+@common
+def sparsify(screen: Screen, model: Path, **options: Any) -> int:
+    """Zero weights by magnitude; shapes stay, and so does speed.
+
+    \b
+    Example:
+      onnxprune sparsify model.onnx -o sparse.onnx --sparsity 0.5
+    """
+    keys = ("sparsity", "pattern", "scope", "exclude", "sparse_initializers")
+    settings = onnxprune.SparsifySettings(**{key: options[key] for key in keys})
+    shapes = unique("--input-shape", options["input_shapes"])
+    values = unique("--input-value", options["input_values"])
+    with screen.working(f"sparsifying {model}"):
+        result = onnxprune.sparsify(model, settings, options["output"], options["force"])
+        moved, reason = _drift(model, result.model, shapes, values)
+    screen.say([f"warning: drift is not measured: {reason}"] if moved is None else [])
+    report = {"schema_version": SCHEMA_VERSION, **result.report.to_dict(), "drift": moved}
+    screen.result(report, tables.sparsify_tables(report, str(options["output"]), screen.detailed))
+    return 0
+
+
+def _drift(
+    path: Path, other: onnx.ModelProto, shapes: Mapping[str, Any], values: Mapping[str, Any]
+) -> tuple[float | None, str]:
+    """Measure drift on random inputs; where that is not possible return None and why."""
+    from onnxprune.drift import drift
+    from onnxprune.model.feeds import feeds_for, find_feeds
+    from onnxprune.model.io import load
+
+    try:
+        original = load(path).model
+        first = find_feeds(original, shapes, values)
+        sizes = {name: array.shape for name, array in first.items()}
+        more = (feeds_for(original, sizes, values, seed, like=first) for seed in range(1, DRIFT_SAMPLES))
+        return drift(original, other, [first, *more]), ""
+    except OnnxPruneError as error:
+        return None, str(error)
+
+
+@program.command()
+@common
+def ops(screen: Screen) -> int:
+    """List the operators with a rule, and what each does to channels.
+
+    \b
+    Example:
+      onnxprune ops --json
+    """
+    from onnxprune.rules import REGISTRY
+
+    rules = REGISTRY.table()
+    names = ("op", "since", "family", "summary")
+    rows = [{"domain": r.domain or "ai.onnx", **{name: getattr(r, name) for name in names}} for r in rules]
+    screen.result({"schema_version": SCHEMA_VERSION, "operators": rows}, tables.ops_tables(rules))
+    return 0
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal's encoding cannot
+            stream.reconfigure(errors="backslashreplace")
+    with _terminable():
+        program.main(prog_name="onnxprune")
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the run as an exception does, so that no temporary file is left behind."""
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,127 @@
+"""How a run ends: every exception becomes one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from onnxprune.cli.screen import message
+from onnxprune.errors import OnnxPruneError, ResourceError, UsageError
+
+INTERNAL, INTERRUPTED, BROKEN_PIPE, TERMINATED = 70, 130, 141, 143
+TRACEBACK = 2  # -vv
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; not an Exception, so that nothing but the end of the program catches it."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C; a KeyboardInterrupt would make click print a line of its own."""
+
+
+class ClosedOutput(Exception):
+    """The reader of our output went away, as `head` does."""
+
+
+@dataclass
+class Run:
+    """What the end of a run must know about it."""
+
+    verbosity: int = 0
+
+
+class Program(click.Group):
+    """A group of commands that ends in our exit codes instead of click's."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command and exit with its code; without `standalone_mode` exceptions pass through."""
+        run = extra.setdefault("obj", Run())
+        run_command = functools.partial(super().main, *args, **{**extra, "standalone_mode": False})
+        return sys.exit(_ended(run_command, run)) if extra.get("standalone_mode", True) else run_command()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; click's ways to end after a closed pipe or Ctrl-C are not ours."""
+        try:
+            result = super().invoke(ctx)
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    stream.flush()
+        except BrokenPipeError as error:
+            raise ClosedOutput from error
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
+        return result
+
+
+def _ended(action: Callable[[], Any], run: Run) -> int:
+    try:
+        return action() or 0
+    except Exception as error:  # noqa: BLE001  the one place where every error ends
+        return _reported(error, run.verbosity)
+    except (Interrupted, KeyboardInterrupt):
+        return _told("interrupted", INTERRUPTED)
+    except Terminated:
+        return _told("terminated", TERMINATED)
+
+
+def _reported(error: Exception, verbosity: int) -> int:
+    """Print an error in one line, with -vv its traceback before; return the exit code."""
+    if isinstance(error, ClosedOutput):
+        return _muted()
+    text, code = _described(error)
+    if verbosity >= TRACEBACK and sys.stderr is not None:
+        traceback.print_exception(error, file=sys.stderr)
+    return _told(text, code)
+
+
+def _described(error: Exception) -> tuple[str, int]:
+    line = " ".join(str(error).split())
+    match error:
+        case OnnxPruneError():
+            return f"error: {line}", error.exit_code
+        case click.UsageError():
+            hint = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
+            return f"error: {_one_line(error)}{hint}", UsageError.exit_code
+        case click.Abort():
+            return "interrupted", INTERRUPTED
+        case click.ClickException():
+            return f"error: {_one_line(error)}", UsageError.exit_code
+        case MemoryError():
+            return "error: out of memory; use a machine with more", ResourceError.exit_code
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return f"error: {error.strerror}; free some space", ResourceError.exit_code
+    return (
+        f"internal error: {type(error).__name__}: {line}; please report it with the command and the model "
+        "(-vv shows the traceback)",
+        INTERNAL,
+    )
+
+
+def _one_line(error: click.ClickException) -> str:
+    return " ".join(error.format_message().split())
+
+
+def _told(text: str, code: int) -> int:
+    with suppress(OSError):
+        message(text)
+    return code
+
+
+def _muted() -> int:
+    """Give stdout and stderr a reader, so that the interpreter's last flush does not fail."""
+    with suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(null, stream.fileno())
+        os.close(null)
+    return BROKEN_PIPE

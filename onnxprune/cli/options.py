@@ -1,0 +1,249 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from onnxprune.choices import TARGETS
+from onnxprune.cli.errors import Run
+from onnxprune.cli.screen import Screen
+from onnxprune.errors import UsageError
+from onnxprune.quantities import parse_amount, parse_bytes
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_COUNTS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+PATH = click.Path(path_type=Path)
+
+
+class _Text(click.ParamType):
+    """An option value read by a function that raises UsageError."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the value; click names the option in the message."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+def read_ratio(text: str) -> tuple[str | None, float]:
+    """Read 'R' or 'PATTERN=R' as a pattern (or None) and a ratio.
+
+    Raises UsageError where R is no number.
+    """
+    pattern, equals, number = text.rpartition("=")
+    if equals and not pattern:
+        raise UsageError(f"got '{text}', expected a pattern before '=': a name, a glob or type:Conv")
+    try:
+        return pattern or None, float(number)
+    except ValueError:
+        raise UsageError(f"got '{number}', expected the share removed, such as 0.5 or 'conv1*=0.3'") from None
+
+
+def read_target(text: str) -> tuple[str, float]:
+    """Read 'KEY=VALUE': a share that remains, or an absolute amount such as 500M or 10MB.
+
+    Raises UsageError for an unknown key or unit, and for an amount too small to be one.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or key not in TARGETS:
+        raise UsageError(f"got '{text}', expected KEY=VALUE with KEY one of {', '.join(TARGETS)}")
+    number, unit = parse_amount(value)
+    if not unit:
+        return key, number
+    if key == "size":
+        amount = float(parse_bytes(value))
+    elif unit in _COUNTS:
+        amount = number * _COUNTS[unit]
+    else:
+        raise UsageError(f"unknown unit '{unit}' in '{value}', expected one of k, M, G, T")
+    if amount <= 1:
+        raise UsageError(f"{key} of {value} is less than any model has; shares have no unit: {key}=0.5")
+    return key, amount
+
+
+def read_shape(text: str) -> tuple[str, tuple[int | None, ...]]:
+    """Read 'NAME:1,3,224,224'; '?' and -1 stand for sizes to choose, nothing for a scalar.
+
+    Raises UsageError where a size is no number.
+    """
+    name, colon, sizes = text.rpartition(":")
+    if not colon or not name:
+        raise UsageError(f"got '{text}', expected NAME:SIZES such as input:1,3,224,224")
+    shape = tuple(_size(part.strip(), text) for part in sizes.split(",")) if sizes.strip() else ()
+    return name, shape
+
+
+def _size(text: str, whole: str) -> int | None:
+    if text in ("?", "-1"):
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise UsageError(f"got size '{text}' in '{whole}', expected a number, or ? for one to choose")
+    return int(text)
+
+
+def read_value(text: str) -> tuple[str, Any]:
+    """Read 'NAME=VALUE' (a number, true, false, a list in JSON, or text) or 'NAME=FILE.npy'.
+
+    Raises UsageError for a file that cannot be read or holds Python objects.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"got '{text}', expected NAME=VALUE or NAME=FILE.npy")
+    if value.endswith(".npy"):
+        return name, _array(value)
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value
+
+
+def _array(path: str) -> Any:
+    import numpy as np
+
+    try:
+        with Path(path).open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise UsageError(f"file '{path}' cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise UsageError(f"file '{path}' is not an array written by numpy.save: {error}") from error
+
+
+def read_step(text: str) -> int:
+    """Read 'auto' as 0, or a number of channels.
+
+    Raises UsageError for anything else.
+    """
+    if text == "auto":
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise UsageError(f"got '{text}', expected auto or a number of channels, at least 1")
+    return int(text)
+
+
+RATIO = _Text("r", read_ratio)
+TARGET = _Text("key=value", read_target)
+SHAPE = _Text("name:sizes", read_shape)
+VALUE = _Text("name=value", read_value)
+STEP = _Text("auto|n", read_step)
+
+
+def unique(option: str, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Collect the pairs of a repeatable option.
+
+    Raises UsageError for a name that is given twice.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise UsageError(f"{option}: '{name}' is given twice")
+        found[name] = value
+    return found
+
+
+def split_ratios(
+    pairs: Iterable[tuple[str | None, float]],
+) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+    """Split --ratio values into the one for all groups and those for patterns.
+
+    Raises UsageError where there are two for all groups.
+    """
+    plain = [ratio for pattern, ratio in pairs if pattern is None]
+    if len(plain) > 1:
+        raise UsageError(f"--ratio: got {len(plain)} for all groups, expected one; others are PATTERN=R")
+    special = tuple((pattern, ratio) for pattern, ratio in pairs if pattern is not None)
+    return (plain[0] if plain else None), special
+
+
+def common(function: Command) -> Command:
+    """Add --json, -v and -q; the function gets a Screen as its first argument."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+    @click.option("-v", "--verbose", count=True, help="Print more; -vv adds tracebacks to errors.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print the result and errors only.")
+    @click.pass_context
+    @functools.wraps(function)
+    def command(ctx: click.Context, as_json: bool, verbose: int, quiet: bool, **options: Any) -> Any:
+        if quiet and verbose:
+            raise UsageError("-q and -v exclude each other: got both")
+        run = ctx.find_object(Run)
+        if run is not None:
+            run.verbosity = verbose
+        return function(Screen(as_json, -1 if quiet else verbose), **options)
+
+    return command  # type: ignore[return-value]
+
+
+def input_shapes(function: Command) -> Command:
+    """Add --input-shape."""
+    return click.option(
+        "--input-shape", "input_shapes", type=SHAPE, multiple=True, metavar="NAME:1,3,224,224",
+        help="Sizes of an input; ? for a size to choose. Repeatable.",
+    )(function)  # fmt: skip
+
+
+def inputs(function: Command) -> Command:
+    """Add --input-shape and --input-value."""
+    return input_shapes(input_values(function))
+
+
+def input_values(function: Command) -> Command:
+    """Add --input-value."""
+    return click.option(
+        "--input-value", "input_values", type=VALUE, multiple=True, metavar="NAME=VALUE|FILE.npy",
+        help="Value of an input. Repeatable.",
+    )(function)  # fmt: skip
+
+
+def proof_seed(function: Command) -> Command:
+    """Add --seed, of the inputs that a proof runs."""
+    return click.option(
+        "--seed", type=int, default=0, show_default=True, metavar="N",
+        help="Seed of the inputs that the proof runs with.",
+    )(function)  # fmt: skip
+
+
+def runtime(function: Command) -> Command:
+    """Add --provider and --threads."""
+    provider = click.option(
+        "--provider", default="CPUExecutionProvider", show_default=True, metavar="P",
+        help="Execution provider of onnxruntime to time with.",
+    )  # fmt: skip
+    threads = click.option(
+        "--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="Threads to time with.",
+    )  # fmt: skip
+    return provider(threads(function))
+
+
+def exclude(function: Command) -> Command:
+    """Add --exclude."""
+    return click.option(
+        "--exclude", multiple=True, metavar="PATTERN",
+        help="Node or tensor left whole: glob, re:..., or type:Conv. Repeatable.",
+    )(function)  # fmt: skip
+
+
+def force(function: Command) -> Command:
+    """Add --force."""
+    return click.option("--force", is_flag=True, help="Replace files that exist.")(function)
+
+
+def output(required: bool) -> Callable[[Command], Command]:
+    """Add -o."""
+    return click.option(
+        "-o", "--output", type=PATH, required=required, metavar="OUT", help="Where to write the model."
+    )

@@ -1,0 +1,170 @@
+"""What goes to stdout and to stderr: tables, one JSON object, messages, a spinner."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import click
+
+from onnxprune.errors import printable
+
+_COLOURS = {"error": "red", "internal error": "red", "warning": "yellow", "dropped": "yellow", "note": "cyan"}
+_FOLDED = 12  # letters that a folded column keeps
+_GAP = 2  # spaces between columns
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; `right` aligns numbers, `fold` may take several lines in a narrow terminal."""
+
+    name: str = ""
+    right: bool = False
+    fold: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text. Without column names it is a list of facts."""
+
+    columns: tuple[Column, ...]
+    rows: Sequence[tuple[str, ...]]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The two streams of one run. verbosity: -1 quiet, 0 usual, 1 and 2 for -v and -vv."""
+
+    as_json: bool = False
+    verbosity: int = 0
+
+    @property
+    def detailed(self) -> bool:
+        """Return whether -v was given."""
+        return self.verbosity > 0
+
+    def result(self, data: Mapping[str, Any], tables: Sequence[Table]) -> None:
+        """Print the result: one JSON object, or tables for people."""
+        if self.as_json:
+            click.echo(json.dumps(_plain(data), allow_nan=False))
+        elif _is_terminal(sys.stdout):
+            _print_rich(tables)
+        else:
+            click.echo("\n\n".join(_lines(t) for t in tables))
+
+    def say(self, messages: Sequence[str]) -> None:
+        """Print messages, unless quiet."""
+        for text in messages if self.verbosity >= 0 else ():
+            message(text)
+
+    def working(self, text: str) -> AbstractContextManager[None]:
+        """Show a spinner while something runs: on a terminal, unless quiet."""
+        if self.verbosity < 0 or not _is_terminal(sys.stderr):
+            return nullcontext()
+        return _spinner(text)
+
+
+def message(text: str) -> None:
+    """Print one line on stderr; the word before its colon is coloured on a terminal."""
+    line = printable(text)
+    kind, colon, rest = line.partition(":")
+    if colon and kind in _COLOURS and _has_colours(sys.stderr):
+        line = click.style(kind + colon, fg=_COLOURS[kind], bold=True) + rest
+    click.echo(line, err=True, color=_has_colours(sys.stderr))
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _has_colours(stream: TextIO | None) -> bool:
+    return _is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+@contextmanager
+def _spinner(text: str) -> Iterator[None]:
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status(Text(printable(text)), spinner="line"):
+        yield
+
+
+def _plain(value: Any) -> Any:
+    """Turn a report into what JSON can say; numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _lines(table: Table) -> str:
+    """Write a table in plain lines of any width: nothing is cut, whoever reads it."""
+    rows = [tuple(printable(cell) for cell in row) for row in table.rows]
+    names = tuple(c.name for c in table.columns)
+    if any(names):
+        rows.insert(0, names)
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(len(names))]
+    lines = [printable(table.title)] if table.title else []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(row, widths, table.columns, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _print_rich(tables: Sequence[Table]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    for number, table in enumerate(tables):
+        if number:
+            console.print()
+        if sum(_least(table)) + _GAP * (len(table.columns) - 1) > console.width:
+            click.echo(_lines(table))  # the terminal wraps lines better than columns of a few letters
+        else:
+            console.print(_rich(table))
+
+
+def _rich(table: Table) -> Any:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    header = any(c.name for c in table.columns)
+    result = RichTable(
+        box=box.SIMPLE_HEAD if header else None, show_header=header, show_edge=False, pad_edge=False,
+        padding=(0, 1, 0, 0) if header else (0, 1),
+        title=Text(printable(table.title)) if table.title else None, title_justify="left", title_style="bold",
+    )  # fmt: skip
+    for number, (column, least) in enumerate(zip(table.columns, _least(table), strict=True)):
+        result.add_column(
+            Text(column.name), justify="right" if column.right else "left", overflow="fold",
+            no_wrap=not column.fold, min_width=least, style=None if header or number else "bold",
+        )  # fmt: skip
+    for row in table.rows:
+        result.add_row(*(Text(printable(cell)) for cell in row))
+    return result
+
+
+def _least(table: Table) -> list[int]:
+    """Width that each column needs: all of it, or some letters where it may be folded."""
+    longest = [
+        max((len(printable(row[i])) for row in table.rows), default=0) for i in range(len(table.columns))
+    ]
+    wanted = [max(n, len(c.name)) for n, c in zip(longest, table.columns, strict=True)]
+    return [min(n, _FOLDED) if c.fold else n for n, c in zip(wanted, table.columns, strict=True)]

@@ -1,0 +1,320 @@
+"""Reports as tables and messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.cli.screen import Column, Table
+from onnxprune.quantities import count, share, size
+
+if TYPE_CHECKING:
+    from onnxprune.report import GroupReport, InspectReport, PinReport, PruneReport, VerifyReport
+    from onnxprune.rules import Rule
+
+TOP = 3  # reasons shown without -v
+_FACTS = (Column(), Column(fold=True))
+_PRINTED = {"macs": count, "params": count, "size": size}
+
+
+def prune_tables(report: PruneReport, places: Mapping[str, str], detailed: bool) -> list[Table]:
+    """Show a run of `prune` or `apply`; places: what was written where."""
+    facts = [
+        ("proof", proof_line(report.verification)),
+        ("groups", _groups_line(report)),
+        *(
+            (f"target {'missed' if key in report.missed else 'reached'}", _target_line(key, target))
+            for key, target in report.targets.items()
+        ),
+        *_frozen_facts(report.pinned, detailed),
+        *places.items(),
+    ]
+    tables = [_sizes_table(report), Table(_FACTS, facts)]
+    if detailed:
+        tables += [_groups_table(report.groups), _timings_table(report.timings)]
+    return tables
+
+
+def _sizes_table(report: PruneReport) -> Table:
+    before, after = report.before, report.after
+    rows = [
+        ("parameters", count(before.params), count(after.params), share(after.params, before.params)),
+        ("MACs", count(before.macs), count(after.macs), share(after.macs, before.macs)),
+        ("bytes", size(before.bytes), size(after.bytes), share(after.bytes, before.bytes)),
+    ]
+    if report.bench is not None:
+        first, second = report.bench["models"]
+        kept = comparison_line(second["versus_first"])
+        rows.append(("latency", milliseconds(first["median_ms"]), milliseconds(second["median_ms"]), kept))
+    columns = (Column("model"), Column("before", right=True), Column("after", right=True), Column("kept"))
+    return Table(columns, rows)
+
+
+def milliseconds(value: float) -> str:
+    """Print a time with three digits."""
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def comparison_line(versus: Mapping[str, Any] | None) -> str:
+    """Print a time relative to the first model's, with its interval and what it says."""
+    if versus is None:
+        return ""
+    low, high = 100 * versus["low"], 100 * versus["high"]
+    return f"{100 * versus['ratio']:.1f} % ({low:.1f} to {high:.1f}), {versus['verdict']}"
+
+
+def proof_line(verification: Mapping[str, Any]) -> str:
+    """Print the outcome of a proof: status, error, tolerance and cases."""
+    parts = [verification["status"]]
+    if verification["max_abs_error"] is not None:
+        used = verification["tolerance_ratio"]
+        parts.append(f"error {verification['max_abs_error']:.2g}, {used:.2g} of the tolerance")
+    parts.append(_number(verification["cases"], "case"))
+    if verification["restricted"]:
+        parts.append(f"{_number(len(verification['restricted']), 'node')} compared over kept channels only")
+    if verification["reason"]:
+        parts.append(verification["reason"])
+    return f"{parts[0]}: {'; '.join(parts[1:])}"
+
+
+def _number(count_: int, word: str) -> str:
+    return f"{count_} {word}{'' if count_ == 1 else 's'}"
+
+
+def _groups_line(report: PruneReport) -> str:
+    pruned = sum(g.kept < g.channels for g in report.groups)
+    parts = [f"{pruned} of {len(report.groups)} pruned"]
+    wide = sum(g.kept > g.asked for g in report.groups)
+    narrow = (
+        [g for g in report.groups if g.kept < g.asked] if report.settings.get("ratio") is not None else []
+    )
+    if wide and not report.targets:
+        parts.append(f"{wide} with more channels than asked")
+    if narrow:
+        first = narrow[0]
+        parts.append(f"{len(narrow)} with fewer ({first.asked} asked, {first.kept} kept in {first.id})")
+    if narrow or (wide and not report.targets):
+        parts.append(f"widths go by {report.settings.get('align')}, --align 1 cuts exactly")
+    if report.dropped:
+        parts.append(f"{len(report.dropped)} dropped")
+    return ", ".join(parts)
+
+
+def _target_line(key: str, target: Mapping[str, float]) -> str:
+    shown = _PRINTED[key]
+    return f"{key} {shown(target['reached'])}, {shown(target['limit'])} allowed"
+
+
+def _frozen_facts(pinned: Iterable[PinReport], detailed: bool) -> list[tuple[str, str]]:
+    reasons = _by_reason(pinned)
+    if not reasons:
+        return [("frozen", "nothing")]
+    shown = reasons if detailed else reasons[:TOP]
+    lines = [f"{_number(channels, 'channel')} at {op}: {reason}" for op, reason, channels, _ in shown]
+    if len(reasons) > len(shown):
+        lines.append(f"and for {_number(len(reasons) - len(shown), 'more reason')} (-v shows all)")
+    return [("frozen" if not i else "", line) for i, line in enumerate(lines)]
+
+
+def _by_reason(pinned: Iterable[PinReport]) -> list[tuple[str, str, int, list[PinReport]]]:
+    """Collect pins by operator and reason, those with most channels first."""
+    found: dict[tuple[str, str], list[PinReport]] = {}
+    for pin in pinned:
+        found.setdefault((pin.op or "no operator", pin.reason), []).append(pin)
+    rows = [(op, reason, sum(p.channels for p in pins), pins) for (op, reason), pins in found.items()]
+    return sorted(rows, key=lambda row: (-row[2], row[0], row[1]))
+
+
+def _groups_table(groups: Iterable[GroupReport]) -> Table:
+    columns = (
+        Column("id"), Column("group", fold=True), Column("channels", right=True), Column("asked", right=True),
+        Column("kept", right=True), Column("constraint"),
+    )  # fmt: skip
+    rows = [(g.id, g.name, str(g.channels), str(g.asked), str(g.kept), g.constraint) for g in groups]
+    return Table(columns, rows, "groups")
+
+
+def _timings_table(timings: Mapping[str, float]) -> Table:
+    columns = (Column("stage"), Column("seconds", right=True))
+    return Table(columns, [(stage, f"{seconds:.2f}") for stage, seconds in timings.items()])
+
+
+def prune_messages(report: PruneReport) -> list[str]:
+    """List what a person must be told about a run besides its result."""
+    said = [f"warning: {text}" for text in report.warnings]
+    said += [f"dropped: group {d.id} ({d.name}) stays whole: {d.reason}" for d in report.dropped]
+    status = report.verification["status"]
+    if status == "weak":
+        said.append("warning: the proof is weak: the outputs hardly vary on the inputs it was made with")
+    elif status == "unproved":
+        said.append(f"warning: not proved: {report.verification['reason']}")
+    versus = report.bench["models"][1]["versus_first"] if report.bench else None
+    if versus and versus["verdict"] != "faster":
+        said.append(f"warning: the pruned model is {versus['verdict']}: it takes {_times(versus)}")
+    return said
+
+
+def _times(versus: Mapping[str, Any]) -> str:
+    interval = f"95 % interval {versus['low']:.2f} to {versus['high']:.2f}"
+    return f"{versus['ratio']:.2f} times the original's time ({interval})"
+
+
+def missed_line(report: PruneReport) -> str:
+    """Say which targets were missed."""
+    return "; ".join(_target_line(key, report.targets[key]) for key in report.missed)
+
+
+def inspect_tables(report: InspectReport, name: str, detailed: bool) -> list[Table]:
+    """Show groups, what is frozen, and operators without a rule."""
+    q = report.quantities
+    facts = [
+        ("model", f"{name}, {_number(report.nodes, 'node')}, opset {report.opset}"),
+        *(("input", f"{i} {_shape(shape)}") for i, shape in report.inputs.items()),
+        ("holds", f"{count(q.params)} parameters, {count(q.macs)} MACs, {size(q.bytes)}"),
+        ("groups", _number(len(report.groups), "group") + _group_hint(report)),
+    ]
+    tables = [Table(_FACTS, facts)]
+    if report.groups:
+        tables.append(_inspect_groups(report))
+    if report.groups and detailed:
+        tables.append(_members_table(report))
+    if report.pinned:
+        tables.append(_pins_table(report.pinned) if detailed else _frozen_table(report))
+    rules = ", ".join(report.without_rule) or "none"
+    return [*tables, Table(_FACTS, [("operators without a rule", rules)])]
+
+
+def _group_hint(report: InspectReport) -> str:
+    if not report.groups:
+        return ": nothing can be pruned"
+    return "; their shares overlap, as a weight's rows and columns may belong to two"
+
+
+def _inspect_groups(report: InspectReport) -> Table:
+    columns = (
+        Column("id"), Column("group", fold=True), Column("size", right=True), Column("kind"),
+        Column("params", right=True), Column("MACs", right=True), Column("members", right=True),
+    )  # fmt: skip
+    rows = [
+        (
+            g.id, g.name, str(g.channels), g.kind, f"{100 * g.params_share:.1f} %",
+            f"{100 * g.macs_share:.1f} %", str(len(g.members)),
+        )
+        for g in report.groups
+    ]  # fmt: skip
+    return Table(columns, rows)
+
+
+def _members_table(report: InspectReport) -> Table:
+    columns = (
+        Column("id"), Column("role"), Column("operator"), Column("node", fold=True),
+        Column("tensor", fold=True), Column("shape"),
+    )  # fmt: skip
+    rows = [(g.id, m.role, m.op, m.node, m.tensor, _shape(m.shape)) for g in report.groups for m in g.members]
+    return Table(columns, rows, "members")
+
+
+def _frozen_table(report: InspectReport) -> Table:
+    columns = (
+        Column("operator"), Column("channels", right=True), Column("places", right=True),
+        Column("reason", fold=True), Column("e.g. tensor", fold=True),
+    )  # fmt: skip
+    rows = [
+        (op, str(channels), str(len(pins)), reason, pins[0].tensor)
+        for op, reason, channels, pins in _by_reason(report.pinned)
+    ]
+    part = share(report.frozen_params, report.quantities.params)
+    return Table(columns, rows, f"frozen: {count(report.frozen_params)} parameters, {part}")
+
+
+def _pins_table(pinned: Iterable[PinReport]) -> Table:
+    columns = (
+        Column("operator"), Column("channels", right=True), Column("axis", right=True),
+        Column("node", fold=True), Column("tensor", fold=True), Column("reason", fold=True),
+    )  # fmt: skip
+    rows = [(p.op, str(p.channels), str(p.axis), p.node, p.tensor, p.reason) for p in pinned]
+    return Table(columns, rows, "frozen")
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return "x".join(str(s) for s in shape) or "scalar"
+
+
+def verify_tables(report: VerifyReport) -> list[Table]:
+    """Show the outcome of `verify`, with every difference."""
+    same = "is the plan's result" if report.matches_plan else "is not the plan's result"
+    tables = [Table(_FACTS, [("proof", proof_line(report.verification)), ("model", same)])]
+    if report.differences:
+        columns = (Column(fold=True),)
+        tables.append(Table(columns, [(d,) for d in report.differences], "differences"))
+    return tables
+
+
+def bench_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Show the timings of `bench`."""
+    columns = (
+        Column("model", fold=True), Column("median", right=True), Column("min", right=True),
+        Column("p90", right=True), Column("runs", right=True), Column("time vs first", fold=True),
+    )  # fmt: skip
+    rows = [
+        (
+            t["name"], *(milliseconds(t[key]) for key in ("median_ms", "min_ms", "p90_ms")), str(t["runs"]),
+            comparison_line(t["versus_first"]),
+        )
+        for t in result["models"]
+    ]  # fmt: skip
+    used = result["settings"]
+    shapes = ", ".join(f"{name} {_shape(shape)}" for name, shape in result["input_shapes"].items())
+    facts = [
+        ("onnxruntime", f"{result['onnxruntime']}, {used['provider']}, {_number(used['threads'], 'thread')}"),
+        ("processor", result["cpu"]),
+        ("inputs", shapes or "none"),
+    ]
+    return [Table(columns, rows), Table(_FACTS, facts)]
+
+
+def bench_messages(result: Mapping[str, Any]) -> list[str]:
+    """Say which models are not faster than the first."""
+    return [
+        f"note: {t['name']} is {t['versus_first']['verdict']} than {result['models'][0]['name']}"
+        for t in result["models"]
+        if t["versus_first"] and t["versus_first"]["verdict"] != "faster"
+    ]
+
+
+def sparsify_tables(report: Mapping[str, Any], output: str, detailed: bool) -> list[Table]:
+    """Show sparsity, bytes and drift; with -v of every tensor."""
+    total, drift = report["total"], report["drift"]
+    before, after = (share(total[key], total["size"]) for key in ("zeros_before", "zeros_after"))
+    facts = [
+        ("zeros", f"{after} of {count(total['size'])} weights, {before} before"),
+        ("tensors", str(len(report["tensors"]))),
+        ("bytes", f"{size(report['bytes_after'])}, {size(report['bytes_before'])} before"),
+        ("drift", "not measured" if drift is None else f"{drift:.3g} on random inputs"),
+        ("written", output),
+    ]
+    tables = [Table(_FACTS, facts)]
+    if detailed:
+        columns = (
+            Column("tensor", fold=True), Column("weights", right=True), Column("zeros", right=True),
+            Column("ungrouped", right=True), Column("stored"), Column("note", fold=True),
+        )  # fmt: skip
+        rows = [
+            (
+                t["name"], str(t["size"]), share(t["zeros_after"], t["size"]), str(t["ungrouped"]),
+                t["encoding"], t["note"],
+            )
+            for t in report["tensors"]
+        ]  # fmt: skip
+        tables.append(Table(columns, rows))
+    return tables
+
+
+def ops_tables(rules: Iterable[Rule]) -> list[Table]:
+    """Show the operator table."""
+    columns = (
+        Column("operator"), Column("since", right=True), Column("family"),
+        Column("what it does to channels", fold=True),
+    )  # fmt: skip
+    rows = [(f"{r.domain}::{r.op}" if r.domain else r.op, str(r.since), r.family, r.summary) for r in rules]
+    return [Table(columns, rows)]

@@ -1,0 +1,143 @@
+"""Data flow of a graph: every tensor made once, before it is read, by somebody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import onnx
+
+from onnxprune.errors import ModelError
+from onnxprune.model.tensors import subgraphs
+
+_MAX_CYCLE = 6
+
+
+def node_name(node: onnx.NodeProto) -> str:
+    """A node as messages call it: by its name, else by its first output."""
+    output = next((name for name in node.output if name), "")
+    return f"node '{node.name}' ({node.op_type})" if node.name else f"node making '{output}' ({node.op_type})"
+
+
+def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Nodes of the graph, its subgraphs and the local functions."""
+    yield from graph_nodes(model.graph.node)
+    for function in model.functions:
+        yield from graph_nodes(function.node)
+
+
+def graph_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes and those of their subgraphs."""
+    waiting: list[Any] = [nodes]
+    while waiting:
+        for node in waiting.pop(0):
+            yield node
+            waiting.extend(inner.node for inner in subgraphs(node))
+
+
+def check_flow(model: onnx.ModelProto) -> None:
+    """Check that tensors are made once and before they are read.
+
+    Raises ModelError naming the node and tensor otherwise.
+    """
+    _check_graph(model.graph, frozenset())
+    for function in model.functions:
+        made = _check_nodes(function.node, set(function.input), frozenset())
+        _check_outputs(function.output, made)
+
+
+def _check_graph(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
+    names = [t.name for t in graph.initializer]
+    names += [s.values.name for s in graph.sparse_initializer]
+    constants = set(names)
+    names += [i.name for i in graph.input if i.name not in constants]
+    _check_once(names, "initializer or input")
+    _check_once([i.name for i in graph.input], "input")
+    _check_once([i.name for i in graph.output], "output")
+    made = _check_nodes(graph.node, set(names), outer)
+    _check_outputs([i.name for i in graph.output], made | outer)
+
+
+def _check_once(names: Iterable[str], kind: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ModelError(f"tensor '{name}' is twice {kind}, expected once; export the model again")
+        _check_text(name, "a tensor's name")
+        seen.add(name)
+
+
+def _check_text(name: str | bytes, what: str) -> None:
+    """Refuse a name that protobuf hands out as bytes, because it is not UTF-8."""
+    if isinstance(name, bytes):
+        raise ModelError(f"{what} is no UTF-8 text: got {name!r}; the model is damaged or must be renamed")
+
+
+def _check_outputs(names: Iterable[str], made: frozenset[str] | set[str]) -> None:
+    for name in names:
+        if name not in made:
+            raise ModelError(
+                f"output '{name}' is made by no node; the model is truncated or damaged, fetch it again"
+            )
+
+
+def _check_nodes(nodes: Sequence[onnx.NodeProto], given: set[str], outer: frozenset[str]) -> frozenset[str]:
+    made = set(given)
+    for node in nodes:
+        for text in (node.op_type, node.name, node.domain):
+            _check_text(text, "a node's name, type or domain")
+        for name in node.input:
+            if name and name not in made and name not in outer:
+                _explain_missing(node, name, nodes)
+        if node.attribute:
+            for inner in subgraphs(node):
+                _check_graph(inner, outer | made)
+        for name in node.output:
+            if not name:
+                continue
+            if name in made:
+                raise ModelError(
+                    f"{node_name(node)}: its output '{name}' is made twice, expected once; rename one"
+                )
+            _check_text(name, "a tensor's name")
+            made.add(name)
+    return frozenset(made)
+
+
+def _explain_missing(node: onnx.NodeProto, name: str, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Raise the ModelError that says why a tensor is not there when a node reads it."""
+    makers = {output: other for other in nodes for output in other.output if output}
+    if name not in makers:
+        raise ModelError(f"{node_name(node)}: its input '{name}' is made by no node; export the model again")
+    cycle = _cycle(node, name, makers)
+    if cycle:
+        shown = " -> ".join(node_name(n) for n in cycle[:_MAX_CYCLE])
+        raise ModelError(f"the graph has a cycle: {shown} -> ...; export the model again")
+    maker = node_name(makers[name])
+    fix = "sort the nodes (onnx-graphsurgeon: toposort)"
+    raise ModelError(f"{node_name(node)} reads '{name}' before {maker} makes it; {fix}")
+
+
+def _cycle(node: onnx.NodeProto, name: str, makers: dict[str, onnx.NodeProto]) -> list[onnx.NodeProto] | None:
+    """Nodes of a cycle through the node that reads the tensor, in the direction of the data."""
+    own = {output for output in node.output if output}
+    waiting = [name]
+    came_from: dict[str, str] = {name: ""}
+    while waiting:
+        current = waiting.pop()
+        if current in own:
+            return _path(current, came_from, makers)
+        maker = makers.get(current)
+        for earlier in maker.input if maker is not None else ():
+            if earlier and earlier not in came_from:
+                came_from[earlier] = current
+                waiting.append(earlier)
+    return None
+
+
+def _path(start: str, came_from: dict[str, str], makers: dict[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
+    path, current = [], start
+    while current:
+        path.append(makers[current])
+        current = came_from[current]
+    return path

@@ -1,0 +1,304 @@
+"""Loading and saving models: bad files are refused in one line, writes are atomic."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import onnx
+
+from onnxprune.errors import ResourceError, UsageError
+from onnxprune.model import check, source
+from onnxprune.model.tensors import (
+    BIG,
+    DecodeError,
+    EncodeError,
+    all_tensors,
+    copy_header,
+    copy_model,
+    is_external,
+    raw_bytes,
+    raw_size,
+    weightless,
+)
+
+PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of one message; the margin leaves room for what wraps the weights
+ALIGNMENT = 4096  # bytes; runtimes map external tensors at page boundaries
+_CHUNK = 1 << 24
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory, its external data included.
+
+    `nbytes` and `sha256` cover the model as it was given plus its external data; both are computed
+    when first asked for. `warnings` are findings that do not make the model unusable.
+    """
+
+    model: onnx.ModelProto
+    path: Path | None
+    warnings: tuple[str, ...]
+    _source: source.Source = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file plus its external data."""
+        return self._source.nbytes()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the serialised model followed by the external bytes in initializer order."""
+        return self._source.sha256()
+
+
+def load(given: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Loaded:
+    """Read a model from a path, from bytes or from a ModelProto, which is not changed.
+
+    Raises ModelError for a file or model that cannot be used.
+    """
+    read = source.read(given)
+    warnings = check.check(read.model)
+    return Loaded(read.model, read.path, warnings, read)
+
+
+def check_output(path: str | os.PathLike[str], given: str | os.PathLike[str] | None, force: bool) -> None:
+    """Refuse an output that could not be written, before any long work.
+
+    Raises UsageError for an output that is the input, exists (without force), is no file, or whose
+    folder is missing or not writable.
+    """
+    target = Path(path)
+    folder = target.parent
+    if not os.fspath(path) or not target.name:
+        raise UsageError(f"output '{path}' names no file; give a path ending in .onnx")
+    if not folder.is_dir():
+        raise UsageError(f"output folder '{folder}' does not exist; create it first")
+    if target.is_dir():
+        raise UsageError(f"output '{target}' is a folder; give the path of a file")
+    if given is not None and _same_file(target, Path(given)):
+        raise UsageError(
+            f"output '{target}' is the input; the original is never overwritten, choose another name"
+        )
+    if os.path.lexists(target) and not force:
+        raise UsageError(f"output '{target}' exists; choose another name or pass --force")
+    if target.exists() and not target.is_file():
+        raise UsageError(f"output '{target}' is no regular file; choose another name")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"output folder '{folder}' is not writable; choose another one")
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:
+        return False
+
+
+def save(
+    model: onnx.ModelProto,
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    external_over: int = PROTOBUF_LIMIT,
+) -> int:
+    """Write a model atomically and return the bytes written, external data included.
+
+    Above `external_over` bytes the weights go to a file beside the model whose name carries its hash.
+    Raises UsageError where the output cannot be written, ResourceError when the disk is full; an
+    existing output is then untouched and nothing is left behind.
+    """
+    check_output(path, None, force)
+    target = Path(path)
+    old_data = _data_files(target)
+    with ExitStack() as cleanup, _os_errors(target):
+        data = serialised(model, external_over)
+        external, count = None, 0
+        if data is None:
+            shell, external, count = _write_external(model, target, cleanup)
+            data = shell.SerializeToString(deterministic=True)
+        temporary = _temporary(target, cleanup)
+        _write(temporary, iter((data,)))
+        _read_back(temporary, data)
+        _sync_folder(target.parent)
+        os.replace(temporary, target)
+        cleanup.pop_all()
+    # From here on the output is complete: what fails now must not report it as missing.
+    with suppress(OSError):
+        _sync_folder(target.parent)
+    for name in old_data - {external}:
+        with suppress(OSError):
+            (target.parent / name).unlink()
+    return len(data) + count
+
+
+def serialised(model: onnx.ModelProto, limit: int) -> bytes | None:
+    """The bytes of the model, or None where they exceed the limit."""
+    if sum(raw_size(t) for t in model.graph.initializer) > limit:
+        return None
+    try:
+        data = model.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError):
+        return None
+    return data if len(data) <= limit else None
+
+
+@contextmanager
+def _os_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _FULL_DISK:
+            raise ResourceError(
+                f"writing '{target}': {reason}; free some space or choose another disk"
+            ) from error
+        raise UsageError(f"writing '{target}': {reason}; choose another output") from error
+
+
+def _temporary(target: Path, cleanup: ExitStack) -> Path:
+    path = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    cleanup.callback(_discard, path)
+    return path
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, chunks: Iterator[bytes]) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(handle, view[:_CHUNK]) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # no file handle of a folder there
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def _read_back(path: Path, data: bytes) -> None:
+    buffer, position = bytearray(_CHUNK), 0
+    with path.open("rb") as handle:
+        while count := handle.readinto(buffer):
+            if memoryview(buffer)[:count] != memoryview(data)[position : position + count]:
+                break
+            position += count
+    if position != len(data) or count:
+        raise OSError(errno.EIO, "the file read back differs from what was written")
+    try:
+        onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        raise OSError(errno.EIO, "the file read back is no model") from error
+
+
+def _write_external(
+    model: onnx.ModelProto, target: Path, cleanup: ExitStack
+) -> tuple[onnx.ModelProto, str, int]:
+    """Write the weights beside the target; return the model without them, the file's name and size."""
+    digest, offset = hashlib.sha256(), 0
+    for chunk in _external_chunks(model):
+        digest.update(chunk)
+        offset += len(chunk)
+    name = f"{target.stem}-{digest.hexdigest()[:12]}.data"
+    temporary = _temporary(target.with_name(name), cleanup)
+    _write(temporary, _external_chunks(model))
+    if _file_hash(temporary) != digest.digest():
+        raise OSError(errno.EIO, "the external data read back differs from what was written")
+    final = target.with_name(name)
+    if not final.exists():
+        cleanup.callback(_discard, final)
+    os.replace(temporary, final)
+    return copy_model(model, _referring(name)), name, offset
+
+
+def _goes_outside(tensor: onnx.TensorProto) -> bool:
+    return raw_size(tensor) > BIG and tensor.data_type != onnx.TensorProto.STRING
+
+
+def _external_chunks(model: onnx.ModelProto) -> Iterator[bytes]:
+    for tensor in _outside(model):
+        data = raw_bytes(tensor)
+        yield data
+        yield bytes(-len(data) % ALIGNMENT)
+
+
+def _outside(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Tensors that leave the file, in the order in which `copy_model` meets them."""
+    met: list[onnx.TensorProto] = []
+
+    def meet(tensor: onnx.TensorProto, _: onnx.TensorProto) -> None:
+        if _goes_outside(tensor):
+            met.append(tensor)
+
+    copy_model(model, meet)
+    return iter(met)
+
+
+def _referring(name: str) -> Callable[[onnx.TensorProto, onnx.TensorProto], None]:
+    """A tensor copy for `copy_model` that leaves references to consecutive parts of the file."""
+    offset = 0
+
+    def refer(tensor: onnx.TensorProto, target: onnx.TensorProto) -> None:
+        nonlocal offset
+        if not _goes_outside(tensor):
+            target.CopyFrom(tensor)
+            return
+        copy_header(tensor, target)
+        length = raw_size(tensor)
+        target.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", name), ("offset", str(offset)), ("length", str(length))):
+            target.external_data.add(key=key, value=value)
+        offset += length + -length % ALIGNMENT
+
+    return refer
+
+
+def _file_hash(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").digest()
+
+
+def _data_files(target: Path) -> set[str]:
+    """External data that an earlier run of ours wrote for the file to be replaced."""
+    pattern = re.compile(re.escape(target.stem) + r"-[0-9a-f]{12}\.data")
+    candidates = {p.name for p in target.parent.iterdir() if pattern.fullmatch(p.name)}
+    if not candidates or not target.is_file() or not stat.S_ISREG(target.lstat().st_mode):
+        return set()
+    try:
+        old = onnx.ModelProto.FromString(target.read_bytes())
+    except (DecodeError, OSError):
+        return set()
+    used = {
+        e.value for t in all_tensors(old) if is_external(t) for e in t.external_data if e.key == "location"
+    }
+    return candidates & used
+
+
+__all__ = ["PROTOBUF_LIMIT", "Loaded", "check_output", "load", "save", "weightless"]

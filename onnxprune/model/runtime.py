@@ -1,0 +1,72 @@
+"""Running a model once in onnxruntime, as it stands: no optimisation, on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from onnxprune.errors import UnprovedError
+from onnxprune.model.io import PROTOBUF_LIMIT, save, serialised
+
+_FATAL_ONLY = 4
+
+
+def open_session(model: onnx.ModelProto, optimised: bool = False) -> Any:
+    """Open a session on the model, with optimisation off or at onnxruntime's default level.
+
+    Raises UnprovedError where onnxruntime has no kernel for an operator or refuses the model.
+    """
+    options = ort.SessionOptions()
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = _FATAL_ONLY
+    try:
+        data = serialised(model, PROTOBUF_LIMIT)
+        if data is not None:
+            return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            save(model, path, external_over=PROTOBUF_LIMIT)
+            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except runtime_errors() as error:
+        raise UnprovedError(
+            f"onnxruntime refuses the model: {one_line(error)}; the result cannot be proved"
+        ) from error
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises; its classes have no common base but Exception."""
+    state = ort.capi.onnxruntime_pybind11_state
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented",
+             "RuntimeException", "EPFail", "ModelLoaded", "NoModel")  # fmt: skip
+    found = tuple(getattr(state, name) for name in names if hasattr(state, name))
+    return (*found, RuntimeError, ValueError, TypeError)
+
+
+def one_line(error: Exception) -> str:
+    """The error's text on one line."""
+    return " ".join(str(error).split())
+
+
+def run(session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Run the session and return all outputs by name. Raises onnxruntime's own errors."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of the model whose only outputs are the tensors named."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    described = {info.name: info for info in (*copy.graph.output, *copy.graph.value_info)}
+    outputs = [described.get(name, onnx.ValueInfoProto(name=name)) for name in names]
+    kept = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in outputs]
+    del copy.graph.output[:]
+    copy.graph.output.extend(kept)
+    return copy

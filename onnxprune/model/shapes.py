@@ -1,0 +1,141 @@
+"""Concrete shapes and types of every tensor of a model: inferred, or read off a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.model.feeds import feeds_for, find_feeds
+from onnxprune.model.interface import InputSpec, ValueInfo, declared_dims, input_specs
+from onnxprune.model.runtime import one_line, open_session, run, runtime_errors, with_outputs
+from onnxprune.model.sizes import default_sizes
+from onnxprune.model.tensors import weightless
+
+
+def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, ValueInfo]:
+    """Infer shape and type of every tensor of the main graph, the inputs having the given sizes.
+
+    Shape is None where inference stops. Raises UsageError where a size contradicts the declared rank,
+    ModelError where inference fails altogether.
+    """
+    bare = weightless(model)
+    graph = bare.graph
+    for info in graph.input:
+        if info.name in sizes:
+            _fix(info, sizes[info.name])
+    # Stored shapes are of the exporter's example sizes, and symbols would hide the concrete result.
+    graph.ClearField("value_info")
+    for info in graph.output:
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.ClearField("shape")
+    inferred = _inferred(bare)
+    found: dict[str, ValueInfo] = {}
+    for info in (*inferred.input, *inferred.output, *inferred.value_info):
+        if info.type.HasField("tensor_type"):
+            found[info.name] = ValueInfo(info.type.tensor_type.elem_type, _concrete(info))
+    _add_missing(model.graph, found)
+    return found
+
+
+def _inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
+    try:
+        return onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+        raise ModelError(
+            f"shape inference failed: {one_line(error)}; run onnx.checker on the model"
+        ) from error
+
+
+def _fix(info: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
+    dims = info.type.tensor_type.shape
+    if info.type.tensor_type.HasField("shape") and len(dims.dim) != len(shape):
+        got = f"got {len(shape)} sizes, expected {len(dims.dim)}"
+        raise UsageError(f"input '{info.name}': {got}; give one size for each of its dimensions")
+    info.type.tensor_type.ClearField("shape")
+    info.type.tensor_type.shape.SetInParent()
+    for size in shape:
+        info.type.tensor_type.shape.dim.add(dim_value=size)
+
+
+def _concrete(info: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+    dims = declared_dims(info)
+    sizes = tuple(d for d in dims or () if isinstance(d, int))
+    return sizes if dims is not None and len(sizes) == len(dims) else None
+
+
+def _add_missing(graph: onnx.GraphProto, found: dict[str, ValueInfo]) -> None:
+    found.update(_constants(graph))
+    for node in graph.node:
+        for name in node.output:
+            if name and name not in found:
+                found[name] = ValueInfo(onnx.TensorProto.UNDEFINED, None)
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, ValueInfo]:
+    found = {t.name: ValueInfo(t.data_type, tuple(t.dims)) for t in graph.initializer}
+    for sparse in graph.sparse_initializer:
+        found[sparse.values.name] = ValueInfo(sparse.values.data_type, tuple(sparse.dims))
+    return found
+
+
+def run_shapes(
+    model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+) -> dict[str, ValueInfo]:
+    """Run the model once and read off shape and type of the tensors named.
+
+    Names that no node of the main graph makes are left out. Raises UsageError where the model does not
+    run with these feeds, UnprovedError where no session can be opened.
+    """
+    constants = _constants(model.graph)
+    found = {name: constants[name] for name in names if name in constants}
+    for name in names:
+        if name in feeds:
+            found[name] = _of_array(feeds[name])
+    made = {output for node in model.graph.node for output in node.output}
+    wanted = [name for name in dict.fromkeys(names) if name in made and name]
+    if not wanted:
+        return found
+    session = open_session(with_outputs(model, wanted))
+    accepted = {i.name for i in session.get_inputs()}
+    try:
+        outputs = run(session, {name: array for name, array in feeds.items() if name in accepted})
+    except runtime_errors() as error:
+        raise UsageError(f"the model does not run with the given inputs: {one_line(error)}") from error
+    for name, value in outputs.items():
+        found[name] = _of_array(value) if isinstance(value, np.ndarray) else ValueInfo(0, None)
+    return found
+
+
+def _of_array(array: np.ndarray) -> ValueInfo:
+    dtype = (
+        onnx.TensorProto.STRING
+        if array.dtype == object
+        else onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    )
+    return ValueInfo(int(dtype), tuple(array.shape))
+
+
+def all_shapes(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, ValueInfo]:
+    """Infer what can be inferred at the sizes of the feeds, and run the model for the rest.
+
+    Raises as `infer` and `run_shapes`.
+    """
+    found = infer(model, {name: tuple(array.shape) for name, array in feeds.items()})
+    unknown = [name for name, value in found.items() if value.shape is None]
+    return found | run_shapes(model, feeds, unknown) if unknown else found
+
+
+__all__ = [
+    "InputSpec",
+    "ValueInfo",
+    "all_shapes",
+    "default_sizes",
+    "feeds_for",
+    "find_feeds",
+    "infer",
+    "input_specs",
+    "run_shapes",
+]

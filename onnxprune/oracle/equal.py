@@ -1,0 +1,67 @@
+"""Whether two models are the same but for the values of some tensors and our metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import onnx
+
+from onnxprune.model.tensors import raw_bytes
+
+OURS = "onnxprune."
+
+
+def model_differences(
+    expected: onnx.ModelProto, found: onnx.ModelProto, repaired: frozenset[str]
+) -> tuple[str, ...]:
+    """List what differs, one line each.
+
+    repaired: tensors whose values may differ.
+    """
+    return (
+        *_nodes(expected.graph.node, found.graph.node, repaired),
+        *_tensors(expected.graph.initializer, found.graph.initializer, repaired),
+        *_listed("input", expected.graph.input, found.graph.input),
+        *_listed("output", expected.graph.output, found.graph.output),
+        *_listed("function", expected.functions, found.functions),
+        *_listed("opset import", expected.opset_import, found.opset_import),
+    )
+
+
+def _nodes(
+    expected: Iterable[onnx.NodeProto], found: Iterable[onnx.NodeProto], repaired: frozenset[str]
+) -> list[str]:
+    left, right = list(expected), list(found)
+    if len(left) != len(right):
+        return [f"expected {len(left)} nodes, got {len(right)}"]
+    result = []
+    for a, b in zip(left, right, strict=True):
+        constant = a.op_type == b.op_type == "Constant" and a.output == b.output and a.output[0] in repaired
+        if not constant and _bytes(a) != _bytes(b):
+            result.append(f"node '{a.name or a.output[0]}' ({a.op_type}) differs")
+    return result
+
+
+def _tensors(
+    expected: Iterable[onnx.TensorProto], found: Iterable[onnx.TensorProto], repaired: frozenset[str]
+) -> list[str]:
+    left, right = {t.name: t for t in expected}, {t.name: t for t in found}
+    result = [f"tensor '{name}' is missing" for name in left if name not in right]
+    result += [f"tensor '{name}' is not expected" for name in right if name not in left]
+    for name in left.keys() & right.keys():
+        a, b = left[name], right[name]
+        if list(a.dims) != list(b.dims) or a.data_type != b.data_type:
+            result.append(f"tensor '{name}' has shape {list(b.dims)}, expected {list(a.dims)}")
+        elif name not in repaired and bytes(raw_bytes(a)) != bytes(raw_bytes(b)):
+            result.append(f"the values of tensor '{name}' differ")
+    return sorted(result)
+
+
+def _listed(kind: str, expected: Iterable[Any], found: Iterable[Any]) -> list[str]:
+    left, right = [_bytes(x) for x in expected], [_bytes(x) for x in found]
+    return [] if left == right else [f"the {kind} list differs"]
+
+
+def _bytes(message: Any) -> bytes:
+    return bytes(message.SerializeToString(deterministic=True))

@@ -1,0 +1,217 @@
+"""The masked original: the original graph in which no consumer sees a removed channel.
+
+Removed channels are masked at the input of every operator that sums or reduces over them, not at
+their producers, since Sigmoid(0) is 0.5. It shares no code with the rewrite. Where an operator
+takes a statistic over a pruned axis it is restricted to the kept channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxprune.analysis.labels import Labelled
+from onnxprune.analysis.records import View
+from onnxprune.analysis.replay import Replayed
+from onnxprune.analysis.shadow import Mean
+from onnxprune.analysis.trace import Step, Trace
+from onnxprune.model.carry import to_graph, to_model
+from onnxprune.oracle.restricted import restrict
+from onnxprune.rules.signature import Signature
+
+
+@dataclass(frozen=True)
+class Masked:
+    """The masked original, the nodes that were restricted, and the outputs of all consumers."""
+
+    model: onnx.ModelProto
+    restricted: tuple[str, ...]
+    watched: tuple[str, ...]
+
+
+def masked_original(
+    model: onnx.ModelProto, traced: Trace, replayed: Replayed, alive: np.ndarray, dtypes: Mapping[str, int]
+) -> Masked:
+    """Build the masked original on a copy.
+
+    alive: booleans by label; dtypes: ONNX element types by tensor name.
+    """
+    return _Masker(model, traced, replayed, alive, dtypes).run(model)
+
+
+def shown(labelled: Labelled, alive: np.ndarray) -> np.ndarray | None:
+    """Return where a tensor keeps its elements, broadcastable to its shape; None where it keeps all."""
+    result: np.ndarray | None = None
+    for factor in labelled.factors:
+        kept = alive[factor.labels]
+        if kept.all():
+            continue
+        shape = [1] * len(labelled.shape)
+        for axis, size in zip(factor.axes, kept.shape, strict=True):
+            shape[axis] = size
+        kept = kept.reshape(shape)
+        result = kept if result is None else result & kept
+    return result
+
+
+class _Masker:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        traced: Trace,
+        replayed: Replayed,
+        alive: np.ndarray,
+        dtypes: Mapping[str, int],
+    ) -> None:
+        self.graph = to_graph(model)
+        self.traced, self.replayed, self.alive = traced, replayed, alive
+        self.dtypes = dict(dtypes)
+        self.opset = traced.network.opset("")
+        self.masks: dict[tuple[str, bytes], gs.Variable] = {}
+        self.restricted: list[str] = []
+        self.watched: list[str] = []
+        self.count = 0
+
+    def run(self, model: onnx.ModelProto) -> Masked:
+        nodes = list(self.graph.nodes)
+        by_number = {step.number: step for step in self.traced.steps}
+        made: list[gs.Node] = []
+        for number, node in enumerate(nodes):
+            step = by_number.get(number)
+            for mean in self.replayed.means:
+                if mean.step == number:
+                    made += self._recounted(node, mean)
+            if step is not None and number in self.replayed.refs and isinstance(step.verdict, Signature):
+                made += self._masked(step, node, step.verdict)
+            else:
+                made.append(node)
+        self.graph.nodes[:] = made
+        return Masked(to_model(self.graph, model), tuple(self.restricted), tuple(self.watched))
+
+    def _masked(self, step: Step, node: gs.Node, signature: Signature) -> list[gs.Node]:
+        assert step.met is not None
+        sizes = self.replayed.sizes[step.number]
+        if any(sizes[x] != step.met.sizes[x] for x in signature.normalised):
+            return self._restricted(step, node)
+        kept = signature.kept_letters()
+        before: list[gs.Node] = []
+        gone: set[str] = set()
+        for view in step.met.views:
+            consumed = {x for x in view.block.letters if x not in kept}
+            if view.frozen or not consumed or signature.neutral is None:
+                continue
+            mask = self._mask_of(step, view)
+            if mask is not None:
+                before += self._mask_input(node, view.operand, mask, signature.neutral)
+                gone |= consumed
+        if gone:
+            self._watch(node)
+        after = self._rescaled(step, node, gone, sizes) if signature.counted and gone else []
+        return [*before, node, *after]
+
+    def _recounted(self, node: gs.Node, mean: Mean) -> list[gs.Node]:
+        """Let a mean that is written out divide by the number of kept elements."""
+        source = node.inputs[mean.operand]
+        dtype = self.dtype(source.name)
+        result = self.variable("count", dtype)
+        factor = self.constant("factor", np.asarray(mean.factor, dtype=dtype))
+        node.inputs[mean.operand] = result
+        self.restricted.append(node.name or node.outputs[0].name)
+        return [gs.Node("Mul", f"{result.name}_mul", inputs=[source, factor], outputs=[result])]
+
+    def _watch(self, node: gs.Node) -> None:
+        self.watched += [t.name for t in node.outputs[:1] if t.name]
+
+    def _mask_of(self, step: Step, view: View) -> np.ndarray | None:
+        operand = step.operands[view.operand]
+        assert operand is not None
+        factor = operand.labelled.factors[view.factor]
+        return shown(Labelled(operand.labelled.shape, (factor,)), self.alive)
+
+    def _mask_input(self, node: gs.Node, place: int, mask: np.ndarray, neutral: float) -> list[gs.Node]:
+        source = node.inputs[place]
+        key = (source.name, mask.tobytes() + bytes(str((mask.shape, neutral)), "ascii"))
+        if key in self.masks:
+            node.inputs[place] = self.masks[key]
+            return []
+        self.masks[key], nodes = self._where(source, mask, neutral)
+        node.inputs[place] = self.masks[key]
+        return nodes
+
+    def _where(
+        self, source: gs.Tensor, mask: np.ndarray, neutral: float
+    ) -> tuple[gs.Variable, list[gs.Node]]:
+        dtype = self.dtype(source.name)
+        filler = filler_of(neutral, dtype)
+        result = self.variable("masked", dtype)
+        if self.opset >= 9:
+            inputs = [self.constant("mask", mask), source, self.constant("neutral", filler)]
+            return result, [gs.Node("Where", f"{result.name}_where", inputs=inputs, outputs=[result])]
+        product = self.variable("masked", dtype)
+        offset = np.where(mask, np.zeros((), dtype), filler).astype(dtype)
+        return result, [
+            gs.Node(
+                "Mul",
+                f"{result.name}_mul",
+                inputs=[source, self.constant("mask", mask.astype(dtype))],
+                outputs=[product],
+            ),
+            gs.Node(
+                "Add",
+                f"{result.name}_add",
+                inputs=[product, self.constant("neutral", offset)],
+                outputs=[result],
+            ),
+        ]
+
+    def dtype(self, name: str) -> np.dtype:
+        """Return the numpy type of a tensor."""
+        return onnx.helper.tensor_dtype_to_np_dtype(self.dtypes[name])
+
+    def constant(self, kind: str, values: np.ndarray) -> gs.Constant:
+        """Make a constant with a name that no tensor has."""
+        self.count += 1
+        return gs.Constant(f"__oracle_{kind}_{self.count}", values)
+
+    def variable(self, kind: str, dtype: np.dtype) -> gs.Variable:
+        """Make a tensor with a name that no tensor has."""
+        self.count += 1
+        name = f"__oracle_{kind}_{self.count}"
+        self.dtypes[name] = int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+        return gs.Variable(name, dtype=dtype)
+
+    def _rescaled(self, step: Step, node: gs.Node, gone: set[str], sizes: Mapping[str, int]) -> list[gs.Node]:
+        assert step.met is not None
+        factor = float(np.prod([step.met.sizes[x] / sizes[x] for x in gone]))
+        output = node.outputs[0]
+        dtype = self.dtype(output.name)
+        inner = self.variable("mean", dtype)
+        node.outputs[0] = inner
+        self.restricted.append(step.site.name)
+        scale = self.constant("count", np.asarray(factor, dtype=dtype))
+        return [gs.Node("Mul", f"{inner.name}_mul", inputs=[inner, scale], outputs=[output])]
+
+    def _restricted(self, step: Step, node: gs.Node) -> list[gs.Node]:
+        operand = step.operands[0]
+        assert operand is not None
+        assert step.met is not None
+        mask = shown(operand.labelled, self.alive)
+        assert mask is not None
+        self.restricted.append(step.site.name)
+        self._watch(node)
+        sizes = self.replayed.sizes[step.number]
+        letters = [x for x in step.met.signature.normalised if sizes[x] != step.met.sizes[x]]
+        factor = float(np.prod([step.met.sizes[x] / sizes[x] for x in letters]))
+        return restrict(self, step, node, mask, factor)
+
+
+def filler_of(neutral: float, dtype: np.dtype) -> np.ndarray:
+    """Return the neutral element in a type; an infinity becomes the type's extreme finite value."""
+    if np.isfinite(neutral):
+        return np.asarray(neutral, dtype=dtype)
+    limits = np.finfo(dtype) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype)
+    return np.asarray(limits.min if neutral < 0 else limits.max, dtype=dtype)

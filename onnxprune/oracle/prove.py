@@ -1,0 +1,253 @@
+"""The oracle: the pruned model must equal the masked original, in onnxruntime, on every case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.analysis.labels import Labelled
+from onnxprune.analysis.replay import Kept, Replayed
+from onnxprune.analysis.trace import Trace
+from onnxprune.errors import UnprovedError
+from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
+from onnxprune.oracle.masked import Masked, masked_original
+
+PROVED, WEAK, UNPROVED, FAILED = "proved", "weak", "unproved", "failed"
+WEAK_SIGNAL = 100.0
+NOISE_FACTOR = 4.0
+Feeds = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One comparison: the error, what was allowed, and how much signal there was to be wrong."""
+
+    tensor: str
+    case: str
+    max_abs_error: float
+    tolerance: float
+    signal: float
+
+    @property
+    def ratio(self) -> float:
+        """Return error per tolerance; above 1 is a failure."""
+        return self.max_abs_error / self.tolerance if self.tolerance else float("inf")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The outcome of a proof."""
+
+    status: str
+    cases: int
+    worst: Difference | None
+    failures: tuple[Difference, ...] = ()
+    restricted: tuple[str, ...] = ()
+    reason: str = ""
+    labels: np.ndarray | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON of `verification`."""
+        return {
+            "status": self.status,
+            "max_abs_error": self.worst.max_abs_error if self.worst else None,
+            "tolerance_ratio": self.worst.ratio if self.worst else None,
+            "cases": self.cases,
+            "restricted": list(self.restricted),
+            "reason": self.reason,
+        }
+
+
+@dataclass
+class _Tally:
+    worst: Difference | None = None
+    failures: list[Difference] = field(default_factory=list)
+    cases: int = 0
+    signal: float = 0.0
+
+    def add(self, difference: Difference) -> None:
+        if self.worst is None or not difference.ratio <= self.worst.ratio:
+            self.worst = difference
+        if not difference.ratio <= 1:
+            self.failures.append(difference)
+        self.signal = max(self.signal, difference.signal / difference.tolerance)
+
+
+def relative_tolerance(dtype: np.dtype) -> float:
+    """Return the allowed error per largest value of a type."""
+    return 2e-3 if dtype == np.float16 else 1e-5
+
+
+def compare(tensor: str, case: str, pruned: np.ndarray, masked: np.ndarray, slack: float = 0.0) -> Difference:
+    """Compare one tensor; NaN and Inf must stand at the same places.
+
+    slack: absolute error that is allowed on top, from the original against itself.
+    """
+    if pruned.shape != masked.shape or pruned.dtype != masked.dtype:
+        return Difference(tensor, case, float("inf"), 1.0, 0.0)
+    if not np.issubdtype(masked.dtype, np.floating):
+        same = np.array_equal(pruned, masked)
+        return Difference(tensor, case, 0.0 if same else 1.0, 1e-6, 0.0)
+    finite = np.isfinite(masked)
+    if not np.array_equal(pruned[~finite], masked[~finite], equal_nan=True):
+        return Difference(tensor, case, float("inf"), 1.0, 0.0)
+    wide = masked[finite].astype(np.float64)
+    largest = float(np.abs(wide).max(initial=0.0))
+    error = float(np.abs(pruned[finite].astype(np.float64) - wide).max(initial=0.0))
+    tolerance = relative_tolerance(masked.dtype) * largest + 1e-6 + slack
+    signal = float(wide.std()) if wide.size > 1 else largest
+    return Difference(tensor, case, error, tolerance, signal)
+
+
+def selected(values: np.ndarray, labelled: Labelled, kept: Kept) -> np.ndarray:
+    """Pick the elements of an original tensor that the pruned one keeps, in its order."""
+    for factor, coords in zip(labelled.factors, kept.coords, strict=True):
+        if coords is None:
+            continue
+        if len(factor.axes) == 1:
+            values = np.take(values, coords[0], axis=factor.axes[0])
+            continue
+        front = np.moveaxis(values, factor.axes, range(len(factor.axes)))
+        values = np.moveaxis(front[coords], range(len(factor.axes)), factor.axes)
+    return values
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the replay says that each tensor of the pruned model keeps of the original's."""
+
+    tensors: Mapping[str, Labelled]
+    kept: Mapping[str, Kept]
+
+    def of(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Pick from an original tensor what the pruned one keeps."""
+        if name in self.kept and name in self.tensors:
+            return selected(values, self.tensors[name], self.kept[name])
+        return values
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs to prove with, and the graph as it is traced and replayed at their sizes.
+
+    alive: booleans by label.
+    """
+
+    label: str
+    traced: Trace
+    replayed: Replayed
+    alive: np.ndarray
+    dtypes: Mapping[str, int]
+    feeds: Feeds
+
+
+def prove(models: tuple[onnx.ModelProto, onnx.ModelProto], cases: Sequence[Case]) -> Proof:
+    """Prove that the pruned model equals the masked original in every case.
+
+    models: the original and the pruned one.
+    """
+    original, pruned = models
+    tally = _Tally()
+    restricted: tuple[str, ...] = ()
+    try:
+        for number, case in enumerate(cases):
+            masked = masked_original(original, case.traced, case.replayed, case.alive, case.dtypes)
+            restricted = restricted or masked.restricted
+            claim = Claim(case.traced.tensors, case.replayed.tensors)
+            _unoptimised(masked, pruned, claim, case, tally)
+            if number == 0 and not tally.failures:
+                _optimised(original, masked, pruned, case, tally)
+    except UnprovedError as error:
+        return Proof(UNPROVED, tally.cases, tally.worst, reason=str(error))
+    except runtime_errors() as error:
+        return Proof(UNPROVED, tally.cases, tally.worst, reason=one_line(error))
+    status = FAILED if tally.failures else PROVED if tally.signal >= WEAK_SIGNAL else WEAK
+    return Proof(status, tally.cases, tally.worst, tuple(tally.failures), restricted)
+
+
+def _unoptimised(masked: Masked, pruned: onnx.ModelProto, claim: Claim, case: Case, tally: _Tally) -> None:
+    outputs = [o.name for o in masked.model.graph.output]
+    watched = list(dict.fromkeys([*masked.watched, *outputs]))
+    expected = run(open_session(exposing(masked.model, watched)), case.feeds)
+    found = run(open_session(exposing(pruned, watched)), case.feeds)
+    label = f"{case.label}, optimisation off"
+    differences = [
+        compare(name, label, found[name], claim.of(name, expected[name]))
+        for name in watched
+        if isinstance(expected[name], np.ndarray)
+    ]
+    failing = [d.tensor for d in differences if not d.ratio <= 1]
+    noise = _noise(masked.model, failing, case.feeds, claim) if failing else {}
+    for difference in differences:
+        tally.add(replace(difference, tolerance=difference.tolerance + noise.get(difference.tensor, 0.0)))
+    tally.cases += 1
+
+
+def _noise(model: onnx.ModelProto, names: Sequence[str], case: Feeds, claim: Claim) -> dict[str, float]:
+    """Measure how far rounding alone moves these tensors of the masked original.
+
+    Its own outputs at another optimisation level and at inputs nudged by one unit in the last place
+    show it; a sigmoid behind large logits, or a sum that cancels, amplifies what the tolerance allows.
+    """
+    exposed = exposing(model, names)
+    plain = run(open_session(exposed), case)
+    others = [run(open_session(exposed, optimised=True), case), run(open_session(exposed), _nudged(case))]
+    found: dict[str, float] = {}
+    for name in names:
+        base = claim.of(name, plain[name])
+        gaps = [_gap(base, claim.of(name, other[name])) for other in others]
+        found[name] = NOISE_FACTOR * max(gaps)
+    return found
+
+
+def _nudged(case: Feeds) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        name: np.nextafter(a, np.where(rng.random(a.shape) < 0.5, -np.inf, np.inf).astype(a.dtype))
+        if a.dtype in (np.float32, np.float64, np.float16)
+        else a
+        for name, a in case.items()
+    }
+
+
+def _gap(left: np.ndarray, right: np.ndarray) -> float:
+    if not np.issubdtype(left.dtype, np.floating):
+        return 0.0
+    both = np.isfinite(left) & np.isfinite(right)
+    return float(np.abs(left[both].astype(np.float64) - right[both].astype(np.float64)).max(initial=0.0))
+
+
+def _optimised(
+    original: onnx.ModelProto, masked: Masked, pruned: onnx.ModelProto, case: Case, tally: _Tally
+) -> None:
+    """Compare at onnxruntime's default level, with the original against itself as the yardstick."""
+    feeds = case.feeds
+    plain, best = run(open_session(original), feeds), run(open_session(original, optimised=True), feeds)
+    expected = run(open_session(masked.model, optimised=True), feeds)
+    found = run(open_session(pruned, optimised=True), feeds)
+    whole = Claim({}, {})
+    for name, wanted in expected.items():
+        if not isinstance(wanted, np.ndarray):
+            continue
+        slack = 2 * _gap(plain[name], best[name])
+        difference = compare(name, f"{case.label}, optimisation on", found[name], wanted, slack)
+        if not difference.ratio <= 1:
+            noise = _noise(masked.model, [name], feeds, whole)[name]
+            difference = replace(difference, tolerance=difference.tolerance + noise)
+        tally.add(difference)
+    tally.cases += 1
+
+
+def exposing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Return a copy whose outputs are these tensors."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    described = {o.name: onnx.ValueInfoProto.FromString(o.SerializeToString()) for o in model.graph.output}
+    del copy.graph.output[:]
+    del copy.graph.value_info[:]
+    copy.graph.output.extend(described.get(name, onnx.ValueInfoProto(name=name)) for name in names)
+    return copy

@@ -1,0 +1,382 @@
+"""The order of stages: load, analyse, decide, rewrite, prove, write, bench."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+
+import onnxprune
+from onnxprune.analysis.analyse import Analysis, analyse
+from onnxprune.analysis.cost import macs
+from onnxprune.analysis.replay import Replayed
+from onnxprune.errors import NothingToPrune, OnnxPruneError, UnprovedError, UsageError
+from onnxprune.inspecting import pin_reports
+from onnxprune.model.counting import float_elements
+from onnxprune.model.files import check_file, write_file
+from onnxprune.model.interface import input_specs
+from onnxprune.model.io import Loaded, check_output, load, save
+from onnxprune.oracle.equal import model_differences
+from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
+from onnxprune.plan import Plan, read_plan
+from onnxprune.planfile import derived, group_plans, removal
+from onnxprune.planner import Decision, Request, decide, resolved_step, score
+from onnxprune.proving import Cases, cases, proof, suspects
+from onnxprune.report import Dropped, GroupReport, PruneReport, Quantities, VerifyReport
+from onnxprune.rewrite import apply as rewritten
+from onnxprune.rules.signature import NO_RULE, Pinned
+from onnxprune.selecting import groups_matching
+from onnxprune.settings import PruneSettings
+
+Values: TypeAlias = Mapping[str, Any]
+Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
+MAX_DROPS = 20
+STAMP_BYTES = 320
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """The pruned model, the plan that made it, and the report."""
+
+    model: onnx.ModelProto
+    plan: Plan
+    report: PruneReport
+
+
+class Stopwatch:
+    """Seconds by stage, in the order in which the stages end."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End a stage."""
+        now = perf_counter()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 4)
+        self._last = now
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A decision carried out and judged."""
+
+    decision: Decision
+    model: onnx.ModelProto
+    outcome: Proof
+    dropped: tuple[Dropped, ...]
+
+
+def prune(
+    model: Model,
+    settings: PruneSettings,
+    output: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    plan_output: str | os.PathLike[str] | None = None,
+) -> PruneResult:
+    """Prune a model, prove the result, and write it where an output is given.
+
+    model: a path, bytes or ModelProto; it is not changed. plan_output: a file for the plan, which is
+    written before the model. Raises UsageError, ModelError, NothingToPrune, UnprovedError and
+    ResourceError; a missed target is in the report.
+    """
+    watch = Stopwatch()
+    given = Path(model) if isinstance(model, (str, os.PathLike)) else None
+    if output is not None:
+        check_output(output, given, force)
+    if plan_output is not None:
+        check_file(Path(plan_output), (given, Path(output) if output is not None else None), force)
+    loaded = load(model)
+    watch.lap("load")
+    analysis = analyse(loaded.model, settings.input_shapes, settings.input_values)
+    watch.lap("analyse")
+    request = requested(analysis, settings, loaded)
+    leaves = [g.id for g in analysis.units.groups if g.level == 0]
+    if leaves and request.excluded.issuperset(leaves):
+        raise NothingToPrune(f"nothing to prune: --exclude names all {len(leaves)} groups; exclude less")
+    if not leaves:
+        raise NothingToPrune(f"nothing to prune: {_why_nothing(analysis)}")
+    found = cases(analysis, settings.input_shapes, settings.input_values, settings.seed)
+    watch.lap("inputs")
+    attempt = attempted(analysis, request, found, watch)
+    plan = _plan(analysis, attempt.decision, request, loaded.sha256)
+    result = stamped(attempt.model, plan)
+    watch.lap("plan")
+    if plan_output is not None:
+        write_file(Path(plan_output), plan.to_json())
+    if output is not None:
+        save(result, output, force=force)
+        watch.lap("write")
+    timing, trouble = _bench(loaded.model, result, found, settings)
+    watch.lap("bench")
+    report = _report(analysis, attempt, request, loaded, result, timing, watch)
+    return PruneResult(result, plan, replace(report, warnings=(*report.warnings, *trouble)))
+
+
+def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Request:
+    """Resolve settings against a model: ratios by group, limits, exclusions, alignment."""
+    found = analysis.units
+    places = range(len(found.groups))
+    ratios = dict.fromkeys(places, settings.ratio or 0.0)
+    for pattern, ratio in settings.ratios:
+        ratios |= dict.fromkeys(groups_matching(found, [pattern], produced=True), ratio)
+    stored = found.traced.network.everything()
+    weights = sum(int(np.prod(s.shape, dtype=np.int64)) * s.itemsize for s in stored)
+    overhead = max(loaded.nbytes - weights, 0) + STAMP_BYTES
+    whole = {"macs": macs(found.traced), "params": float_elements(loaded.model), "size": loaded.nbytes}
+    limits = {k: v * whole[k] if v <= 1 else v for k, v in settings.targets.items()}
+    excluded = groups_matching(found, settings.exclude)
+    return Request(ratios, limits, excluded, resolved_step(settings), overhead, settings)
+
+
+def attempted(analysis: Analysis, request: Request, found: Cases, watch: Stopwatch) -> Attempt:
+    """Decide, rewrite and prove; drop the groups that fail, and try again.
+
+    Raises NothingToPrune where no channel goes, UnprovedError where nothing could be proved.
+    """
+    units = analysis.units
+    scores = score(units, request.settings)
+    dropped: list[Dropped] = []
+    banned: set[int] = set()
+    for _ in range(MAX_DROPS):
+        decision = decide(units, request, scores, banned)
+        watch.lap("decide")
+        if not decision.dead.any():
+            break
+        pruned = rewritten(analysis.model, units.traced, decision.replayed)
+        watch.lap("rewrite")
+        outcome = proof(analysis, pruned, decision.replayed, decision.dead, found)
+        watch.lap("verify")
+        if outcome.status in (PROVED, WEAK) or (
+            outcome.status == UNPROVED and request.settings.allow_unproved
+        ):
+            return Attempt(decision, pruned, outcome, tuple(dropped))
+        if outcome.status == UNPROVED:
+            raise UnprovedError(
+                f"nothing could be proved: {outcome.reason}; --allow-unproved writes it all the same"
+            )
+        banned |= _drop(analysis, decision.replayed, decision.dead, outcome, dropped)
+    if dropped:
+        raise UnprovedError(
+            f"nothing could be proved: {len(dropped)} groups failed, the first: {dropped[0].reason}"
+        )
+    raise NothingToPrune(
+        "nothing to prune: the settings leave every group whole; ask for more, or align to 1"
+    )
+
+
+def _drop(
+    analysis: Analysis, replayed: Replayed, dead: np.ndarray, outcome: Proof, dropped: list[Dropped]
+) -> set[int]:
+    assert outcome.status == FAILED
+    groups = suspects(analysis, replayed, dead, outcome)
+    first = outcome.failures[0]
+    reason = (
+        f"'{first.tensor}' differs by {first.max_abs_error:.2g}, allowed {first.tolerance:.2g} ({first.case})"
+    )
+    for g in sorted(groups):
+        group = analysis.units.groups[g]
+        dropped.append(Dropped(f"g{group.id}", group.name, reason))
+    return groups
+
+
+def _why_nothing(analysis: Analysis) -> str:
+    steps = analysis.units.traced.steps
+    ruleless = sorted(
+        {s.node.op for s in steps if isinstance(s.verdict, Pinned) and s.verdict.reason == NO_RULE}
+    )
+    pins = [f"{p.op} '{p.node or p.tensor}' ({p.reason})" for p in pin_reports(analysis.units)[:2]]
+    reasons = ([f"no rule for {', '.join(ruleless)}"] if ruleless else []) + pins
+    return "every channel is frozen: " + "; ".join(reasons or ["no operator produces channels"])
+
+
+def _plan(analysis: Analysis, decision: Decision, request: Request, sha256: str) -> Plan:
+    found = analysis.units
+    asked = {g.id: _asked(len(g.units), request.ratios.get(g.id, 0.0), request) for g in found.groups}
+    parts = derived(found, decision.replayed, decision.dead)
+    settings = public_settings(request.settings) | {
+        "input_shapes": {n: list(s) for n, s in analysis.sizes.items()}
+    }
+    groups = group_plans(found, decision.dead, asked)
+    return Plan(sha256, settings, request.step, groups, parts["slices"], parts["masks"], parts["repairs"])
+
+
+def _asked(channels: int, ratio: float, request: Request) -> int:
+    if request.limits:
+        return channels
+    return channels - int(np.floor(ratio * channels + 1e-9))
+
+
+def public_settings(settings: PruneSettings) -> dict[str, object]:
+    """Return the settings that shape a plan, as plain data."""
+    keys = (
+        "ratio",
+        "ratios",
+        "targets",
+        "criterion",
+        "scope",
+        "granularity",
+        "min_channels",
+        "exclude",
+        "seed",
+    )
+    found = {k: v for k, v in asdict(settings).items() if k in keys}
+    found["scope"] = settings.resolved_scope
+    found["ratios"] = [list(pair) for pair in settings.ratios]
+    found["exclude"] = list(settings.exclude)
+    found["targets"] = dict(settings.targets)
+    return found
+
+
+def stamped(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
+    """Note version and hashes in the metadata of a model, which is changed."""
+    marks = {
+        "onnxprune.version": onnxprune.__version__,
+        "onnxprune.input_sha256": plan.model_sha256,
+        "onnxprune.plan_sha256": plan.sha256,
+    }
+    kept = [(p.key, p.value) for p in model.metadata_props if p.key not in marks]
+    del model.metadata_props[:]
+    for key, value in [*kept, *marks.items()]:
+        model.metadata_props.add(key=key, value=value)
+    return model
+
+
+def _bench(
+    original: onnx.ModelProto, pruned: onnx.ModelProto, found: Cases, settings: PruneSettings
+) -> tuple[Mapping[str, object] | None, tuple[str, ...]]:
+    """Time both; the model is written by then, so trouble here is a warning and not an error."""
+    if not settings.bench or not found.feeds:
+        return None, ()
+    from onnxprune.timing import BenchSettings, bench
+
+    chosen = BenchSettings(settings.provider, settings.threads, seconds=1.0, seed=settings.seed)
+    try:
+        return bench([original, pruned], found.feeds[0], chosen).to_dict(), ()
+    except OnnxPruneError as error:
+        return None, (f"the result could not be timed: {error}",)
+
+
+def _report(
+    analysis: Analysis, attempt: Attempt, request: Request, loaded: Loaded, result: onnx.ModelProto,
+    timing: Mapping[str, object] | None, watch: Stopwatch,
+) -> PruneReport:  # fmt: skip
+    found, decision = analysis.units, attempt.decision
+    traced = found.traced
+    before = Quantities(float_elements(loaded.model), macs(traced), loaded.nbytes)
+    after = Quantities(float_elements(result), macs(traced, decision.replayed.sizes), result.ByteSize())
+    rungs = {g: decision.rungs[b.id].name.lower() for b in decision.bundles for g in (*b.groups, *b.parents)}
+    groups = tuple(
+        GroupReport(
+            f"g{g.id}", g.name, len(g.units), _asked(len(g.units), request.ratios.get(g.id, 0.0), request),
+            int((~decision.dead[g.units]).sum()), rungs.get(g.id, "any"),
+        )
+        for g in found.groups if g.level == 0
+    )  # fmt: skip
+    reached = {"macs": after.macs, "params": after.params, "size": after.bytes}
+    targets = {k: {"limit": v, "reached": float(reached[k])} for k, v in request.limits.items()}
+    settings = {**public_settings(request.settings), "align": request.step}
+    return PruneReport(
+        before=before,
+        after=after,
+        verification=attempt.outcome.to_dict(),
+        groups=groups,
+        dropped=attempt.dropped,
+        pinned=pin_reports(found),
+        targets=targets,
+        bench=timing,
+        timings=watch.seconds,
+        settings=settings,
+        warnings=loaded.warnings,
+    )
+
+
+def apply(
+    model: Model,
+    plan: str | Path | bytes | Plan,
+    output: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    input_values: Values | None = None,
+    seed: int = 0,
+) -> PruneResult:
+    """Carry out a plan, prove the result, and write it where an output is given.
+
+    input_values: inputs to run the model with, where those generated do not do. Raises UsageError for
+    a plan that does not fit the model or does not replay, and as `prune` does.
+    """
+    watch = Stopwatch()
+    if output is not None:
+        check_output(output, model if isinstance(model, (str, os.PathLike)) else None, force)
+    if (
+        output is not None
+        and isinstance(plan, (str, Path))
+        and Path(plan).resolve() == Path(output).resolve()
+    ):
+        raise UsageError(f"output '{output}' is the plan; choose another name")
+    read, loaded = read_plan(plan), load(model)
+    watch.lap("load")
+    attempt, analysis, request = _applied(read, loaded, input_values or {}, seed, watch)
+    if attempt.outcome.status == FAILED:
+        raise UnprovedError(
+            f"the plan's result differs from the masked original at '{attempt.outcome.failures[0].tensor}'"
+        )
+    result = stamped(attempt.model, read)
+    if output is not None:
+        save(result, output, force=force)
+        watch.lap("write")
+    report = _report(analysis, attempt, request, loaded, result, None, watch)
+    return PruneResult(result, read, report)
+
+
+def _applied(
+    plan: Plan, loaded: Loaded, values: Values, seed: int, watch: Stopwatch
+) -> tuple[Attempt, Analysis, Request]:
+    shapes = _planned_shapes(plan, loaded)
+    analysis = analyse(loaded.model, shapes, values)
+    watch.lap("analyse")
+    dead, replayed = removal(analysis.units, plan, loaded.sha256)
+    pruned = rewritten(loaded.model, analysis.units.traced, replayed)
+    watch.lap("rewrite")
+    outcome = proof(analysis, pruned, replayed, dead, cases(analysis, {}, values, seed))
+    watch.lap("verify")
+    if outcome.status == UNPROVED:
+        raise UnprovedError(f"the result cannot be proved: {outcome.reason}")
+    decision = Decision(dead, replayed, {}, (), np.zeros(analysis.units.count))
+    request = Request({}, {}, frozenset(), plan.align, 0, PruneSettings(ratio=0.0))
+    return Attempt(decision, pruned, outcome, ()), analysis, request
+
+
+def _planned_shapes(plan: Plan, loaded: Loaded) -> dict[str, tuple[int | None, ...]]:
+    """Read the input sizes that a plan was made at; groups are numbered as they were then.
+
+    Raises UsageError where they are not sizes of this model's inputs.
+    """
+    given = plan.settings.get("input_shapes", {})
+    specs = input_specs(loaded.model)
+    good = isinstance(given, dict) and all(
+        name in specs and isinstance(sizes, list) and all(isinstance(n, int) and n > 0 for n in sizes)
+        for name, sizes in given.items()
+    )
+    if not good:
+        raise UsageError(
+            "the plan's settings.input_shapes are not sizes of this model's inputs: make a new plan"
+        )
+    return {name: tuple(sizes) for name, sizes in given.items()}
+
+
+def verified(
+    pruned: onnx.ModelProto, original: Loaded, plan: str | Path | bytes | Plan, values: Values, seed: int
+) -> VerifyReport:
+    """Prove the plan on the original, and compare what it makes with the model given."""
+    attempt, _, _ = _applied(read_plan(plan), original, values, seed, Stopwatch())
+    differences = model_differences(attempt.model, pruned, frozenset(read_plan(plan).repaired))
+    return VerifyReport(attempt.outcome.to_dict(), not differences, differences)
+
+
+__all__ = ["PruneResult", "UsageError", "apply", "prune", "verified"]

@@ -1,0 +1,239 @@
+"""Decide what goes: score units, walk down the ladder, allocate, and replay until nothing clashes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.align import machine_step
+from onnxprune.allocation import Offer, by_ratio, by_target, ranked
+from onnxprune.analysis.ladder import Bundle, Menu, Rung, bundles, menus
+from onnxprune.analysis.members import members
+from onnxprune.analysis.replay import Conflict, Replayed, replay
+from onnxprune.analysis.units import Units
+from onnxprune.collection import uncollected
+from onnxprune.pricing import Market, Prices
+from onnxprune.scoring import Slices, importance
+from onnxprune.settings import PruneSettings
+
+_START = {"finest": Rung.ANY, "columns": Rung.COLUMNS, "rows": Rung.ROWS}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to plan for, resolved against a model.
+
+    ratios: share to remove, by group; limits: what may remain, in MACs, parameters and bytes.
+    """
+
+    ratios: Mapping[int, float]
+    limits: Mapping[str, float]
+    excluded: frozenset[int]
+    step: int
+    overhead: int
+    settings: PruneSettings
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The units that go, the replay that holds, and the rung on which every bundle ended."""
+
+    dead: np.ndarray
+    replayed: Replayed
+    rungs: Mapping[int, Rung]
+    bundles: tuple[Bundle, ...]
+    scores: np.ndarray
+    clashes: tuple[Conflict, ...] = field(default=())
+
+
+def slices_of(found: Units) -> list[Slices]:
+    """Present the members of a model to the scoring."""
+    return [
+        Slices(m.stored.name, m.units, m.view, m.is_weight, m.is_scale, m.role == "produces")
+        for m in members(found)
+    ]
+
+
+def score(found: Units, settings: PruneSettings) -> np.ndarray:
+    """Score every unit by the criterion of the settings."""
+    return importance(settings.criterion, found.count, slices_of(found), settings.seed)
+
+
+def resolved_step(settings: PruneSettings) -> int:
+    """Return the alignment in channels: the machine's where it is `auto`."""
+    return settings.align or machine_step()
+
+
+@uncollected
+def decide(found: Units, request: Request, scores: np.ndarray, banned: Iterable[int] = ()) -> Decision:
+    """Find a removal that the replay accepts.
+
+    banned: groups that must stay whole, by place in `found.groups`.
+    """
+    every = bundles(found)
+    held = found.holding(frozenset(banned) | request.excluded)
+    kitchen = Kitchen(held, scores)
+    rungs = {b.id: _first_rung(b, request.settings) for b in every}
+    clashes: list[Conflict] = []
+    while True:
+        offers = [offer for b in every for offer in kitchen.offers(b, rungs)]
+        offers, chosen = _depths(held, offers, request)
+        dead = _guarded(held, offers, chosen)
+        replayed = replay(found.traced, found.alive(dead))
+        if not replayed.conflicts:
+            idle = _idle(found, every, rungs, request, dead)
+            if not idle:
+                return Decision(dead, replayed, rungs, tuple(every), scores, tuple(clashes))
+            for bundle in idle:
+                rungs[bundle.id] = Rung(rungs[bundle.id] + 1)
+            continue
+        clashes += replayed.conflicts
+        stuck = _descend(found, every, rungs, replayed.conflicts)
+        if stuck:
+            # Below whole rows there is nothing but to keep the groups that clash; the rest may go on.
+            held = held.holding(stuck)
+            kitchen = Kitchen(held, scores)
+            for bundle in every:
+                if stuck & set(bundle.groups):
+                    rungs[bundle.id] = _first_rung(bundle, request.settings)
+
+
+def _first_rung(bundle: Bundle, settings: PruneSettings) -> Rung:
+    return _START[settings.granularity] if bundle.grids or bundle.parents else Rung.ANY
+
+
+def _idle(
+    found: Units, every: list[Bundle], rungs: Mapping[int, Rung], request: Request, dead: np.ndarray
+) -> list[Bundle]:
+    """List the bundles at a constrained rung that give nothing though they were asked to."""
+    result = []
+    for bundle in every:
+        asked = any(request.ratios.get(g, 0.0) * len(found.groups[g].units) >= 1 for g in bundle.groups)
+        whole = not any(dead[found.groups[g].units].any() for g in bundle.groups)
+        if Rung.ANY < rungs[bundle.id] < Rung.NOTHING and asked and whole:
+            result.append(bundle)
+    return result
+
+
+class Kitchen:
+    """Makes the offers of bundles at their rungs, each once; a rung with nothing to offer is left."""
+
+    def __init__(self, found: Units, scores: np.ndarray) -> None:
+        self.found, self.scores = found, scores
+        self._made: dict[tuple[int, Rung], list[Offer]] = {}
+
+    def offers(self, bundle: Bundle, rungs: dict[int, Rung]) -> list[Offer]:
+        """Return what a bundle offers, going down while a constrained rung offers nothing."""
+        while True:
+            rung = rungs[bundle.id]
+            if (bundle.id, rung) not in self._made:
+                listed = menus(self.found, bundle, rung, self.scores)
+                self._made[bundle.id, rung] = [_offer(self.found, m) for m in listed if m.atoms]
+            made = self._made[bundle.id, rung]
+            if made or rung in (Rung.ANY, Rung.NOTHING):
+                return made
+            rungs[bundle.id] = Rung(rung + 1)
+
+
+def _descend(
+    found: Units, every: list[Bundle], rungs: dict[int, Rung], conflicts: list[Conflict]
+) -> frozenset[int]:
+    """Move the bundles that clash one rung down; return the groups that clash on the last rung."""
+    holder = {g: b for b in every for g in (*b.groups, *b.parents)}
+    groups: set[int] = set()
+    for conflict in conflicts:
+        units = np.unique(found.of[conflict.labels]) if conflict.labels.size else np.zeros(0, np.int64)
+        groups |= {int(g) for g in np.unique(found.group_of_units[units]) if g >= 0}
+    hit = {holder[g].id for g in groups if rungs[holder[g].id] < Rung.NOTHING}
+    last = {b for b in hit if rungs[b] == Rung.ROWS}
+    stuck = frozenset(g for g in groups if holder[g].id in last and g in holder[g].groups)
+    if not hit:
+        hit = {b for b, rung in rungs.items() if rung < Rung.NOTHING}
+    for bundle in hit:
+        rungs[bundle] = Rung(rungs[bundle] + 1)
+    return stuck
+
+
+def _offer(found: Units, menu: Menu) -> Offer:
+    group_of = found.group_of_units
+    taken = np.zeros((len(menu.atoms), len(menu.groups)), np.int64)
+    if menu.atoms:
+        groups = group_of[np.concatenate(menu.atoms)]
+        atom = np.repeat(np.arange(len(menu.atoms)), [len(a) for a in menu.atoms])
+        for place, g in enumerate(menu.groups):
+            taken[:, place] = np.bincount(atom[groups == g], minlength=len(menu.atoms))
+    pooled = group_of[menu.pool]
+    widths = np.asarray([int((pooled == g).sum()) for g in menu.groups])
+    return Offer(menu.atoms, menu.costs, menu.groups, widths, taken)
+
+
+def _depths(found: Units, offers: list[Offer], request: Request) -> tuple[list[Offer], list[int]]:
+    step, least = request.step, request.settings.min_channels
+    if not request.limits:
+        if request.settings.resolved_scope == "global":
+            return offers, ranked(offers, max(request.ratios.values(), default=0.0), step, least)
+        return by_ratio(offers, request.ratios, step, least)
+    prices = Prices(found, request.overhead)
+    if request.settings.resolved_scope == "local":
+        return _common_ratio(found, offers, request, prices)
+    depths = [o.depths(step, least) for o in offers]
+    return offers, by_target(offers, depths, request.limits, Market(prices, offers, depths))
+
+
+def _common_ratio(
+    found: Units, offers: list[Offer], request: Request, prices: Prices
+) -> tuple[list[Offer], list[int]]:
+    """Find the smallest ratio, the same for every group, at which the limits hold."""
+    low, high = 0.0, 1.0
+    groups = {g for o in offers for g in o.groups}
+    best = by_ratio(offers, dict.fromkeys(groups, 0.999), request.step, request.settings.min_channels)
+    for _ in range(24):
+        middle = (low + high) / 2
+        trial = by_ratio(offers, dict.fromkeys(groups, middle), request.step, request.settings.min_channels)
+        going = {(i, j) for i, depth in enumerate(trial[1]) for j in range(depth)}
+        effect = prices.effect(np.flatnonzero(_closed(found, trial[0], going)))
+        prices.remove(effect)
+        now = prices.quantities()
+        prices.remove(-effect)
+        if all(now[k] <= limit for k, limit in request.limits.items()):
+            best, high = trial, middle
+        else:
+            low = middle
+    return best
+
+
+def _guarded(found: Units, offers: list[Offer], chosen: list[int]) -> np.ndarray:
+    """Close the removal, and give back the dearest atoms of every axis that it would empty."""
+    going = {(i, j) for i, depth in enumerate(chosen) for j in range(depth)}
+    while True:
+        dead = _closed(found, offers, going)
+        empty = found.emptied(dead)
+        if not len(empty):
+            return dead
+        mark = np.zeros(found.count, dtype=bool)
+        mark[empty] = True
+        culprits = [(float(offers[i].costs[j]), i, j) for i, j in going if mark[offers[i].atoms[j]].any()]
+        if culprits:
+            going.discard(max(culprits)[1:])
+        else:
+            going = _without_cause(found, offers, going, empty)
+
+
+def _closed(found: Units, offers: list[Offer], going: set[tuple[int, int]]) -> np.ndarray:
+    dead = np.zeros(found.count, dtype=bool)
+    if going:
+        dead[np.concatenate([offers[i].atoms[j] for i, j in going])] = True
+    return found.rows.close(dead)
+
+
+def _without_cause(
+    found: Units, offers: list[Offer], going: set[tuple[int, int]], empty: np.ndarray
+) -> set[tuple[int, int]]:
+    """Drop the offer whose removal empties an axis only through its closure."""
+    for i in sorted({i for i, _ in going}):
+        rest = {(k, j) for k, j in going if k != i}
+        if not _closed(found, offers, rest)[empty].all():
+            return rest
+    return set()

@@ -1,0 +1,53 @@
+"""MACs, bytes and ratios, and how they print and parse."""
+
+from __future__ import annotations
+
+import re
+
+from onnxprune.errors import UsageError
+
+_SIZES = {
+    "": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9,
+    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
+}  # fmt: skip
+_NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z%]*)\s*")
+
+
+def count(value: float) -> str:
+    """Print a count of parameters or MACs with three digits: 25.6 M."""
+    for limit, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= 0.9995 * limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.0f}"
+
+
+def size(value: float) -> str:
+    """Print a number of bytes in decimal units: 102 MB."""
+    return count(value).strip() + ("B" if abs(value) >= 1e3 else " B")
+
+
+def share(part: float, whole: float) -> str:
+    """Print a part of a whole as percent; a dash where the whole is zero."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def parse_amount(text: str) -> tuple[float, str]:
+    """Split '10MB', '0.5' or '3ms' into its number and unit.
+
+    Raises UsageError when there is no number.
+    """
+    match = _NUMBER.fullmatch(text)
+    if not match:
+        raise UsageError(f"not a number with an optional unit: got '{text}', expected e.g. 0.5 or 10MB")
+    return float(match[1]), match[2]
+
+
+def parse_bytes(text: str) -> int:
+    """Read a number of bytes: 10MB (10^6), 10MiB (2^20), 4096.
+
+    Raises UsageError for an unknown unit.
+    """
+    value, unit = parse_amount(text)
+    if unit not in _SIZES:
+        raise UsageError(f"unknown unit '{unit}' in '{text}', expected one of B, kB, MB, GB, KiB, MiB, GiB")
+    return int(value * _SIZES[unit])

@@ -1,0 +1,135 @@
+"""What a run reports, as typed data and as the JSON of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Quantities:
+    """Parameters, MACs and bytes of a model."""
+
+    params: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """One group: channels before, how many were asked to stay, how many do."""
+
+    id: str
+    name: str
+    channels: int
+    asked: int
+    kept: int
+    constraint: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A group that stays whole because its removal could not be proved."""
+
+    id: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PinReport:
+    """Channels that cannot go: where they were frozen, by which node, why, and how many."""
+
+    tensor: str
+    axis: int
+    node: str
+    op: str
+    reason: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """The report of `prune`; `to_dict` is the JSON of the command line."""
+
+    before: Quantities
+    after: Quantities
+    verification: Mapping[str, Any]
+    groups: tuple[GroupReport, ...]
+    dropped: tuple[Dropped, ...]
+    pinned: tuple[PinReport, ...]
+    targets: Mapping[str, Mapping[str, float]]
+    bench: Mapping[str, Any] | None
+    timings: Mapping[str, float]
+    settings: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Return the targets that were not reached."""
+        return tuple(k for k, v in self.targets.items() if v["reached"] > v["limit"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A tensor that holds channels of a group, and the node that uses it so."""
+
+    node: str
+    op: str
+    tensor: str
+    role: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class GroupInfo:
+    """A group as `inspect` shows it; shares are of the whole model."""
+
+    id: str
+    name: str
+    channels: int
+    kind: str
+    params: int
+    params_share: float
+    macs: int
+    macs_share: float
+    members: tuple[Holder, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class InspectReport:
+    """What can be removed from a model, and what cannot and why."""
+
+    quantities: Quantities
+    nodes: int
+    opset: int
+    inputs: Mapping[str, tuple[int, ...]]
+    groups: tuple[GroupInfo, ...]
+    pinned: tuple[PinReport, ...]
+    frozen_params: int
+    without_rule: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The outcome of `verify`."""
+
+    verification: Mapping[str, Any]
+    matches_plan: bool
+    differences: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}

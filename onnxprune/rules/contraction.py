@@ -1,0 +1,128 @@
+"""Contractions: Conv, ConvTranspose, Gemm, MatMul and Einsum drop the index they sum over."""
+
+from __future__ import annotations
+
+from onnxprune.rules.registry import rule
+from onnxprune.rules.signature import (
+    Axes,
+    Pinned,
+    Shape,
+    Signature,
+    Site,
+    Verdict,
+    attr_size,
+    named,
+    numbered,
+    packed,
+)
+
+WINDOW = "a spatial axis under a window of"
+
+
+def _batch(shape: Shape) -> tuple[str, ...]:
+    return ("n",) if shape[0] > 1 else ()
+
+
+def _spatial(site: Site, weight: Shape) -> tuple[Axes, Axes, Axes, dict[str, str]]:
+    """Name the spatial axes of input, kernel and output; a 1-wide kernel lets them pass."""
+    rank = len(weight) - 2
+    strides = site.attrs.get("strides") or [1] * rank
+    pads = site.attrs.get("pads") or [0] * (2 * rank)
+    before, after = list(site.shape()[2:]), list(site.out()[2:])
+    ins, outs, pins = [], [], {}
+    for i in range(rank):
+        passes = weight[2 + i] == 1 and strides[i] == 1 and not pads[i] and not pads[rank + i]
+        passes = passes and before[i] == after[i] and "auto_pad" not in site.attrs
+        ins.append(f"o{i}" if passes else f"i{i}")
+        outs.append(f"o{i}")
+        if not passes:
+            pins[f"i{i}"] = f"{WINDOW} {site.op}"
+    kernel = [f"k{i}" for i in range(rank)]
+    pins |= dict.fromkeys(kernel, "")
+    return named(tuple(before), ins), named(weight[2:], kernel), named(tuple(after), outs), pins
+
+
+@rule("Conv")
+def conv(site: Site) -> Verdict:
+    """W is [C_out, C_in/g, k…]; the channel axes split into groups, which `group` follows."""
+    shape, weight = site.shape(), site.shape(1)
+    g = int(site.attrs.get("group", 1))
+    sizes = {"g": g, "m": weight[0] // g, "c": weight[1]}
+    if g * sizes["c"] != shape[1] or g * sizes["m"] != weight[0]:
+        return Pinned("Conv whose channels do not fit its groups")
+    filters = (packed(g=g, m=sizes["m"]), packed(c=sizes["c"]))
+    return _convolution(site, sizes, filters)
+
+
+@rule("ConvTranspose")
+def conv_transpose(site: Site) -> Verdict:
+    """W is [C_in, C_out/g, k…]; output channels of different groups are different channels."""
+    shape, weight = site.shape(), site.shape(1)
+    g = int(site.attrs.get("group", 1))
+    sizes = {"g": g, "c": shape[1] // g, "m": weight[1]}
+    if weight[0] != shape[1] or g * sizes["c"] != shape[1]:
+        return Pinned("ConvTranspose whose channels do not fit its groups")
+    filters = (packed(g=g, c=sizes["c"]), packed(m=sizes["m"]))
+    return _convolution(site, sizes, filters)
+
+
+def _convolution(site: Site, sizes: dict[str, int], filters: Axes) -> Signature:
+    """Sum over c inside each group g; W slides over the input, or over the output when transposed."""
+    shape, g = site.shape(), sizes["g"]
+    ins, kernel, outs, pins = _spatial(site, site.shape(1))
+    channel = packed(g=g, m=sizes["m"])
+    bias = ((channel,),) if site.has(2) else ()
+    slid_over = ins if site.op == "ConvTranspose" else outs
+    return Signature(
+        ((_batch(shape), packed(g=g, c=sizes["c"]), *ins), (*filters, *kernel), *bias),
+        ((_batch(shape), channel, *outs),),
+        sizes=sizes,
+        pins=pins,
+        macs=("n", "g", "m", "c", *(letter for axis in (*kernel, *slid_over) for letter in axis)),
+        repair=attr_size("group", packed(g=g)) if g > 1 else None,
+    )
+
+
+@rule("Gemm")
+def gemm(site: Site) -> Verdict:
+    """A [M, K] times B [K, N], either transposed, plus a C that broadcasts to [M, N]."""
+    left = "km" if site.attrs.get("transA", 0) else "mk"
+    right = "nk" if site.attrs.get("transB", 0) else "kn"
+    inputs = [named(site.shape(0), left), named(site.shape(1), right)]
+    if site.has(2):
+        inputs.append(named(site.shape(2), "mn"[2 - len(site.shape(2)) :]))
+    return Signature(tuple(inputs), (named(site.out(), "mn"),), macs=("m", "k", "n"))
+
+
+@rule("MatMul")
+def matmul(site: Site) -> Verdict:
+    """Numpy's matmul: leading axes broadcast, the inner axis is summed over."""
+    a, b = site.shape(0), site.shape(1)
+    batch = max(len(a), len(b), 2) - 2
+    axes_a = numbered(a[:-2], "b", batch - len(a[:-2])) + named(a[-2:], "mk"[2 - len(a[-2:]) :])
+    axes_b = numbered(b[:-2], "b", batch - len(b[:-2])) + named(b[-2:], "kn" if len(b) > 1 else "k")
+    lead = numbered(site.out()[:batch], "b")
+    tail = tuple(
+        ((name,) if size > 1 else ())
+        for name, size in (("m", a[-2] if len(a) > 1 else 0), ("n", b[-1] if len(b) > 1 else 0))
+        if size
+    )
+    letters = tuple(f"b{i}" for i in range(batch))
+    return Signature((axes_a, axes_b), (lead + tail,), macs=(*letters, "m", "k", "n"))
+
+
+@rule("Einsum")
+def einsum(site: Site) -> Verdict:
+    """The equation is the signature; a letter left out of the output is summed over."""
+    equation = str(site.attrs["equation"]).replace(" ", "")
+    if "." in equation:
+        return Pinned("Einsum with an ellipsis")
+    left, _, right = equation.partition("->")
+    if "->" not in equation:
+        right = "".join(sorted({c for c in left if c.isalpha() and left.count(c) == 1}))
+    terms = left.split(",")
+    if any(len(set(term)) != len(term) for term in terms):
+        return Pinned("Einsum that takes a diagonal")
+    inputs = tuple(named(site.shape(i), list(term)) for i, term in enumerate(terms))
+    macs = tuple(sorted(set(left) - {","})) if len(terms) > 1 else ()
+    return Signature(inputs, (named(site.out(), list(right)),), macs=macs)

@@ -1,0 +1,187 @@
+"""Movement that regroups axes: reshapes, transposes, expansion, depth and space."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from onnxprune.rules.registry import rule
+from onnxprune.rules.signature import (
+    Axes,
+    Fix,
+    Pinned,
+    Repair,
+    Shape,
+    Shrunk,
+    Signature,
+    Site,
+    Verdict,
+    named,
+    numbered,
+    packed,
+)
+
+
+def regrouped(before: Shape, after: Shape) -> tuple[Axes, Axes, dict[str, int]] | None:
+    """Find letters of which both shapes are made, as a row-major reshape regroups them.
+
+    Returns None where the boundaries do not nest, such as [6, 4] into [8, 3].
+    """
+    cuts = sorted({int(c) for c in (*np.cumprod(before), *np.cumprod(after))} - {1})
+    if any(b % a for a, b in pairwise(cuts)) or 0 in cuts:
+        return None
+    letters = {
+        f"r{i}": cut // before_cut for i, (before_cut, cut) in enumerate(zip([1, *cuts], cuts, strict=False))
+    }
+    return _spell(before, cuts), _spell(after, cuts), letters
+
+
+def _spell(shape: Shape, cuts: list[int]) -> Axes:
+    axes, low = [], 1
+    for size in shape:
+        high = low * size
+        axes.append(tuple(f"r{i}" for i, cut in enumerate(cuts) if low < cut <= high))
+        low = high
+    return tuple(axes)
+
+
+def shape_of_output(index: int) -> Repair:
+    """Repair an input that holds the shape of the output; 0, -1 and 1 stay while they are right."""
+
+    def repair(site: Site, shrunk: Shrunk) -> list[Fix]:
+        before, wanted = site.value(index), shrunk.outputs[0]
+        data = shrunk.inputs[0] if shrunk.inputs else None
+        if before is None or wanted is None:
+            return []
+        wanted = wanted[len(wanted) - len(before) :]
+        keep_one = site.op == "Expand"
+        new = [
+            int(old) if _still_right(int(old), i, size, data, keep_one) else size
+            for i, (old, size) in enumerate(zip(before, wanted, strict=True))
+        ]
+        return [Fix(index, tuple(new))]
+
+    return repair
+
+
+def _still_right(old: int, place: int, size: int, data: Shape | None, keep_one: bool) -> bool:
+    if old == -1:
+        return True
+    if old == 0:
+        return data is not None and place < len(data) and data[place] == size
+    return keep_one and old == 1
+
+
+@rule("Reshape")
+def reshape(site: Site) -> Verdict:
+    """Regroups axes in row-major order; the target is repaired from what is kept."""
+    found = regrouped(site.shape(), site.out())
+    if found is None:
+        return Pinned(f"Reshape from {list(site.shape())} to {list(site.out())} that cuts across channels")
+    before, after, sizes = found
+    rest = tuple(None for _ in site.inputs[1:])
+    repair = shape_of_output(1) if site.has(1) else _reshape_attribute
+    return Signature((before, *rest), (after,), sizes=sizes, repair=repair)
+
+
+def _reshape_attribute(site: Site, shrunk: Shrunk) -> list[Fix]:
+    wanted, data = shrunk.outputs[0], shrunk.inputs[0]
+    assert wanted is not None
+    old = site.ints("shape") or []
+    return [
+        Fix(
+            "shape",
+            tuple(
+                o if _still_right(o, i, s, data, False) else s
+                for i, (o, s) in enumerate(zip(old, wanted, strict=True))
+            ),
+        )
+    ]
+
+
+@rule("Flatten", "Squeeze", "Unsqueeze")
+def refit(site: Site) -> Verdict:
+    """Joins axes, or drops and adds axes of size 1."""
+    found = regrouped(site.shape(), site.out())
+    if found is None:
+        return Pinned(f"{site.op} of an empty tensor")
+    before, after, sizes = found
+    return Signature((before, *(None for _ in site.inputs[1:])), (after,), sizes=sizes)
+
+
+@rule("Transpose")
+def transpose(site: Site) -> Verdict:
+    """Permutes axes."""
+    axes = numbered(site.shape())
+    perm = site.ints("perm") or list(range(len(axes)))[::-1]
+    return Signature((axes,), (tuple(axes[i] for i in perm),))
+
+
+@rule("Expand")
+def expand(site: Site) -> Verdict:
+    """Passes the axes it keeps; an axis made from size 1 is created by the node."""
+    shape, out = site.shape(), site.out()
+    offset = len(out) - len(shape)
+    letters = [f"x{i}" for i in range(len(out))]
+    grown = {i for i, size in enumerate(out) if size > 1 and (i < offset or shape[i - offset] == 1)}
+    return Signature(
+        (named(shape, letters[offset:]), None),
+        (named(out, letters),),
+        created=frozenset(letters[i] for i in grown),
+        repair=shape_of_output(1),
+    )
+
+
+@rule("ConstantOfShape")
+def constant_of_shape(site: Site) -> Verdict:
+    """Creates the elements of every axis."""
+    axes = numbered(site.out())
+    created = frozenset(letter for axis in axes for letter in axis)
+    return Signature((None,), (axes,), created=created, repair=shape_of_output(0))
+
+
+@rule("Tile")
+def tile(site: Site) -> Verdict:
+    """Repeats the labels of an axis; an axis of size 1 becomes one without labels."""
+    shape, repeats = site.shape(), site.ints("repeats", 1)
+    if repeats is None:
+        return Pinned("Tile whose repeats are computed")
+    sizes: dict[str, int] = {}
+    ins, outs = [], []
+    for i, (size, times) in enumerate(zip(shape, repeats, strict=True)):
+        letters = {f"t{i}": times, f"x{i}": size}
+        sizes |= letters
+        ins.append(packed(**{f"x{i}": size}))
+        outs.append(packed(**letters))
+    return Signature((tuple(ins), *(None for _ in site.inputs[1:])), (tuple(outs),), sizes=sizes)
+
+
+@rule("DepthToSpace")
+def depth_to_space(site: Site) -> Verdict:
+    """Spreads channels over space; the phases of one output channel live and die together."""
+    block = int(site.attrs["blocksize"])
+    n, depth, height, width = site.shape()
+    sizes = {"n": n, "p": block, "q": block, "c": depth // block**2, "h": height, "w": width}
+    order = "cpq" if site.attrs.get("mode", "DCR") == "CRD" else "pqc"
+    channel = packed(**{letter: sizes[letter] for letter in order})
+    before = (packed(n=n), channel, packed(h=height), packed(w=width))
+    after = (packed(n=n), packed(c=sizes["c"]), packed(h=height, p=block), packed(w=width, q=block))
+    return Signature((before,), (after,), sizes=sizes, tied=frozenset("pq"))
+
+
+@rule("SpaceToDepth")
+def space_to_depth(site: Site) -> Verdict:
+    """Gathers space into channels: each channel comes back once for each phase."""
+    block = int(site.attrs["blocksize"])
+    n, depth, height, width = site.shape()
+    sizes = {"n": n, "p": block, "q": block, "c": depth, "h": height // block, "w": width // block}
+    before = (packed(n=n), packed(c=depth), packed(h=sizes["h"], p=block), packed(w=sizes["w"], q=block))
+    after = (packed(n=n), packed(p=block, q=block, c=depth), packed(h=sizes["h"]), packed(w=sizes["w"]))
+    return Signature((before,), (after,), sizes=sizes)
+
+
+@rule("Shape", "Size")
+def shape(site: Site) -> Verdict:
+    """Reads sizes only: followed as values, not as labels."""
+    return Signature((None,), tuple(None for _ in site.outputs))

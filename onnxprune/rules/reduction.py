@@ -1,0 +1,104 @@
+"""Reductions, pooling and the operators that pick by value along an axis."""
+
+from __future__ import annotations
+
+import math
+
+from onnxprune.rules.layout import shape_of_output
+from onnxprune.rules.registry import rule
+from onnxprune.rules.signature import Axes, Pinned, Signature, Site, Verdict, named, numbered
+
+NEUTRAL = {"ReduceMax": -math.inf, "ReduceMin": math.inf, "ReduceProd": 1.0, "ReduceLogSumExp": -math.inf}
+
+
+@rule(
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+def reduce(site: Site) -> Verdict:
+    """Drops the labels of the axes it reduces; a mean divides by what is kept."""
+    axes = numbered(site.shape())
+    chosen = site.ints("axes", 1)
+    if chosen is None and site.has(1):
+        return Pinned(f"{site.op} over axes that are computed")
+    if not chosen:
+        noop = site.attrs.get("noop_with_empty_axes", 0)
+        chosen = [] if noop else list(range(len(axes)))
+    gone = {axis % max(len(axes), 1) for axis in chosen}
+    keep = site.attrs.get("keepdims", 1)
+    out = tuple(() if i in gone else axis for i, axis in enumerate(axes) if keep or i not in gone)
+    return Signature(
+        (axes, *(None for _ in site.inputs[1:])),
+        (out,),
+        neutral=NEUTRAL.get(site.op, 0.0),
+        counted=site.op == "ReduceMean",
+    )
+
+
+@rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+def global_pool(site: Site) -> Verdict:
+    """Channels pass; spatial axes are reduced, and pinned if something labelled them."""
+    axes = numbered(site.shape())
+    pins = {letter: f"{site.op} reduces this axis" for axis in axes[2:] for letter in axis}
+    return Signature((axes,), (tuple(axes[:2]) + tuple(() for _ in axes[2:]),), pins=pins)
+
+
+@rule("AveragePool", "Crop", "LpPool", "MaxPool")
+def pool(site: Site) -> Verdict:
+    """Channels pass; spatial axes go under a window, or are cropped."""
+    shape, out = site.shape(), site.out()
+    before = tuple(f"i{i}" for i in range(len(shape) - 2))
+    pins = dict.fromkeys(before, f"a spatial axis under a window of {site.op}")
+    data = named(shape, ["n", "c", *before])
+    result = named(out, ["n", "c", *(f"o{i}" for i in range(len(out) - 2))])
+    return Signature((data,), tuple(result for _ in site.outputs), pins=pins)
+
+
+@rule("ArgMax", "ArgMin")
+def arg(site: Site) -> Verdict:
+    """Pins the axis whose places it returns; the others pass."""
+    axes = numbered(site.shape())
+    axis = int(site.attrs.get("axis", 0)) % max(len(axes), 1)
+    keep = site.attrs.get("keepdims", 1)
+    out = tuple(() if i == axis else a for i, a in enumerate(axes) if keep or i != axis)
+    pins = dict.fromkeys(axes[axis], f"{site.op} returns places along this axis")
+    return Signature((axes,), (out,), pins=pins)
+
+
+@rule("TopK")
+def topk(site: Site) -> Verdict:
+    """Pins the axis it sorts; the others pass."""
+    axes = numbered(site.shape())
+    axis = int(site.attrs.get("axis", -1)) % max(len(axes), 1)
+    pins = dict.fromkeys(axes[axis], "TopK sorts this axis")
+    outs = tuple(_with_axis(axes, axis, s[axis] if s else 1) for s in site.outputs)
+    return Signature((axes, *(None for _ in site.inputs[1:])), outs, pins=pins)
+
+
+def _with_axis(axes: Axes, axis: int, size: int) -> Axes:
+    letter = ("picked",) if size > 1 else ()
+    return (*axes[:axis], letter, *axes[axis + 1 :])
+
+
+@rule("NonMaxSuppression")
+def suppression(_site: Site) -> Verdict:
+    """Freezes boxes and scores: which of them survive depends on values."""
+    return Pinned("NonMaxSuppression selects by value")
+
+
+@rule("Resize", "Upsample")
+def resize(site: Site) -> Verdict:
+    """Axes that keep their size pass, the resized ones are pinned."""
+    if site.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return Pinned("Resize that crops")
+    shape, out = site.shape(), site.out()
+    ins = [f"x{i}" if a == b else f"i{i}" for i, (a, b) in enumerate(zip(shape, out, strict=True))]
+    outs = [f"x{i}" for i in range(len(out))]
+    pins = {letter: f"{site.op} interpolates along this axis" for letter in ins if letter[0] == "i"}
+    data = named(shape, ins)
+    return Signature(
+        (data, *(None for _ in site.inputs[1:])),
+        (named(out, outs),),
+        pins=pins,
+        repair=shape_of_output(3) if site.has(3) else None,
+    )

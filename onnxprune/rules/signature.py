@@ -1,0 +1,198 @@
+"""What a rule says of a node: data about axes, in the manner of einsum and einops.
+
+Every axis of every input and output is a tuple of *letters*, outermost first; an axis of size 1
+has none. Letters that occur in two places are the same index: an element-wise op repeats them, a
+contraction leaves them out of its outputs, a reshape regroups them, a grouped convolution splits
+its channel axis into `("g", "c")`. One interpreter reads signatures to tie labels, to replay a
+plan, to slice weights, to count MACs and to mask the oracle.
+
+The idea of axis factors follows OpenXLA Shardy and PyTorch DTensor; the notation is einops's
+(Rogozhnikov, ICLR 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Axis: TypeAlias = tuple[str, ...]
+Axes: TypeAlias = tuple[Axis, ...]
+Shape: TypeAlias = tuple[int, ...]
+
+NO_RULE = "no rule for this operator"
+ARRIVING = "arriving"
+INDEXED = "indexed"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node as its rule sees it: attributes, concrete shapes, and small values where known.
+
+    `derived` marks, element by element, the values that come from a Shape at run time.
+    """
+
+    op: str
+    domain: str
+    opset: int
+    name: str
+    attrs: Mapping[str, Any]
+    inputs: tuple[Shape | None, ...]
+    outputs: tuple[Shape | None, ...]
+    values: tuple[np.ndarray | None, ...]
+    derived: tuple[np.ndarray | None, ...]
+
+    def value(self, index: int) -> np.ndarray | None:
+        """Return the known value of an input, or None."""
+        return self.values[index] if index < len(self.values) else None
+
+    def has(self, index: int) -> bool:
+        """Tell whether an optional input is present."""
+        return index < len(self.inputs) and self.inputs[index] is not None
+
+    def shape(self, index: int = 0) -> Shape:
+        """Return the concrete shape of an input that is present."""
+        shape = self.inputs[index]
+        assert shape is not None, f"{self.op} '{self.name}' lacks input {index}"
+        return shape
+
+    def out(self, index: int = 0) -> Shape:
+        """Return the concrete shape of an output."""
+        shape = self.outputs[index]
+        assert shape is not None, f"{self.op} '{self.name}' lacks output {index}"
+        return shape
+
+    def ints(self, attr: str, index: int | None = None) -> list[int] | None:
+        """Read a list of integers that is an attribute in old opsets and an input in new ones."""
+        if attr in self.attrs:
+            found = self.attrs[attr]
+            return [int(found)] if isinstance(found, int) else [int(v) for v in found]
+        value = self.value(index) if index is not None else None
+        return None if value is None else [int(v) for v in np.ravel(value)]
+
+
+@dataclass(frozen=True)
+class Take:
+    """An output letter whose elements are taken from the concatenation of source letters.
+
+    `index` holds, for each element of the output letter, its place in the concatenation, or -1
+    for an element that the node creates. `order` says who decides the order after a removal:
+    ARRIVING, the elements as they come in (Concat, Split, Slice, Pad); INDEXED, a repaired index
+    (Gather).
+    """
+
+    sources: tuple[str, ...]
+    index: np.ndarray
+    order: str = ARRIVING
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A value that a node must get after a removal: an attribute, or the input of that number.
+
+    An attribute whose value is None goes away.
+    """
+
+    where: str | int
+    value: int | tuple[int, ...] | tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What a repair may read: sizes of letters, shapes of outputs, and places that a Take picks."""
+
+    sizes: Mapping[str, int]
+    inputs: tuple[Shape | None, ...]
+    outputs: tuple[Shape | None, ...]
+    picked: Mapping[str, np.ndarray]
+
+    def size(self, axis: Axis) -> int:
+        """Return the size of an axis made of these letters."""
+        return int(np.prod([self.sizes[letter] for letter in axis], dtype=np.int64))
+
+
+Repair: TypeAlias = Callable[[Site, Shrunk], list[Fix]]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The axes of one node, and what happens along them.
+
+    sizes: sizes of letters that share an axis with others; the rest are read off the shapes.
+    pins: letters along which nothing may be removed, with the reason; an empty reason marks axes
+        that hold no channels (the taps of a kernel) and is not reported.
+    tied: letters whose slices live and die together (the phases of DepthToSpace).
+    takes: output letters assembled from others by index.
+    created: output letters whose elements the node creates (Expand, ConstantOfShape).
+    normalised: letters over which a statistic is taken and that stay in the output.
+    neutral: what a removed element must read so that a reduction over it ignores it.
+    counted: the number of reduced elements enters the result (a mean).
+    macs: letters whose sizes multiply to the node's MACs.
+    repair: what attributes and shape inputs become after a removal.
+    """
+
+    inputs: tuple[Axes | None, ...]
+    outputs: tuple[Axes | None, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
+    tied: frozenset[str] = frozenset()
+    takes: Mapping[str, Take] = field(default_factory=dict)
+    created: frozenset[str] = frozenset()
+    normalised: frozenset[str] = frozenset()
+    neutral: float | None = 0.0
+    counted: bool = False
+    macs: Axis = ()
+    repair: Repair | None = None
+
+    def kept_letters(self) -> set[str]:
+        """Return the letters that live on in an output, by place or by a take."""
+        letters = {letter for axes in self.outputs if axes for axis in axes for letter in axis}
+        return letters.union(*(take.sources for take in self.takes.values()))
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A node that freezes every label that reaches it, with a reason that a person can read."""
+
+    reason: str
+    macs: int = 0
+
+
+Verdict: TypeAlias = Signature | Pinned
+
+
+def named(shape: Shape, letters: str | list[str]) -> Axes:
+    """Give each axis of a shape its letter; axes of size 1 get none."""
+    return tuple((letter,) if size > 1 else () for size, letter in zip(shape, letters, strict=True))
+
+
+def numbered(shape: Shape, prefix: str = "x", start: int = 0) -> Axes:
+    """Give the axes of a shape the letters x0, x1, …; axes of size 1 get none."""
+    return tuple((f"{prefix}{start + i}",) if size > 1 else () for i, size in enumerate(shape))
+
+
+def packed(**sizes: int) -> Axis:
+    """Make a composite axis of the letters whose size is above 1."""
+    return tuple(letter for letter, size in sizes.items() if size > 1)
+
+
+def positive(axis: int, rank: int) -> int:
+    """Count an axis from the front."""
+    return axis + rank if axis < 0 else axis
+
+
+def attr_size(attr: str, axis: Axis) -> Repair:
+    """Repair an attribute that holds the size of an axis, such as Conv's `group`."""
+
+    def repair(_site: Site, shrunk: Shrunk) -> list[Fix]:
+        return [Fix(attr, shrunk.size(axis))]
+
+    return repair
+
+
+def ints_fix(site: Site, attr: str, index: int, values: list[int]) -> Fix:
+    """Place repaired integers where this opset keeps them: in an attribute or an input."""
+    return Fix(attr if attr in site.attrs or not site.has(index) else index, tuple(values))

@@ -1,0 +1,80 @@
+"""What a user asks for, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxprune.choices import CRITERIA, GRANULARITIES, SCOPES, TARGETS
+from onnxprune.errors import UsageError
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """Settings of one run.
+
+    ratio: share of the channels removed; ratios: (pattern, ratio) pairs that override it.
+    targets: what may remain, a share of the original up to 1 or an absolute amount (MACs,
+    parameters, bytes). align: widths are multiples of this many channels; 0 stands for `auto`.
+    Raises UsageError for values that make no sense.
+    """
+
+    ratio: float | None = None
+    ratios: tuple[tuple[str, float], ...] = ()
+    targets: Mapping[str, float] = field(default_factory=dict)
+    criterion: str = "l2"
+    scope: str | None = None
+    granularity: str = "finest"
+    align: int = 0
+    min_channels: int = 1
+    exclude: tuple[str, ...] = ()
+    seed: int = 0
+    input_shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    input_values: Mapping[str, Any] = field(default_factory=dict)
+    bench: bool = True
+    allow_unproved: bool = False
+    threads: int = 1
+    provider: str = "CPUExecutionProvider"
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        asked = self.ratio is not None or bool(self.ratios)
+        if asked == bool(self.targets):
+            raise UsageError(
+                "one of --ratio and --target is required, not both: got " + ("both" if asked else "neither")
+            )
+        for value in [self.ratio or 0.0, *(r for _, r in self.ratios)]:
+            if not 0 <= value < 1:
+                raise UsageError(f"a ratio is the share removed, at least 0 and below 1: got {value:g}")
+        for key, value in self.targets.items():
+            if key not in TARGETS:
+                raise UsageError(f"unknown target '{key}', expected one of {', '.join(TARGETS)}")
+            if value <= 0:
+                raise UsageError(f"target {key} must be above 0: got {value:g}")
+            if 1 < value < 1000:
+                raise UsageError(
+                    f"target {key}={value:g}: a share is at most 1, an amount at least 1000, e.g. 1.5M"
+                )
+        if self.ratios and self.resolved_scope == "global":
+            raise UsageError(
+                "ratios by pattern go with the local scope only: leave --scope out, or use --ratio R"
+            )
+        _one_of("criterion", self.criterion, CRITERIA)
+        _one_of("granularity", self.granularity, GRANULARITIES)
+        if self.scope is not None:
+            _one_of("scope", self.scope, SCOPES)
+        if self.min_channels < 1:
+            raise UsageError(f"--min-channels must be at least 1: got {self.min_channels}")
+        if self.align < 0:
+            raise UsageError(f"--align is 'auto' or at least 1: got {self.align}")
+
+    @property
+    def resolved_scope(self) -> str:
+        """Return the scope: local for ratios, global for targets, unless asked otherwise."""
+        return self.scope or ("global" if self.targets else "local")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"unknown {name} '{value}', expected one of {', '.join(choices)}")

@@ -1,0 +1,396 @@
+"""Unstructured pruning: zeros by magnitude in weights that keep their shapes."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import EncodeError
+from onnx import TensorProto, helper
+
+from onnxprune.errors import ModelError, NothingToPrune, UsageError
+from onnxprune.model.tensors import all_tensors
+from onnxprune.model.weight_uses import Slot, Use, Weight, all_nodes, find_weights
+
+SPARSE_IR = 6  # the IR version that brought sparse initializers
+SPARSE_CONSTANT_OPSET = 11  # the opset that brought Constant's sparse_value
+
+
+@dataclass(frozen=True)
+class SparsifySettings:
+    """What to zero: a share of the weights, or all but N of every M along the input channels.
+
+    `exclude` takes names of tensors or of the nodes that use them: glob, `re:...` or `type:Conv`.
+    `embeddings` adds the tables that Gather reads. Raises UsageError for settings that cannot be used.
+    """
+
+    sparsity: float | None = None
+    pattern: str | None = None
+    scope: str = "local"
+    exclude: tuple[str, ...] = ()
+    sparse_initializers: bool = False
+    embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.sparsity is None) == (self.pattern is None):
+            raise UsageError("sparsify needs exactly one of sparsity (0.5) and pattern (2:4)")
+        if self.sparsity is not None and not 0 < self.sparsity < 1:
+            raise UsageError(f"sparsity: got {self.sparsity}, expected more than 0 and less than 1")
+        if self.scope not in ("local", "global"):
+            raise UsageError(f"scope: got '{self.scope}', expected local or global")
+        if self.pattern is not None:
+            parse_pattern(self.pattern)
+            if self.scope == "global":
+                raise UsageError(
+                    f"scope global does not go with pattern {self.pattern}: every group is cut alike"
+                )
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """One weight. `ungrouped` counts the elements that fit no group of an N:M pattern and stay dense."""
+
+    name: str
+    size: int
+    zeros_before: int
+    zeros_after: int
+    ungrouped: int = 0
+    encoding: str = "dense"
+    note: str = ""
+
+    @property
+    def sparsity(self) -> float:
+        """Zeros / size."""
+        return self.zeros_after / self.size
+
+
+@dataclass(frozen=True)
+class SparsifyReport:
+    """All weights that were considered, in the order of their first use. Bytes are those of the model."""
+
+    tensors: tuple[TensorReport, ...]
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def size(self) -> int:
+        return sum(t.size for t in self.tensors)
+
+    @property
+    def zeros_before(self) -> int:
+        return sum(t.zeros_before for t in self.tensors)
+
+    @property
+    def zeros_after(self) -> int:
+        return sum(t.zeros_after for t in self.tensors)
+
+    @property
+    def sparsity(self) -> float:
+        """Zeros / size over all tensors."""
+        return self.zeros_after / self.size
+
+    def to_dict(self) -> dict[str, Any]:
+        total = {k: getattr(self, k) for k in ("size", "zeros_before", "zeros_after", "sparsity")}
+        tensors = [{**asdict(t), "sparsity": t.sparsity} for t in self.tensors]
+        return {
+            "total": total,
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "tensors": tensors,
+        }
+
+
+@dataclass(frozen=True)
+class SparsifyResult:
+    """The new model and what was done to it."""
+
+    model: onnx.ModelProto
+    report: SparsifyReport
+
+
+def sparsify(model: onnx.ModelProto, settings: SparsifySettings) -> SparsifyResult:
+    """Zero the smallest weights of a copy of the model, to the exact count asked for.
+
+    Magnitude pruning (Han et al. 2015, arXiv:1506.02626); N:M patterns as in Mishra et al. 2021,
+    arXiv:2104.08378. Cuts the weights of Conv, ConvTranspose, Gemm, MatMul, Einsum and RNNs, in subgraphs
+    and functions too; no biases, no normalisations. Zeros that are there already count; of equal weights the
+    first go. Raises UsageError for a pattern in `exclude` that matches nothing, NothingToPrune without
+    weights, ModelError where external data is not loaded.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    weights = _chosen(result, settings)
+    if settings.pattern is not None:
+        kept, group = parse_pattern(settings.pattern)
+        tensors = [_cut_pattern(w, kept, group) for w in weights]
+    else:
+        # read as written: 0.29 of 100 is 29, where floats multiply to 28.999...
+        share = Fraction(repr(float(settings.sparsity or 0)))
+        tensors = (_cut_global if settings.scope == "global" else _cut_local)(weights, share)
+    if settings.sparse_initializers:
+        notes = _encode(result, [w.slot for w in weights])
+        tensors = [
+            replace(t, encoding=e, note=_joined(t.note, n)) for t, (e, n) in zip(tensors, notes, strict=True)
+        ]
+    return SparsifyResult(result, SparsifyReport(tuple(tensors), model_bytes(model), model_bytes(result)))
+
+
+def parse_pattern(text: str) -> tuple[int, int]:
+    """Read 'N:M': N of every M consecutive weights are kept. Raises UsageError unless 1 <= N < M."""
+    match = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text)
+    kept, group = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= kept < group:
+        raise UsageError(
+            f"pattern: got '{text}', expected N:M with 1 <= N < M, such as 2:4 (keep 2 of every 4)"
+        )
+    return kept, group
+
+
+def model_bytes(model: onnx.ModelProto) -> int:
+    """Serialised bytes; above protobuf's 2 GiB those of the tensors alone."""
+    try:
+        return model.ByteSize()
+    except EncodeError:
+        return sum(t.ByteSize() for t in all_tensors(model))
+
+
+def _chosen(model: onnx.ModelProto, settings: SparsifySettings) -> list[Weight]:
+    weights = find_weights(model, settings.embeddings)
+    excluded: set[int] = set()
+    for pattern in settings.exclude:
+        matches = _matcher(pattern)
+        hits = {i for i, weight in enumerate(weights) if matches(weight.names, weight.op_types)}
+        if not hits:
+            _check_known(pattern, matches, model)
+        excluded |= hits
+    chosen = [weight for i, weight in enumerate(weights) if i not in excluded]
+    if not chosen:
+        raise NothingToPrune(f"no weight left to sparsify: {len(weights)} found, {len(excluded)} excluded")
+    return chosen
+
+
+def _matcher(pattern: str) -> Callable[[Iterable[str], Iterable[str]], bool]:
+    """A test of names and operator types against one pattern."""
+    if pattern.startswith("type:"):
+        return lambda _names, types: pattern.removeprefix("type:") in types
+    if not pattern.startswith("re:"):
+        return lambda names, _types: any(fnmatch.fnmatchcase(name, pattern) for name in names)
+    try:
+        expression = re.compile(pattern.removeprefix("re:"))
+    except re.error as error:
+        raise UsageError(f"exclude '{pattern}': not a regular expression: {error}") from error
+    return lambda names, _types: any(expression.search(name) for name in names)
+
+
+def _check_known(
+    pattern: str, matches: Callable[[Iterable[str], Iterable[str]], bool], model: onnx.ModelProto
+) -> None:
+    """Refuse a pattern that means nothing in the model; one that only names other nodes is harmless."""
+    names: set[str] = set()
+    types: set[str] = set()
+    for node in all_nodes(model):
+        names.update(name for name in (node.name, *node.input, *node.output) if name)
+        types.add(node.op_type)
+    if not matches(names, types):
+        bare = pattern.removeprefix("type:").removeprefix("re:")
+        near = get_close_matches(bare, sorted(types if pattern.startswith("type:") else names), 3, 0.3)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise UsageError(f"exclude '{pattern}' matches no node or tensor{hint}")
+
+
+def _scores(array: np.ndarray) -> np.ndarray:
+    """Magnitudes, flat, in fp32 (fp64 stays); what is not a number counts as large and is kept."""
+    score = np.abs(array.astype(np.float64 if array.dtype == np.float64 else np.float32)).reshape(-1)
+    score[np.isnan(score)] = np.inf
+    return score
+
+
+def _lowest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Ascending indices of the `count` smallest scores, of equal ones the first."""
+    if count < 1:
+        return np.zeros(0, np.int64)
+    limit = np.partition(scores, count - 1)[count - 1]
+    below = np.flatnonzero(scores < limit)
+    ties = np.flatnonzero(scores == limit)[: count - len(below)]
+    return np.sort(np.concatenate((below, ties)))
+
+
+def _zero(weight: Weight, array: np.ndarray, indices: np.ndarray) -> TensorReport:
+    """Write zeros at flat indices of the stored array, and count them."""
+    before = int(np.count_nonzero(array == 0))
+    flat = array.flatten()
+    flat[indices] = 0
+    after = int(np.count_nonzero(flat == 0))
+    if after != before:  # what does not change keeps its bytes
+        weight.slot.store(flat.reshape(array.shape))
+    note = "nothing is left of it" if after == flat.size else ""
+    encoding = "sparse" if isinstance(weight.slot.proto, onnx.SparseTensorProto) else "dense"
+    return TensorReport(weight.slot.name, flat.size, before, after, encoding=encoding, note=note)
+
+
+def _cut_local(weights: Sequence[Weight], share: Fraction) -> list[TensorReport]:
+    loaded = ((weight, weight.slot.load()) for weight in weights)
+    return [
+        _zero(weight, array, _lowest(_scores(array), int(share * array.size))) for weight, array in loaded
+    ]
+
+
+def _cut_global(weights: Sequence[Weight], share: Fraction) -> list[TensorReport]:
+    scores = [_scores(weight.slot.load()) for weight in weights]
+    ends = np.cumsum([len(s) for s in scores])
+    lowest = _lowest(np.concatenate(scores), int(share * int(ends[-1])))
+    parts = np.split(lowest, np.searchsorted(lowest, ends[:-1]))
+    starts = (0, *ends[:-1])
+    return [
+        _zero(weight, weight.slot.load(), part - start)
+        for weight, part, start in zip(weights, parts, starts, strict=True)
+    ]
+
+
+def _cut_pattern(weight: Weight, kept: int, group: int) -> TensorReport:
+    """Zero all but `kept` of every `group` neighbours along the input channels."""
+    array = weight.slot.load()
+    rows, clash = _rows(weight, group)
+    order = np.argsort(_scores(array)[rows], axis=1, kind="stable")[:, : group - kept]
+    report = _zero(weight, array, np.take_along_axis(rows, order, axis=1).reshape(-1))
+    note = ""
+    if clash:
+        note = "grouped as its first use sees it; another use sees other channels"
+    elif not rows.size:
+        axes = any(use.axis is not None for use in weight.uses)
+        note = f"fewer than {group} input channels" if axes else "no input channels"
+    return replace(report, ungrouped=array.size - rows.size, note=_joined(report.note, note))
+
+
+def _rows(weight: Weight, group: int) -> tuple[np.ndarray, bool]:
+    """Flat indices of the weight's groups, one a row, and whether uses disagree about them.
+
+    A weight cut in parts has uses that see a part each; one that is shared has uses that see the same.
+    """
+    uses = [use for use in weight.uses if use.axis is not None]
+    plain = {(use.axis, use.blocks): use for use in reversed(uses) if use.view is None}
+    different = [u for u in uses if u.view is not None or plain[(u.axis, u.blocks)] is u]
+    rows: list[np.ndarray] = []
+    owner, clash = None, False
+    for use in different:
+        new = _groups(use, group)
+        if len(different) > 1:
+            owner = np.full(weight.slot.indices().size, -1, np.int64) if owner is None else owner
+            held = owner[new]
+            fresh = (held < 0).all(axis=1)
+            clash = clash or bool((~fresh & ((held != held[:, :1]).any(axis=1))).any())
+            first = sum(len(r) for r in rows)
+            new = new[fresh]
+            owner[new] = first + np.arange(len(new))[:, None]
+        rows.append(new)
+    return (np.concatenate(rows) if rows else np.zeros((0, group), np.int32)), clash
+
+
+def _groups(use: Use, group: int) -> np.ndarray:
+    """Flat indices into the stored tensor: one row per whole group of neighbouring input channels."""
+    view = use.slot.indices() if use.view is None else use.view
+    total = view.shape[use.axis or 0]
+    channels, odd = divmod(total, use.blocks)
+    if odd:
+        raise ModelError(f"{use.node.op_type} {use.node.name}: {total} input channels in {use.blocks} groups")
+    index = np.moveaxis(view, use.axis or 0, -1).reshape(-1, channels)
+    rows = index[:, : channels // group * group].reshape(-1, group)
+    # -1 stands for elements of other tensors: a group that is not whole here is left alone
+    return rows[(rows >= 0).all(axis=1)] if use.view is not None else rows
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+def _encode(model: onnx.ModelProto, slots: Sequence[Slot]) -> list[tuple[str, str]]:
+    """Store weights as sparse where that is smaller; return encoding and note of each.
+
+    onnxruntime makes them dense again at load, so this saves bytes and no time. Every model written
+    this way has been loaded there.
+    """
+    dense = {i: slot for i, slot in enumerate(slots) if isinstance(slot.proto, TensorProto)}
+    swaps = {i: _Swap(slot, slot.as_sparse()) for i, slot in dense.items()}
+    notes = {i: _unfit(model, swap) for i, swap in swaps.items()}
+    fit = [swap for i, swap in swaps.items() if not notes[i]]
+    refused = _settle(model, fit) if fit else {}
+    notes |= {i: refused[id(swap)] for i, swap in swaps.items() if id(swap) in refused}
+    return [("dense" if notes.get(i) else "sparse", notes.get(i, "")) for i in range(len(slots))]
+
+
+@dataclass(frozen=True)
+class _Swap:
+    """A dense constant and its sparse form, to be exchanged in the model and back."""
+
+    slot: Slot
+    sparse: onnx.SparseTensorProto
+
+    def apply(self) -> int:
+        """Put the sparse form in; return where the dense one stood."""
+        home = self.slot.home
+        if isinstance(home, onnx.AttributeProto):
+            home.CopyFrom(helper.make_attribute("sparse_value", self.sparse))
+            return 0
+        place = [t.name for t in home.initializer].index(self.slot.name)
+        del home.initializer[place]
+        home.sparse_initializer.append(self.sparse)
+        return place
+
+    def undo(self, place: int) -> None:
+        """Put the dense form back; the last one applied is the first to be undone."""
+        home = self.slot.home
+        if isinstance(home, onnx.AttributeProto):
+            home.CopyFrom(helper.make_attribute("value", self.slot.proto))
+        else:
+            home.initializer.insert(place, self.slot.proto)
+            del home.sparse_initializer[-1]
+
+
+def _unfit(model: onnx.ModelProto, swap: _Swap) -> str:
+    """Why a tensor stays dense, or nothing."""
+    if swap.sparse.ByteSize() >= swap.slot.tensor.ByteSize():
+        return "smaller dense than sparse"
+    if model.ir_version < SPARSE_IR:
+        return f"kept dense: sparse tensors need IR version {SPARSE_IR}, the model has {model.ir_version}"
+    if swap.slot.in_function:
+        # onnxruntime 1.31 crashes the process at load, and not every time
+        return "kept dense: onnxruntime cannot take a sparse constant in a function"
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if isinstance(swap.slot.home, onnx.AttributeProto) and opset < SPARSE_CONSTANT_OPSET:
+        return f"kept dense: a sparse Constant needs opset {SPARSE_CONSTANT_OPSET}, the model has {opset}"
+    return ""
+
+
+def _settle(model: onnx.ModelProto, swaps: list[_Swap]) -> dict[int, str]:
+    """Apply as many swaps as onnxruntime accepts; return the reason for each of the others."""
+    places = [swap.apply() for swap in swaps]
+    reason = _refusal(model)
+    if not reason:
+        return {}
+    for swap, place in zip(reversed(swaps), reversed(places), strict=True):
+        swap.undo(place)
+    why = "does not load it as sparse"
+    if _refusal(model):
+        why = "loads the model neither way, so this cannot be checked"
+    elif len(swaps) > 1:
+        half = len(swaps) // 2
+        return _settle(model, swaps[:half]) | _settle(model, swaps[half:])
+    return {id(swap): f"kept dense: onnxruntime {why}: {reason}" for swap in swaps}
+
+
+def _refusal(model: onnx.ModelProto) -> str:
+    """What onnxruntime has against the model, or nothing where it loads."""
+    from onnxprune.model.runtime import one_line, open_session
+
+    try:
+        open_session(model, optimised=True)
+    except Exception as error:  # noqa: BLE001  onnxruntime runs out of memory on some, as on bad ones
+        return one_line(Exception(error.__cause__ or error))[:200]
+    return ""

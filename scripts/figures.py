@@ -1,0 +1,59 @@
+"""Measure the models in models/ before and after pruning, and write the table of the README."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import onnxprune
+from onnxprune.quantities import count, size
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from accuracy import accuracy
+
+ROOT = Path(__file__).resolve().parent.parent
+START, END = "<!-- figures -->", "<!-- end of figures -->"
+HEADER = (
+    "| model | MACs | parameters | bytes | latency, 1 thread | error / tolerance | held-out accuracy |\n"
+    "|---|---|---|---|---|---|---|\n"
+)
+
+
+def row(path: Path, folder: Path, macs: float) -> str:
+    """Prune one model and return its row."""
+    output = folder / path.name
+    settings = onnxprune.PruneSettings(targets={"macs": macs}, align=4)
+    report = onnxprune.prune(path, settings, output).report
+    timing = report.bench["models"][1]["versus_first"] if report.bench else {}
+    before, after = report.before, report.after
+    macs_cell = f"{count(before.macs)} → {count(after.macs)}"
+    params_cell = f"{count(before.params)} → {count(after.params)}"
+    bytes_cell = f"{size(before.bytes)} → {size(after.bytes)}"
+    latency = f"{timing['ratio']:.2f} ({timing['low']:.2f} to {timing['high']:.2f})"
+    error = f"{report.verification['tolerance_ratio']:.2f}"
+    right = f"{100 * accuracy(str(path)):.1f} → {100 * accuracy(str(output)):.1f} %"
+    cells = (f"`{path.stem}`", macs_cell, params_cell, bytes_cell, latency, error, right)
+    return f"| {' | '.join(cells)} |\n"
+
+
+def main() -> None:
+    """Print the table, or write it into the README."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--macs", type=float, default=0.8, help="share of the MACs that remains")
+    parser.add_argument("--write", action="store_true", help="write the table into README.md")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        models = sorted((ROOT / "models").glob("*.onnx"))
+        table = HEADER + "".join(row(path, Path(folder), options.macs) for path in models)
+    print(table)
+    if options.write:
+        readme = ROOT / "README.md"
+        text = re.sub(f"{START}.*{END}", f"{START}\n{table}{END}", readme.read_text(), flags=re.DOTALL)
+        readme.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

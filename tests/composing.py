@@ -1,0 +1,94 @@
+"""Two plans one after the other, as one plan for the first model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxprune.analysis.letters import joined
+from onnxprune.analysis.meeting import Slot
+from onnxprune.analysis.replay import Cut, Replayed
+from onnxprune.analysis.trace import Step
+from onnxprune.analysis.units import Units
+from onnxprune.rewrite import index_along
+
+Use = tuple[str, int]
+
+
+def compose(first: Units, replayed: Replayed, second: Units, dead: np.ndarray) -> np.ndarray | None:
+    """The units of the first graph that die with `dead` units of the second; None where some have no
+    counterpart.
+
+    second: units of the graph that the first replay makes. Units are matched by the elements of stored
+    tensors that they hold, since the order of channels may differ.
+    """
+    came_from = dict(_origins(first, replayed))
+    held: dict[Use, list[np.ndarray]] = {}
+    for use, old in owners(first):
+        held.setdefault(use, []).append(old)
+    found = np.zeros(first.count, dtype=bool)
+    matched = np.zeros(second.count, dtype=bool)
+    for use, new in owners(second):
+        for old in held.get(use, ()):
+            pulled = old.ravel()[came_from[use].ravel()] if use in came_from else old.ravel()
+            if pulled.size == new.size and _one_to_one(new.ravel(), pulled):
+                matched[new.ravel()] = True
+                found[pulled[dead[new.ravel()]]] = True
+    complete = matched[dead & (second.group_of_units >= 0)].all() and not (found & first.pinned).any()
+    return found if complete else None
+
+
+def _one_to_one(left: np.ndarray, right: np.ndarray) -> bool:
+    pairs = np.unique(np.stack([left, right]), axis=1)
+    return len(np.unique(left)) == len(np.unique(right)) == pairs.shape[1]
+
+
+def _slots(units: Units) -> Iterator[tuple[Use, Step, Slot]]:
+    for step in units.traced.steps:
+        for slot in step.met.slots if step.met is not None else ():
+            yield (step.node.outputs[0].name, slot.operand), step, slot
+
+
+def owners(units: Units) -> Iterator[tuple[Use, np.ndarray]]:
+    """For every use of a stored tensor and every block of labels on it, the unit of each element."""
+    for name, labelled in units.traced.shared.items():
+        for factor in labelled.factors:
+            shape = [-1 if i in factor.axes else 1 for i in range(len(labelled.shape))]
+            yield (name, -1), np.broadcast_to(units.of[factor.labels].reshape(shape), labelled.shape)
+    for use, step, slot in _slots(units):
+        letters = joined(slot.axes, range(len(slot.axes)))
+        assert step.met is not None
+        dims = _dims(slot, step.met.sizes)
+        for entry in slot.entries:
+            own = [x for x in letters if x in entry.block.letters]
+            spread = units.of[entry.block.arranged(own)]
+            spread = spread[tuple(slice(None) if x in own else None for x in letters)]
+            yield use, np.broadcast_to(spread, dims).reshape(slot.stored.shape)
+
+
+def _dims(slot: Slot, sizes: dict[str, int]) -> list[int]:
+    """Sizes of the letters of a stored tensor; an axis that broadcasts keeps its own."""
+    dims = []
+    for axis, size in zip(slot.axes, slot.stored.shape, strict=True):
+        dims += [size] if len(axis) == 1 else [sizes[x] for x in axis]
+    return dims
+
+
+def _origins(units: Units, replayed: Replayed) -> Iterator[tuple[Use, np.ndarray]]:
+    """For every use that is cut, the place in the old tensor that each new element came from."""
+    for name, labelled in units.traced.shared.items():
+        kept = replayed.tensors[name]
+        places = np.arange(int(np.prod(labelled.shape))).reshape(labelled.shape)
+        for factor, coords in zip(labelled.factors, kept.coords, strict=True):
+            places = places if coords is None else np.take(places, coords[0], axis=factor.axes[0])
+        yield (name, -1), places
+    steps = {step.number: step for step in units.traced.steps}
+    for cut in replayed.cuts:
+        yield (steps[cut.step].node.outputs[0].name, cut.slot.operand), _places(cut)
+
+
+def _places(cut: Cut) -> np.ndarray:
+    letters = joined(cut.slot.axes, range(len(cut.slot.axes)))
+    places = np.arange(int(np.prod(cut.slot.stored.shape))).reshape([cut.full[x] for x in letters])
+    return places[tuple(np.broadcast_arrays(*(index_along(x, letters, cut) for x in letters)))]

@@ -1,0 +1,247 @@
+"""Small cases of every operator: shapes, attributes, opset forms. One line per case.
+
+An input is a shape (an activation whose axes are all labelled), `plain` (a graph input without labels),
+`ints` or `bools` (labelled, of another type), an array (stored in the model) or None (left out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Fed:
+    """An input by shape: labelled or not, and of which type."""
+
+    shape: tuple[int, ...]
+    labelled: bool = True
+    dtype: str = "float32"
+
+
+Input: TypeAlias = Fed | np.ndarray | None
+
+
+@dataclass(frozen=True)
+class OperatorCase:
+    """One node. whole: nothing may be removed in front of it."""
+
+    op: str
+    inputs: tuple[Input, ...]
+    opset: int
+    outputs: int
+    attrs: dict[str, Any]
+    whole: bool
+
+    @property
+    def name(self) -> str:
+        shapes = [None if x is None else tuple(x.shape) for x in self.inputs]
+        attrs = {k: v for k, v in self.attrs.items() if not isinstance(v, np.ndarray)}
+        return f"{self.op}-{self.opset} {shapes} {attrs}".replace("/", " ")
+
+
+def case(
+    op: str, *inputs: Any, opset: int = 17, outputs: int = 1, whole: bool = False, **attrs: Any
+) -> OperatorCase:
+    return OperatorCase(op, tuple(_input(x) for x in inputs), opset, outputs, attrs, whole)
+
+
+def _input(given: Any) -> Input:
+    if isinstance(given, tuple):
+        return Fed(given)
+    return np.asarray(given) if isinstance(given, list) else given
+
+
+def plain(*shape: int, dtype: str = "float32") -> Fed:
+    return Fed(shape, labelled=False, dtype=dtype)
+
+
+def ints(*shape: int, dtype: str = "int64") -> Fed:
+    return Fed(shape, dtype=dtype)
+
+
+def bools(*shape: int) -> Fed:
+    return Fed(shape, dtype="bool")
+
+
+def stored(*shape: int) -> np.ndarray:
+    rng = np.random.default_rng(sum(shape))
+    return (0.5 + rng.random(shape)).astype(np.float32)
+
+
+def scalar(value: float, dtype: Any = np.float32) -> np.ndarray:
+    return np.asarray(value, dtype=dtype)
+
+
+UNARY = (
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
+    "Exp", "Floor", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Neg", "Reciprocal", "Relu",
+    "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Tan",
+    "Tanh", "ThresholdedRelu", "IsInf", "IsNaN", "Dropout", "Affine",
+)  # fmt: skip
+OLD = {"Affine": 9, "Dropout": 11}
+BINARY = (
+    "Add", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mul",
+    "Pow", "PRelu", "Sub", "Sum",
+)  # fmt: skip
+REDUCE = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+ELEMENTWISE: Sequence[OperatorCase] = (
+    *(case(op, (2, 5, 3), opset=OLD.get(op, 17)) for op in UNARY),
+    case("Gelu", (2, 5), opset=20), case("Mish", (2, 5), opset=18), case("Swish", (2, 5), opset=24),
+    case("Not", bools(2, 5)), case("BitwiseNot", ints(2, 5), opset=18), case("Cast", (2, 5), to=7),
+    case("ImageScaler", (1, 4, 3, 3), opset=9, scale=2.0, bias=[1.0, 2.0, 3.0, 4.0]),
+    case("CastLike", (2, 5), scalar(1.0, np.float64)), case("Clip", (2, 5), scalar(-0.5), scalar(0.5)),
+    case("Clip", (2, 5), None, scalar(0.5)), case("Clip", (2, 5), opset=10, min=-0.5, max=0.5),
+    *(case(op, (2, 5, 3), (2, 5, 3)) for op in BINARY),
+    *(case(op, (2, 5, 3), stored(5, 1)) for op in BINARY),
+    *(case(op, (4, 3), stored(1, 3)) for op in BINARY),
+    *(case(op, (4, 3), (4, 1)) for op in BINARY), *(case(op, (4, 3), plain(3)) for op in BINARY),
+    *(case(op, stored(3, 1), (4, 3, 5)) for op in BINARY if op not in ("PRelu",)),
+    *(case(op, (4, 1), (1, 3)) for op in BINARY if op != "PRelu"),
+    *(case(op, (2, 5, 3), scalar(2.0)) for op in BINARY), case("Sum", (4, 3), stored(3), (4, 1)),
+    case("Mod", (4, 3), (4, 3), fmod=1), case("Mod", ints(4, 3), np.asarray([3, 2, 4])),
+    *(case(op, bools(4, 3), bools(4, 3)) for op in ("And", "Or", "Xor")),
+    *(case(op, ints(4, 3), ints(4, 3), opset=18) for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")),
+    case("BitShift", ints(4, 3, dtype="uint64"), ints(4, 3, dtype="uint64"), direction="LEFT"),
+    case("Where", bools(4, 3), (4, 3), scalar(0.0)),
+    case("Where", plain(4, 1, dtype="bool"), (4, 3), (3,)),
+    case("Where", np.asarray([True, False, True]), (4, 3), stored(4, 3)),
+)  # fmt: skip
+NORMS: Sequence[OperatorCase] = (
+    *(case("BatchNormalization", (2, 4, 3), *[stored(4)] * 4, opset=o) for o in (9, 15)),
+    case("BatchNormalization", (2, 4), stored(4), stored(4), stored(4) * 2, stored(4) * 3),
+    case("InstanceNormalization", (2, 4, 5), stored(4), stored(4) * 2),
+    case("InstanceNormalization", (2, 4, 3, 3), stored(4), stored(4)),
+    case("LayerNormalization", (2, 3, 6), stored(6), stored(6) * 2, axis=-1),
+    case("LayerNormalization", (2, 3, 6), stored(3, 6), stored(3, 6), axis=1),
+    case("LayerNormalization", (2, 3, 6), stored(6), outputs=3),
+    case("RMSNormalization", (2, 3, 6), stored(6), opset=23),
+    case("SimplifiedLayerNormalization", (2, 3, 6), stored(6)),
+    case("GroupNormalization", (2, 6, 4), stored(3), stored(3), opset=18, num_groups=3),
+    case("GroupNormalization", (2, 6, 4), stored(6), stored(6), opset=21, num_groups=3),
+    case("GroupNormalization", (2, 6, 4), stored(6), stored(6), opset=21, num_groups=1),
+    case("GroupNormalization", (2, 6, 4), stored(6), stored(6), opset=21, num_groups=6),
+    case("LRN", (2, 6, 3, 3), size=3), case("LpNormalization", (3, 4), axis=1, opset=11),
+    case("LpNormalization", (3, 4, 2), axis=0), case("MeanVarianceNormalization", (2, 4, 3, 3)),
+    *(case(op, (3, 4, 2), opset=11, axis=1) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(case(op, (3, 4, 2), opset=13, axis=1) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(case(op, (3, 4, 2)) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    case("CumSum", (3, 4), scalar(1, np.int64)), case("CumSum", (3, 4), scalar(-2, np.int64), reverse=1),
+)  # fmt: skip
+CONTRACTIONS: Sequence[OperatorCase] = (
+    case("Conv", (1, 4, 5), stored(6, 4, 1)),
+    case("Conv", (2, 4, 5), stored(6, 4, 3), stored(6), pads=[1, 1]),
+    case("Conv", (1, 4, 5, 5), stored(6, 2, 3, 3), stored(6), group=2, strides=[2, 2]),
+    case("Conv", (1, 6, 4, 4), stored(6, 1, 3, 3), stored(6), group=6),
+    case("Conv", (1, 4, 4, 4), stored(8, 1, 3, 3), group=4),
+    case("Conv", (1, 9, 4), stored(6, 3, 1), group=3),
+    case("Conv", (1, 4, 5), (6, 4, 3)), case("Conv", plain(1, 4, 5), stored(6, 4, 1), (6,)),
+    case("Conv", (1, 4, 5), stored(6, 4, 1), auto_pad="SAME_UPPER", strides=[2]),
+    case("Conv", (1, 4, 5), (6, 2, 1), group=2),
+    case("ConvTranspose", (1, 4, 5), stored(4, 6, 2), stored(6), strides=[2]),
+    case("ConvTranspose", (1, 4, 4, 4), stored(4, 3, 2, 2), stored(6), group=2),
+    case("ConvTranspose", (1, 6, 4), stored(6, 1, 3), group=6),
+    case("ConvTranspose", (1, 4, 5), (4, 6, 1)),
+    *(
+        case("Gemm", (4, 3) if ta else (3, 4), stored(5, 4) if tb else stored(4, 5), transA=ta, transB=tb)
+        for ta in (0, 1)
+        for tb in (0, 1)
+    ),
+    case("Gemm", (3, 4), stored(4, 5), stored(5)),
+    case("Gemm", (3, 4), stored(4, 5), stored(3, 1), beta=2.0),
+    case("Gemm", (3, 4), stored(4, 5), scalar(2.0)), case("Gemm", stored(3, 4), (4, 5), (3, 5), alpha=0.5),
+    case("Gemm", (3, 4), (4, 5), (1, 5)), case("Gemm", (3, 4), plain(5, 4), transB=1),
+    case("MatMul", (3, 4), stored(4, 5)), case("MatMul", (2, 3, 4), (2, 4, 5)),
+    case("MatMul", (4,), (4, 5)),
+    case("MatMul", (3, 4), (4,)), case("MatMul", (2, 3, 4), stored(4, 5)),
+    case("MatMul", stored(3, 4), (2, 4, 5)),
+    case("MatMul", (2, 3, 4, 2), (3, 2, 5)), case("MatMul", (2, 1, 3, 4), (5, 4, 2)),
+    case("MatMul", (4,), (4,)),
+    case("MatMul", (3, 4), plain(4, 5)), case("MatMul", (1, 4), (4, 1)),
+    case("MatMul", (2, 3, 4), stored(2, 4, 5)),
+    case("Einsum", (3, 4), (4, 5), equation="ij,jk->ik"),
+    case("Einsum", (2, 3, 4), stored(4, 5), equation="bij,jk"),
+    case("Einsum", (2, 3, 4), (2, 5, 4), equation="bhd, bkd -> bhk"),
+    case("Einsum", (3, 4), equation="ij->ji"),
+    case("Einsum", (3, 4), equation="ij->j"), case("Einsum", (3, 3), equation="ii->i", whole=True),
+    case("Einsum", (2, 3, 4), (4, 5), equation="...j,jk->...k", whole=True),
+)  # fmt: skip
+LAYOUT: Sequence[OperatorCase] = (
+    case("Reshape", (2, 6), [2, 3, 2]), case("Reshape", (2, 3, 4), [2, 12]),
+    case("Reshape", (2, 3, 4), [0, -1]),
+    case("Reshape", (2, 3, 4), [0, 0, 2, 2]), case("Reshape", (4, 6), [8, 3]),
+    case("Reshape", (6, 4), [8, 3], whole=True),
+    case("Reshape", (1, 6, 2), [6, -1]), case("Reshape", (2, 12), [2, 3, 4]),
+    case("Reshape", (2, 6), [-1]),
+    case("Reshape", (6, 2), [3, 2, 2]), case("Reshape", (6, 4), [2, 12]),
+    case("Flatten", (2, 3, 4)), case("Flatten", (2, 3, 4), axis=2), case("Flatten", (2, 3, 4), axis=0),
+    case("Squeeze", (3, 1, 4), [1]), case("Squeeze", (3, 1, 4), opset=11, axes=[1]),
+    case("Squeeze", (1, 3, 1)),
+    case("Unsqueeze", (3, 4), [0, -1]), case("Unsqueeze", (3, 4), opset=11, axes=[1]),
+    case("Transpose", (2, 3, 4), perm=[2, 0, 1]), case("Transpose", (2, 3, 4)),
+    case("Expand", (3, 1), [3, 4]), case("Expand", (3, 4), [2, 1, 1]),
+    case("Expand", (3, 1, 2), [2, 3, 4, 2]),
+    case("Expand", (4,), [3, 4]), case("ConstantOfShape", [3, 4]), case("Tile", (3, 2), [1, 2]),
+    case("Tile", (3, 2), [2, 1]), case("Tile", (3, 1), [2, 4]),
+    case("DepthToSpace", (1, 8, 2, 3), blocksize=2),
+    case("DepthToSpace", (1, 12, 2, 2), blocksize=2, mode="CRD"),
+    case("DepthToSpace", (2, 4, 3, 2), blocksize=2), case("SpaceToDepth", (1, 3, 4, 2), blocksize=2),
+    case("SpaceToDepth", (2, 1, 4, 4), blocksize=2), case("Shape", (3, 4)), case("Size", (3, 4)),
+    case("Shape", (3, 4), start=1),
+)  # fmt: skip
+SELECTION: Sequence[OperatorCase] = (
+    case("Concat", (2, 3), (2, 4), axis=1), case("Concat", (2, 3), stored(2, 4), axis=-1),
+    case("Concat", (2, 3), (4, 3), (1, 3), axis=0), case("Concat", (2, 3), plain(2, 4), axis=1),
+    case("Concat", (2, 3, 2), (2, 3, 2), axis=2), case("Concat", plain(1, 3), (2, 3), axis=0),
+    case("Split", (3, 6), outputs=3, axis=1), case("Split", (3, 6), [1, 2, 3], outputs=3, axis=1),
+    case("Split", (6, 2), opset=11, outputs=2, split=[4, 2]), case("Split", (6, 2), opset=11, outputs=2),
+    case("Split", (5, 2), opset=18, outputs=2, num_outputs=2), case("Split", (4, 6), outputs=2, axis=-1),
+    case("Slice", (3, 8), [1], [5], [1]), case("Slice", (3, 8), [0], [8], [1], [2]),
+    case("Slice", (3, 8), [-1], [-99], [1], [-1]), case("Slice", (3, 8), [-6], [-2], [-1]),
+    case("Slice", (4, 8), [1, 2], [3, 99]), case("Slice", (3, 8), opset=9, starts=[2], ends=[6], axes=[1]),
+    case("Slice", (3, 8), [6], [1], [1], [-2]), case("Slice", (3, 8), [0], [99], [0]),
+    case("Gather", (3, 6), [4, 0, 2], axis=1), case("Gather", (3, 6), scalar(2, np.int64), axis=1),
+    case("Gather", (3, 6), [1, 1, 5, -1, 0], axis=1), case("Gather", (6, 3), [[0, 1], [2, 3]]),
+    case("Gather", stored(7, 4), plain(5, dtype="int64")), case("Gather", (4, 3), ints(5), axis=0),
+    case("Gather", (3, 4), [0, 1, 2, 3], axis=1),
+    case("Pad", (3, 4), [0, 1, 0, 2]), case("Pad", (3, 4), [1, 0, 0, 0], scalar(2.0)),
+    case("Pad", (3, 4), [0, -1, 0, 1]),
+    case("Pad", (3, 4), [0, 1, 0, 1], mode="reflect"), case("Pad", (3, 4), [0, 1, 0, 1], mode="edge"),
+    case("Pad", (3, 4), opset=9, pads=[0, 1, 0, 2], value=1.0), case("Pad", (3, 4), [0, -1, 0, -1]),
+    case("Pad", (3, 4), [1, 2], None, [1], opset=18),
+)  # fmt: skip
+REDUCTIONS: Sequence[OperatorCase] = (
+    *(case(op, (3, 4, 2), axes=[1], opset=11) for op in REDUCE),
+    *(case(op, (3, 4, 2), [-1], opset=18, keepdims=0) for op in REDUCE),
+    *(case(op, (3, 4), opset=13, keepdims=0) for op in REDUCE),
+    case("ReduceSum", (3, 4, 2), [0, 2], opset=13),
+    case("ReduceSum", (3, 4), opset=13, noop_with_empty_axes=1),
+    case("ReduceMean", (3, 4, 2), axes=[0, 1], opset=13),
+    case("ReduceMax", (3, 4, 2), axes=[-1, 0], opset=13),
+    *(case(op, (2, 4, 3, 3)) for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")),
+    *(case(op, (2, 4, 5, 5), kernel_shape=[2, 2]) for op in ("AveragePool", "MaxPool", "LpPool")),
+    case("MaxPool", (2, 4, 6), kernel_shape=[2], strides=[2], outputs=2),
+    case("AveragePool", (1, 4, 5), kernel_shape=[3], pads=[1, 1], count_include_pad=1),
+    case("Crop", (2, 4, 5, 5), opset=9, border=[1, 1, 1, 1]),
+    *(case(op, (3, 4), axis=1) for op in ("ArgMax", "ArgMin")), case("ArgMax", (3, 4), axis=0, keepdims=0),
+    case("TopK", (3, 6), [2], axis=1, outputs=2), case("TopK", (6, 3), opset=9, k=2, axis=0, outputs=2),
+    case("TopK", (6, 3), [1], axis=0, outputs=2, largest=0),
+    case("NonMaxSuppression", (1, 5, 4), (1, 2, 5), scalar(3, np.int64), scalar(0.5), whole=True),
+    case("Resize", (1, 4, 3, 3), None, np.asarray([1, 1, 2, 2], np.float32), mode="nearest"),
+    case("Resize", (1, 4, 3, 3), None, None, [1, 4, 5, 6], mode="linear"),
+    case("Resize", (1, 4, 3, 3), np.asarray([1, 1, 2, 2], np.float32), opset=10, mode="nearest"),
+    case("Upsample", (1, 4, 3, 3), np.asarray([1, 1, 2, 2], np.float32), opset=9, mode="nearest"),
+    case("Upsample", (1, 4, 3, 3), opset=7, mode="nearest", scales=[1.0, 1.0, 2.0, 2.0]),
+)  # fmt: skip
+CASES = (*ELEMENTWISE, *NORMS, *CONTRACTIONS, *LAYOUT, *SELECTION, *REDUCTIONS)
+RANGES = {
+    "Acos": (-0.9, 0.9), "Asin": (-0.9, 0.9), "Atanh": (-0.9, 0.9), "Acosh": (1.1, 3.0), "Log": (0.2, 3.0),
+    "Sqrt": (0.1, 3.0), "Pow": (0.5, 2.0), "Div": (0.3, 2.0), "Mod": (0.5, 4.0), "ReduceLogSum": (0.2, 2.0),
+    "Reciprocal": (0.3, 2.0), "BitShift": (0.0, 6.0), "Gather": (0.0, 3.9),
+}  # fmt: skip

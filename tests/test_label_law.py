@@ -1,0 +1,32 @@
+"""The label law of the design, for every operator of the table."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxprune.rules import REGISTRY
+from tests.label_law import bench, broken, removals
+from tests.operator_cases import CASES, OperatorCase
+
+UNLABELLED = {"ConstantOfShape", "Shape", "Size"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{i}-{c.op}" for i, c in enumerate(CASES)])
+def test_deleting_and_running_commute(case: OperatorCase) -> None:
+    table = bench(case)
+    clean = 0
+    for dead in removals(table.units):
+        found = broken(table, dead)
+        clean += found is None
+        assert found in (None, "refused"), f"{case.name}, without units {dead.nonzero()[0].tolist()}: {found}"
+    assert (clean > 0) != case.whole or case.op in UNLABELLED, f"{case.name}: {clean} removals replay"
+
+
+def test_every_operator_has_a_case() -> None:
+    tried = {(r.op, r.since) for c in CASES if (r := REGISTRY.find("", c.op, c.opset)) is not None}
+    missing = [
+        f"{r.domain or 'ai.onnx'}::{r.op} since {r.since}"
+        for r in REGISTRY.table()
+        if (r.op, r.since) not in tried
+    ]
+    assert not missing, "add a line to tests/operator_cases.py for " + ", ".join(missing)

@@ -1,0 +1,236 @@
+"""Bugs once found, each by the smallest model that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxprune
+from onnxprune import PruneSettings
+from onnxprune.analysis.analyse import Analysis, analyse
+from onnxprune.analysis.replay import Replayed, replay
+from onnxprune.errors import NothingToPrune
+from onnxprune.pricing import Prices
+from tests.counting import count_params
+
+Dims = Sequence[int | str]
+
+
+def model_of(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Dims],
+    outputs: Mapping[str, Dims],
+    params: Mapping[str, Any],
+    opset: int = 17,
+) -> onnx.ModelProto:
+    """A model of these nodes; a tuple in `params` is the shape of a random float tensor."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.standard_normal(p).astype(np.float32) if isinstance(p, tuple) else np.asarray(p)
+        for name, p in params.items()
+    }
+    info = [
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, dims) for n, dims in side.items()]
+        for side in (inputs, outputs)
+    ]
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(list(nodes), "small", info[0], info[1], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = 10
+    if opset != 18:  # the checker refuses GroupNormalization 18, which exporters wrote
+        onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def settings(ratio: float = 0.5, seed: int = 0) -> PruneSettings:
+    return PruneSettings(ratio=ratio, criterion="random", seed=seed, align=1, bench=False)
+
+
+def without(analysis: Analysis, tensor: str, gone: Sequence[int]) -> Replayed:
+    """Replay the removal of these indices of the first labelled axis of a tensor."""
+    units = analysis.units
+    dead = np.zeros(units.count, dtype=bool)
+    labels = units.traced.tensors[tensor].factors[0].labels
+    dead[units.of[labels.ravel()[list(gone)]]] = True
+    return replay(units.traced, units.alive(units.rows.close(dead)))
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+def test_group_normalisation_keeps_its_groups_apart(opset: int) -> None:
+    # As many channels must stay of each group; which ones is free.
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["y"]),
+        node("GroupNormalization", ["y", "s", "b"], ["z"], num_groups=2),
+        node("Conv", ["z", "v"], ["out"]),
+    ]
+    size = 2 if opset == 18 else 8
+    params = {"w": (8, 3, 1, 1), "s": (size,), "b": (size,), "v": (2, 8, 1, 1)}
+    model = model_of(nodes, {"x": [1, 3, 4, 4]}, {"out": [1, 2, 4, 4]}, params, opset)
+    assert without(analyse(model), "y", [1, 2, 3, 6, 7]).conflicts
+    assert without(analyse(model), "y", [1, 2, 3, 4, 7]).conflicts
+    assert not without(analyse(model), "y", [1, 2, 3, 4, 6, 7]).conflicts
+    assert not without(analyse(model), "y", [1, 2, 3, 5, 6, 7]).conflicts
+
+
+def test_computed_kernels_keep_their_windows() -> None:
+    # Weight normalisation: the kernel's spatial axes are labelled by the weight that travels.
+    node = helper.make_node
+    nodes = [
+        node("Mul", ["v", "g"], ["w"]),
+        node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        node("Relu", ["y"], ["z"]),
+        node("Conv", ["z", "u"], ["out"]),
+    ]
+    params = {"v": (8, 3, 3, 3), "g": (8, 1, 1, 1), "u": (2, 8, 1, 1)}
+    model = model_of(nodes, {"x": [1, 3, 6, 6]}, {"out": [1, 2, 6, 6]}, params)
+    result = onnxprune.prune(model, settings())
+    assert result.report.verification["status"] == "proved"
+    assert not result.report.dropped
+    assert [list(t.dims) for t in result.model.graph.initializer if t.name == "v"] == [[4, 3, 3, 3]]
+
+
+def test_two_axes_of_one_operand_are_masked_one_after_the_other() -> None:
+    # The oracle masks what it has masked already.
+    node = helper.make_node
+    nodes = [
+        node("Relu", ["p"], ["q"]),
+        node("ReduceSum", ["q"], ["r"], keepdims=0),
+        node("Mul", ["x", "r"], ["out"]),
+    ]
+    model = model_of(nodes, {"x": [1, 3]}, {"out": [1, 3]}, {"p": (6, 8)})
+    result = onnxprune.prune(model, settings())
+    assert result.report.verification["status"] in ("proved", "weak")
+
+
+def _rows(channels: int) -> onnx.ModelProto:
+    """Channels in four rows, by a Reshape whose target follows the shape at run time."""
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "w"], ["y"]),
+        node("Shape", ["y"], ["s"]),
+        node("Slice", ["s", "one", "two"], ["c"]),
+        node("Div", ["c", "rows"], ["d"]),
+        node("Concat", ["batch", "rows", "d"], ["t"], axis=0),
+        node("Reshape", ["y", "t"], ["h"], name="rows"),
+        node("Mul", ["h", "scale"], ["k"]),
+        node("Reshape", ["k", "flat"], ["f"]),
+        node("MatMul", ["f", "v"], ["out"]),
+    ]
+    params = {
+        "w": (3, channels), "one": [1], "two": [2], "rows": [4], "batch": [1], "scale": (4, channels // 4),
+        "flat": [1, -1], "v": (channels, 2),
+    }  # fmt: skip
+    return model_of(nodes, {"x": [1, 3]}, {"out": [1, 2]}, params)
+
+
+def test_a_pruned_model_can_be_pruned_again() -> None:
+    # The second run inserts a factor before the same node: node names must not collide.
+    first = onnxprune.prune(_rows(16), PruneSettings(ratio=0.5, granularity="rows", align=1, bench=False))
+    again = onnxprune.prune(first.model, PruneSettings(ratio=0.5, granularity="rows", align=1, bench=False))
+    assert again.report.verification["status"] in ("proved", "weak")
+    names = [n.name for n in again.model.graph.node if n.name]
+    assert len(set(names)) == len(names)
+
+
+def test_a_size_that_becomes_zero_is_not_scaled_back() -> None:
+    # 8 channels in 4 rows; with 2 channels left 2 / 4 is 0, which no factor turns into 1.
+    for seed in range(4):
+        result = onnxprune.prune(_rows(8), settings(0.75, seed))
+        assert result.report.verification["status"] in ("proved", "weak"), seed
+        assert not result.report.dropped, seed
+
+
+def test_plans_that_remove_whole_columns_are_read_back() -> None:
+    # The parents of columns are groups of one channel each: an empty `keep` was refused.
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "w"], ["y"]),
+        node("Reshape", ["y", "grid"], ["h"]),
+        node("Mul", ["h", "scale"], ["k"]),
+        node("Reshape", ["k", "flat"], ["f"]),
+        node("MatMul", ["f", "v"], ["out"]),
+    ]
+    params = {"w": (3, 16), "grid": [1, 4, 4], "scale": (4,), "flat": [1, 16], "v": (16, 2)}
+    model = model_of(nodes, {"x": [1, 3]}, {"out": [1, 2]}, params)
+    columns = PruneSettings(ratio=0.5, granularity="columns", align=1, bench=False)
+    result = onnxprune.prune(model, columns)
+    again = onnxprune.apply(model, result.plan.to_json())
+    assert again.model.SerializeToString() == result.model.SerializeToString()
+
+
+def test_the_oracle_runs_restricted_norms_at_other_sizes() -> None:
+    # GroupNorm written out, with a dynamic grid: the mask's merged axis follows the size.
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["y"]),
+        node("Shape", ["y"], ["s"]),
+        node("Reshape", ["y", "grid"], ["g"]),
+        node("InstanceNormalization", ["g", "ones", "zeros"], ["i"]),
+        node("Reshape", ["i", "s"], ["n"]),
+        node("Conv", ["n", "v"], ["out"]),
+    ]
+    params = {
+        "w": (8, 3, 1, 1), "grid": [0, 2, -1], "ones": np.ones(2, np.float32),
+        "zeros": np.zeros(2, np.float32), "v": (2, 8, 1, 1),
+    }  # fmt: skip
+    model = model_of(nodes, {"x": [1, 3, "h", "w"]}, {"out": [1, 2, "h", "w"]}, params)
+    result = onnxprune.prune(model, settings())
+    assert result.report.verification["status"] == "proved"
+    assert result.report.verification["cases"] > 1
+
+
+def test_the_price_of_an_unshared_vector() -> None:
+    # One bias feeds two Convs that keep different channels: both copies are parameters.
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["y"]),
+        node("Conv", ["y", "v", "b"], ["z"]),
+        node("Conv", ["z", "u"], ["out"]),
+    ]
+    params = {"w": (8, 3, 1, 1), "v": (8, 8, 1, 1), "b": (8,), "u": (2, 8, 1, 1)}
+    model = model_of(nodes, {"x": [1, 3, 4, 4]}, {"out": [1, 2, 4, 4]}, params)
+    result = onnxprune.prune(model, settings())
+    units = analyse(model).units
+    prices, gone = Prices(units, 0), np.zeros(units.count, dtype=bool)
+    for group, entry in zip(units.groups, result.plan.groups, strict=True):
+        gone[np.delete(group.units, entry.keep)] = True
+    prices.remove(prices.effect(np.flatnonzero(gone)))
+    assert prices.quantities()["params"] == count_params(result.model)
+
+
+def test_whole_rows_behind_a_pinned_row_come_to_an_end() -> None:
+    # Groups of one Conv are rows of the next; the middle one is pinned: planning ran for ever.
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["y"]),
+        node("Conv", ["y", "v"], ["m"], group=4),
+        node("Conv", ["m", "u"], ["z"], group=4),
+        node("Conv", ["z", "t"], ["out"]),
+    ]
+    params = {"w": (12, 3, 1, 1), "v": (16, 3, 1, 1), "u": (8, 4, 1, 1), "t": (2, 8, 1, 1)}
+    outputs = {"out": [1, 2, 4, 4], "m": [1, 16, 4, 4]}
+    model = model_of(nodes, {"x": [1, 3, 4, 4]}, outputs, params)
+    rows = PruneSettings(ratio=0.5, granularity="rows", align=1, bench=False)
+    with pytest.raises(NothingToPrune):
+        onnxprune.prune(model, rows)
+
+
+def test_the_mean_of_a_layer_normalisation_is_read() -> None:
+    # The oracle's restricted normalisation has to give all outputs that somebody reads.
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "w"], ["y"]),
+        node("LayerNormalization", ["y", "s"], ["z", "mean", "inverse"]),
+        node("MatMul", ["z", "v"], ["u"]),
+        node("Mul", ["u", "mean"], ["m"]),
+        node("Add", ["m", "inverse"], ["out"]),
+    ]
+    params = {"w": (3, 8), "s": (8,), "v": (8, 2)}
+    model = model_of(nodes, {"x": [4, 3]}, {"out": [4, 2]}, params)
+    assert onnxprune.prune(model, settings()).report.verification["status"] == "proved"
