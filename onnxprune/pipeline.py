@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -38,6 +39,8 @@ Values: TypeAlias = Mapping[str, Any]
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 MAX_DROPS = 20
 STAMP_BYTES = 320
+IR_WITH_DEFAULTS = 4  # from here on an initializer among the inputs is a default that callers may replace
+MAX_ELEMENTS = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -293,8 +296,22 @@ def _report(
         bench=timing,
         timings=watch.seconds,
         settings=settings,
-        warnings=loaded.warnings,
+        warnings=(*loaded.warnings, *_interface_warning(loaded.model, result)),
     )
+
+
+def _interface_warning(before: onnx.ModelProto, after: onnx.ModelProto) -> Iterator[str]:
+    """Say that initializers which callers may feed from IR version 4 on have other shapes now."""
+    stored = {t.name: list(t.dims) for t in after.graph.initializer}
+    listed = {info.name for info in after.graph.input} & stored.keys()
+    if before.ir_version < IR_WITH_DEFAULTS or not listed:
+        return
+    cut = [t.name for t in before.graph.initializer if t.name in listed and list(t.dims) != stored[t.name]]
+    if cut:
+        yield (
+            f"{len(cut)} weights that are listed among the inputs have new shapes, the first '{cut[0]}': "
+            "who feeds them must cut them too"
+        )
 
 
 def apply(
@@ -360,14 +377,19 @@ def _planned_shapes(plan: Plan, loaded: Loaded) -> dict[str, tuple[int | None, .
     given = plan.settings.get("input_shapes", {})
     specs = input_specs(loaded.model)
     good = isinstance(given, dict) and all(
-        name in specs and isinstance(sizes, list) and all(isinstance(n, int) and n > 0 for n in sizes)
-        for name, sizes in given.items()
+        name in specs and isinstance(sizes, list) and _sensible(sizes) for name, sizes in given.items()
     )
     if not good:
         raise UsageError(
             "the plan's settings.input_shapes are not sizes of this model's inputs: make a new plan"
         )
     return {name: tuple(sizes) for name, sizes in given.items()}
+
+
+def _sensible(sizes: list[object]) -> bool:
+    """Tell whether these are sizes of a tensor that can be made."""
+    counts = [n for n in sizes if type(n) is int and 0 < n <= MAX_ELEMENTS]
+    return len(counts) == len(sizes) and prod(counts) <= MAX_ELEMENTS
 
 
 def verified(

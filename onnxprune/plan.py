@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +96,23 @@ def read_plan(source: str | Path | bytes | Plan) -> Plan:
 
 
 def check_groups(plan: Plan) -> None:
-    """Check that every keep-list is a set of the group's channels.
+    """Check that every group comes once, and every keep-list rises within the group's channels.
 
-    Raises UsageError for the first that is not.
+    Raises UsageError for the first that does not.
     """
+    seen: set[str] = set()
     for group in plan.groups:
+        if group.id in seen:
+            raise UsageError(f"group '{group.id}' ({group.name}) is listed twice: keep one of them")
+        seen.add(group.id)
         keep = group.keep
-        if len(set(keep)) != len(keep) or any(not 0 <= k < group.channels for k in keep):
+        if any(b <= a for a, b in pairwise(keep)) or any(not 0 <= k < group.channels for k in keep):
             raise UsageError(
-                f"group '{group.id}' ({group.name}): keep must list different channels, "
-                f"each from 0 to {group.channels - 1}"
+                f"group '{group.id}' ({group.name}): keep must list channels in rising order, "
+                f"each once, from 0 to {group.channels - 1}"
             )
+    if plan.repaired:
+        raise UsageError(
+            f"the plan exempts '{plan.repaired[0]}' from the comparison of values, but this version "
+            "changes no values: set 'repaired' to []"
+        )

@@ -10,14 +10,17 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.analyse import Analysis
-from onnxprune.analysis.replay import Conflict, Replayed, replay
+from onnxprune.analysis.replay import Conflict, Replayed, Rescale, replay
 from onnxprune.analysis.trace import Trace, trace
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
-from onnxprune.model.interface import input_specs
+from onnxprune.model.interface import ValueInfo, input_specs
 from onnxprune.model.runtime import open_session, run, runtime_errors
-from onnxprune.model.shapes import all_shapes
+from onnxprune.model.shapes import all_shapes, infer
 from onnxprune.oracle.prove import FAILED, UNPROVED, Case, Difference, Proof, prove
+from onnxprune.rewrite import factors
+
+FAR_BATCH, FAR_FACTOR = 17, 3
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,13 @@ def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, An
 def _other_sizes(
     specs: Mapping[str, Any], base: Mapping[str, tuple[int, ...]], given: set[str]
 ) -> list[dict[str, tuple[int, ...]]]:
-    """Vary one symbol at a time: batch 3, other dynamic sizes half as large again."""
+    """Vary one symbol at a time (batch 3, others half as large again or twice), then all at once."""
     symbols: dict[str, list[tuple[str, int]]] = {}
     for name, spec in specs.items():
         for axis, dim in enumerate(spec.dims or ()):
             if not isinstance(dim, int) and name not in given:
                 symbols.setdefault(dim if isinstance(dim, str) else f"{name}:{axis}", []).append((name, axis))
-    result = []
+    result, together = [], {n: list(s) for n, s in base.items()}
     for places in symbols.values():
         size = base[places[0][0]][places[0][1]]
         for other in (3,) if size == 1 else (size * 3 // 2, size * 2):
@@ -67,6 +70,10 @@ def _other_sizes(
             for name, axis in places:
                 sizes[name][axis] = other
             result.append({n: tuple(s) for n, s in sizes.items()})
+        for name, axis in places:
+            together[name][axis] = 2 if size == 1 else size * 2
+    if len(symbols) > 1:
+        result.append({n: tuple(s) for n, s in together.items()})
     return result
 
 
@@ -83,48 +90,101 @@ def proof(
         if number == 0:
             prepared.append(Case(label, analysis.units.traced, replayed, alive, analysis.dtypes, feeds))
             continue
-        again = _at_sizes(analysis, alive, feeds)
-        if again is None:
-            continue
-        case, clash = again
+        case = _at_sizes(analysis, alive, feeds)
+        clash = _clash(case, replayed)
         if clash is not None:
-            worst = Difference(clash.node, label, float("inf"), 1.0, 0.0)
-            return Proof(FAILED, 0, worst, (worst,), reason=clash.reason, labels=clash.labels)
+            return _failed(clash, label)
         prepared.append(replace(case, label=label))
+    if replayed.rescales:
+        clash = _far_clash(analysis, replayed, alive, found.feeds[0])
+        if clash is not None:
+            return _failed(clash, "inputs of other sizes")
     return prove((analysis.model, pruned), prepared)
 
 
-def _at_sizes(
-    analysis: Analysis, alive: np.ndarray, feeds: dict[str, np.ndarray]
-) -> tuple[Case, Conflict | None] | None:
-    """Trace and replay the removal at other input sizes; None where the labels are not the same."""
-    info = all_shapes(analysis.model, feeds)
-    net = analysis.units.traced.network
-    traced = trace(net, {name: value.shape for name, value in info.items()})
-    carried = _carried_over(analysis.units.traced, traced, alive)
-    if carried is None:
+def _failed(clash: Conflict, label: str) -> Proof:
+    worst = Difference(clash.node, label, float("inf"), 1.0, 0.0)
+    return Proof(FAILED, 0, worst, (worst,), reason=clash.reason, labels=clash.labels)
+
+
+def _clash(case: Case, base: Replayed) -> Conflict | None:
+    """Return why a removal at other sizes is not the one that was written, or None."""
+    if case.replayed.conflicts:
+        return case.replayed.conflicts[0]
+    wanted = {(r.step, r.operand): r for r in base.rescales}
+    found = {(r.step, r.operand): r for r in case.replayed.rescales}
+    for place in wanted.keys() | found.keys():
+        if place not in wanted or place not in found or not _same_factors(wanted[place], found[place]):
+            step = next(s for s in case.traced.steps if s.number == place[0])
+            name = step.node.inputs[place[1]].name
+            labels = case.traced.labels_behind(name)
+            return Conflict(step.site.name, f"'{name}' is not proportional to the channels kept", labels)
+    return None
+
+
+def _same_factors(left: Rescale, right: Rescale) -> bool:
+    one, other = list(factors(left)), list(factors(right))
+    return len(one) == len(other) and all(
+        op == again and np.array_equal(factor, same)
+        for (op, factor), (again, same) in zip(one, other, strict=True)
+    )
+
+
+def _far_clash(
+    analysis: Analysis, replayed: Replayed, alive: np.ndarray, base: Mapping[str, np.ndarray]
+) -> Conflict | None:
+    """Check factors at sizes far from those that are run: a value may follow an input only from there on."""
+    sizes = {
+        name: tuple(
+            s if isinstance(d, int) else FAR_BATCH if s == 1 else FAR_FACTOR * s
+            for d, s in zip(spec.dims or base[name].shape, base[name].shape, strict=True)
+        )
+        for name, spec in input_specs(analysis.model).items()
+    }
+    info = infer(analysis.model, sizes)
+    known = analysis.units.traced.shapes
+    if any(value.shape is None and known.get(name) is not None for name, value in info.items()):
         return None
+    return _clash(_traced_at(analysis, alive, info, {}), replayed)
+
+
+def _at_sizes(analysis: Analysis, alive: np.ndarray, feeds: dict[str, np.ndarray]) -> Case:
+    """Trace and replay the removal at other input sizes."""
+    return _traced_at(analysis, alive, all_shapes(analysis.model, feeds), feeds)
+
+
+def _traced_at(
+    analysis: Analysis, alive: np.ndarray, info: Mapping[str, ValueInfo], feeds: Mapping[str, np.ndarray]
+) -> Case:
+    old = analysis.units.traced
+    traced = trace(old.network, {name: value.shape for name, value in info.items()})
+    carried, lost = _carried_over(old, traced, alive)
     replayed = replay(traced, carried)
-    dtypes = {name: value.dtype for name, value in info.items()}
-    clash = replayed.conflicts[0] if replayed.conflicts else None
-    return Case("", traced, replayed, carried, dtypes, feeds), clash
+    if lost is not None:
+        replayed.conflicts.append(lost)
+    return Case("", traced, replayed, carried, {name: value.dtype for name, value in info.items()}, feeds)
 
 
-def _carried_over(old: Trace, new: Trace, alive: np.ndarray) -> np.ndarray | None:
-    """Carry living labels to a trace at other sizes; both make their labels in the same order.
+def _carried_over(old: Trace, new: Trace, alive: np.ndarray) -> tuple[np.ndarray, Conflict | None]:
+    """Carry living labels to a trace at other sizes.
 
-    Labels along a dynamic axis are more or fewer there; none of them may be dead.
+    Both make the same labels at a node in the same order, but for those along an axis that follows an
+    input size: these are told apart by name, and none of them may be dead.
     """
-    if len(old.book.made) != len(new.book.made):
-        return None
     found = np.ones(new.book.count, dtype=bool)
-    for (start, size), (at, other) in zip(old.book.made, new.book.made, strict=True):
-        part = alive[start : start + size]
-        if size == other:
-            found[at : at + other] = part
-        elif not part.all():
-            return None
-    return found
+    for place, made in old.book.made.items():
+        there = new.book.made.get(place, [])
+        ordered = len(there) == len(made)
+        named = {other.what: other for other in there}
+        for i, mine in enumerate(made):
+            other = there[i] if ordered else named.get(mine.what)
+            part = alive[mine.start : mine.start + mine.size]
+            if other is not None and other.size == mine.size:
+                found[other.start : other.start + other.size] = part
+            elif not part.all():
+                labels = np.arange(mine.start, mine.start + mine.size)
+                return found, Conflict("", "an axis that follows an input size is cut", labels)
+    return found, None
 
 
 def suspects(analysis: Analysis, replayed: Replayed, dead: np.ndarray, outcome: Proof) -> set[int]:

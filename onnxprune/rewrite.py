@@ -168,9 +168,9 @@ class _Writer:
             self.nodes[number].inputs[place] = tensor
 
     def _store(self, stored: Stored, values: np.ndarray) -> None:
-        values = np.ascontiguousarray(values)
+        values = np.ascontiguousarray(values).reshape(values.shape)
         if stored.tensor is not None:
-            stored.tensor.values = values.reshape(values.shape)
+            stored.tensor.values = values
             return
         assert stored.node is not None
         stored.node.attrs.clear()

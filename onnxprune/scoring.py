@@ -15,6 +15,8 @@ import numpy as np
 from onnxprune.choices import CRITERIA
 from onnxprune.errors import UsageError
 
+BROKEN = -1.0
+
 
 @dataclass(frozen=True)
 class Slices:
@@ -29,7 +31,8 @@ class Slices:
 
 
 def importance(criterion: str, count: int, slices: Iterable[Slices], seed: int = 0) -> np.ndarray:
-    """Score `count` units by a criterion; units that no tensor holds score zero.
+    """Score `count` units by a criterion; units that no tensor holds score zero,
+    those with NaN or Inf in a slice less than that.
 
     l1, l2, linf: norms of weight slices (Li et al. 2017, arXiv:1608.08710). bn-scale: |gamma| (Liu et
     al. 2017, arXiv:1708.06519). fpgm: distance to the other filters (He et al. 2019,
@@ -49,7 +52,25 @@ def importance(criterion: str, count: int, slices: Iterable[Slices], seed: int =
     )
     missing = seen == 0
     total[missing], seen[missing] = more[missing], times[missing]
-    return np.divide(total, seen, out=np.zeros(count), where=seen > 0)
+    scores = np.divide(total, seen, out=np.zeros(count), where=seen > 0)
+    scores[_broken(count, members)] = BROKEN
+    return scores
+
+
+def _broken(count: int, members: Iterable[Slices]) -> np.ndarray:
+    """Find the units with NaN or Inf in any of their slices: the first to go."""
+    finite: dict[object, bool] = {}
+    found = np.zeros(count, dtype=bool)
+    for member in members:
+        if finite.get(member.key):
+            continue
+        values = member.load()
+        with np.errstate(over="ignore", invalid="ignore"):
+            # The sum is one fast pass; only when it is not finite each element must be looked at.
+            finite[member.key] = bool(np.isfinite(values.sum()) or np.isfinite(values).all())
+        if not finite[member.key]:
+            found[member.units.ravel()[~np.isfinite(values).all(axis=1)]] = True
+    return found
 
 
 def _counts(criterion: str, member: Slices) -> bool:
@@ -63,8 +84,7 @@ def _counts(criterion: str, member: Slices) -> bool:
 def _summed(criterion: str, count: int, members: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray]:
     total, seen = np.zeros(count), np.zeros(count)
     for member in members:
-        scores = _norms(criterion, member.load())
-        scores = np.nan_to_num(scores, nan=0.0, posinf=0.0)
+        scores = np.nan_to_num(_norms(criterion, member.load()), nan=0.0, posinf=0.0)
         mean = scores.mean()
         flat = member.units.ravel()
         total += np.bincount(flat, weights=scores / mean if mean > 0 else scores, minlength=count)

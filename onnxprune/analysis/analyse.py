@@ -12,7 +12,7 @@ import onnx
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.units import Units, units
 from onnxprune.collection import uncollected
-from onnxprune.errors import UsageError
+from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.carry import to_graph
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.network import network
@@ -42,16 +42,21 @@ def analyse(
     """Label a model and find its groups; it is run once only where shape inference stops.
 
     shapes: sizes of inputs, None for dimensions to choose; values: input values to run it with.
-    Raises UsageError where it must be run and no input is found that runs.
+    What onnxruntime refuses stays unknown, and pins. Raises UsageError where it must be run and no
+    input is found that runs.
     """
     given = {n: tuple(np.shape(v)) for n, v in (values or {}).items() if np.ndim(v)}
     sizes = default_sizes(model, given | dict(shapes or {}))[0]
     info = infer(model, sizes)
     feeds = None
     if any(value.shape is None for value in info.values()):
-        feeds = find_feeds(model, shapes, values)
-        sizes = {name: tuple(array.shape) for name, array in feeds.items()}
-        info = all_shapes(model, feeds)
+        try:
+            feeds = find_feeds(model, shapes, values)
+        except UnprovedError:
+            feeds = None
+        else:
+            sizes = {name: tuple(array.shape) for name, array in feeds.items()}
+            info = all_shapes(model, feeds)
     net = network(to_graph(model), {o.domain: o.version for o in model.opset_import})
     found = units(trace(net, {name: value.shape for name, value in info.items()}))
     return Analysis(model, found, {name: value.dtype for name, value in info.items()}, sizes, feeds)

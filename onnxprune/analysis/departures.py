@@ -30,8 +30,8 @@ class _Departures:
         for out in self.met.outs:
             coords = self._taken(out) if out.take is not None else self._created(out)
             created[out.output, id(out)] = coords
-        self._parts_in_order()
         self._unlabelled_takes()
+        self._parts_in_order()
         kept: list[Kept | None] = []
         for number, axes in enumerate(self.signature.outputs):
             labelled = self.met.outputs[number] if number < len(self.met.outputs) else None
@@ -56,12 +56,31 @@ class _Departures:
         return coords
 
     def _unlabelled_takes(self) -> None:
+        """Find what a take without labels picks, such as one channel: all of it must be kept, in order."""
         for name, take in self.signature.takes.items():
-            if name in self.picked or name not in self.met.sizes:
+            changed = [source for source in take.sources if self.sizes[source] != self.met.sizes[source]]
+            if name in self.picked or not changed:
                 continue
-            for source in take.sources:
-                if self.sizes[source] != self.met.sizes[source]:
-                    raise ClashError("an axis that is cut by place changes", np.zeros(0, np.int64))
+            if len(take.sources) > 1 or (take.index < 0).any():
+                raise ClashError("an axis that is cut by place changes", np.zeros(0, np.int64))
+            labels, along = self._along(changed[0])
+            place = np.searchsorted(along, take.index).clip(max=len(along) - 1)
+            if not (along[place] == take.index).all():
+                raise ClashError("an element that is picked by place is removed", labels)
+            if take.order != INDEXED and len(place) > 1 and not (np.diff(place) == take.step).all():
+                raise ClashError("a part of the axis is no longer in one piece", labels)
+            self.picked[name] = place
+
+    def _along(self, source: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the labels of a top that holds a letter, and the places kept along the letter, rising."""
+        for top, ref in self.arrived.refs:
+            if source in top.letters:
+                coords = self.arrived.derived([source], top, ref)
+                places = np.arange(self.met.sizes[source]) if coords is None else coords[source]
+                if not (np.diff(places) > 0).all():
+                    raise ClashError("elements arrive in another order", top.labels.ravel())
+                return top.labels.ravel(), places
+        raise ClashError("an axis that is cut by place changes", np.zeros(0, np.int64))
 
     def _taken(self, out: OutFactor) -> Coords | None:
         name = out.take

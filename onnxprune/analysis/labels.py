@@ -49,9 +49,21 @@ class Family:
     children: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Labels that were made at once: what for, the first of them, and how many."""
+
+    what: str
+    start: int
+    size: int
+
+
 @dataclass
 class Book:
-    """Everything that the trace learns about labels, in the order in which it learns it."""
+    """Everything that the trace learns about labels, in the order in which it learns it.
+
+    place: the number of the node that is traced, -1 before the first; made: new labels by place.
+    """
 
     count: int = 0
     ties: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
@@ -59,19 +71,20 @@ class Book:
     pins: list[tuple[np.ndarray, Pin]] = field(default_factory=list)
     grids: list[np.ndarray] = field(default_factory=list)
     produced: list[np.ndarray] = field(default_factory=list)
-    made: list[tuple[int, int]] = field(default_factory=list)
+    place: int = -1
+    made: dict[int, list[Made]] = field(default_factory=dict)
 
-    def fresh(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Make new labels of this shape."""
+    def fresh(self, shape: tuple[int, ...], what: str) -> np.ndarray:
+        """Make new labels of this shape; `what` names them among those made at the same node."""
         size = int(np.prod(shape, dtype=np.int64))
         labels = np.arange(self.count, self.count + size).reshape(shape)
-        self.made.append((self.count, size))
+        self.made.setdefault(self.place, []).append(Made(what, self.count, size))
         self.count += size
         return labels
 
-    def produce(self, shape: tuple[int, ...]) -> np.ndarray:
+    def produce(self, shape: tuple[int, ...], what: str) -> np.ndarray:
         """Make new labels for the channels that a parameter or a node brings into being."""
-        labels = self.fresh(shape)
+        labels = self.fresh(shape, what)
         self.produced.append(labels)
         return labels
 

@@ -119,7 +119,9 @@ class Meeting:
             for letters in self._labelled_together(axes):
                 if all(letter in covered for letter in letters) or set(letters) & set(self.fixed):
                     continue
-                labels = self.book.produce(tuple(self.sizes[letter] for letter in letters))
+                labels = self.book.produce(
+                    tuple(self.sizes[letter] for letter in letters), f"{number}:{' '.join(letters)}"
+                )
                 if len(letters) > 1:
                     self.book.grid(labels)
                 found.append(View(number, -1, Block(letters, labels), letters))
@@ -185,7 +187,7 @@ class Meeting:
         for block in cluster.parents:
             if set(block.letters) == set(letters):
                 return block
-        labels = self.book.fresh(tuple(self.sizes[letter] for letter in letters))
+        labels = self.book.fresh(tuple(self.sizes[letter] for letter in letters), " ".join(letters))
         block = Block(tuple(letters), labels)
         cluster.parents.append(block)
         for other in cluster.tops:

@@ -120,7 +120,7 @@ class Outgoing:
                     if p is not None:
                         self.met.pin(p, 0, "parts with different inner axes are joined")
                 return None
-            labels = self.book.fresh((self.sizes[source],))
+            labels = self.book.fresh((self.sizes[source],), source)
             self.met.pin(
                 Block((source,), labels), take.sources.index(source), "a part of the joined axis is fixed"
             )
@@ -130,7 +130,7 @@ class Outgoing:
             if shared:
                 self.met.pin(Block((*shared, name), whole), 0, "elements are created along an inner axis")
                 return None
-            whole = np.append(whole, self.book.produce((int((take.index < 0).sum()),)))
+            whole = np.append(whole, self.book.produce((int((take.index < 0).sum()),), name))
             index = take.index.copy()
             index[index < 0] = np.arange(len(whole) - int((take.index < 0).sum()), len(whole))
         else:
@@ -141,7 +141,7 @@ class Outgoing:
         for axis in axes:
             for letter in axis:
                 if letter in self.signature.created:
-                    block = Block((letter,), self.book.produce((self.sizes[letter],)))
+                    block = Block((letter,), self.book.produce((self.sizes[letter],), f"{number}:{letter}"))
                     yield self._place(number, axes, block, None)
 
     def _without_products(self, found: list[OutFactor]) -> Iterator[OutFactor]:

@@ -60,8 +60,8 @@ class _Replayer:
             self.shadow.result.conflicts.append(Conflict("", f"the graph output '{name}' changes", labels))
 
     def _step(self, step: Step) -> None:
-        if isinstance(step.verdict, Known):
-            self._evaluate(step)
+        if isinstance(step.verdict, tuple):
+            self._evaluate(step, step.verdict)
             return
         if isinstance(step.verdict, Pinned) or step.met is None:
             self._require_whole(step)
@@ -69,25 +69,26 @@ class _Replayer:
             return
         replay_node(self.shadow, step, step.met)
 
-    def _evaluate(self, step: Step) -> None:
-        node, name = step.node, step.node.outputs[0].name
-        before = self.traced.known[name]
-        if not before.derived.any():
+    def _evaluate(self, step: Step, before: tuple[Known, ...]) -> None:
+        node = step.node
+        if not any(value.derived.any() for value in before):
             return
         if node.op in ("Shape", "Size"):
             shape = self.shadow.kept(node.inputs[0].name).shape
             stored = self.traced.network.root(node.inputs[0])
             shape = stored.shape if stored is not None and stored.name not in self.traced.shared else shape
-            self.shadow.known[name] = (
+            self.shadow.known[node.outputs[0].name] = (
                 shape_value(shape, node.attrs) if node.op == "Shape" else size_value(shape)
             )
             return
         inputs = [self._value(step, i) if t.name else None for i, t in enumerate(node.inputs)]
-        found = evaluate(node.op, node.attrs, inputs)
+        found = evaluate(node.op, node.attrs, inputs, len(node.outputs))
         if found is None:
-            raise ClashError("a value computed from shapes is lost", np.zeros(0, np.int64))
-        self.shadow.known[name] = found
-        self.shadow.result.tensors[name] = Kept(found.value.shape, ())
+            labels = self.traced.labels_behind(node.outputs[0].name)
+            raise ClashError("a value computed from shapes is lost", labels)
+        for tensor, value in zip(node.outputs, found, strict=True):
+            self.shadow.known[tensor.name] = value
+            self.shadow.result.tensors[tensor.name] = Kept(value.value.shape, ())
 
     def _value(self, step: Step, place: int) -> Known | None:
         name = step.node.inputs[place].name

@@ -128,7 +128,8 @@ class Shadow:
                 continue
             wanted = fixed.get(place, self.traced.known[tensor.name].value)
             if now.value.shape != wanted.shape:
-                raise ClashError(f"the value '{tensor.name}' changes its shape", np.zeros(0, np.int64))
+                labels = self.traced.labels_behind(tensor.name)
+                raise ClashError(f"the value '{tensor.name}' changes its shape", labels)
             if ((now.value == 0) & (wanted != 0)).any():
                 tops = [top.labels.ravel() for c in (step.met.clusters if step.met else ()) for top in c.tops]
                 labels = np.concatenate(tops) if tops else np.zeros(0, np.int64)

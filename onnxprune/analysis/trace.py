@@ -12,7 +12,7 @@ from onnxprune.analysis.labels import Book, Factor, Labelled, Pin
 from onnxprune.analysis.meeting import Meeting
 from onnxprune.analysis.records import Met, Operand
 from onnxprune.analysis.values import Known, evaluate, shape_value, size_value
-from onnxprune.model.network import Network
+from onnxprune.model.network import STANDARD, Network
 from onnxprune.rules.registry import REGISTRY, Registry
 from onnxprune.rules.signature import NO_RULE, Pinned, Shape, Signature, Site, Verdict
 
@@ -26,7 +26,7 @@ class Step:
     number: int
     node: gs.Node
     site: Site
-    verdict: Verdict | Known
+    verdict: Verdict | tuple[Known, ...]
     met: Met | None
     operands: tuple[Operand | None, ...]
 
@@ -43,6 +43,23 @@ class Trace:
     book: Book
     shared: dict[str, Labelled] = field(default_factory=dict)
 
+    def labels_behind(self, name: str) -> np.ndarray:
+        """Return the labels of the tensors whose shapes a value is computed from."""
+        makers = {t.name: step for step in self.steps for t in step.node.outputs if t.name}
+        found, waiting, seen = [np.zeros(0, np.int64)], [name], set[str]()
+        while waiting:
+            step = makers.get(waiting.pop())
+            if step is None or not isinstance(step.verdict, tuple):
+                continue
+            for tensor in step.node.inputs:
+                if step.node.op in ("Shape", "Size"):
+                    labelled = self.tensors.get(tensor.name)
+                    found += [f.labels.ravel() for f in labelled.factors] if labelled else []
+                elif tensor.name not in seen:
+                    seen.add(tensor.name)
+                    waiting.append(tensor.name)
+        return np.concatenate(found)
+
 
 def trace(net: Network, shapes: Mapping[str, Shape | None], registry: Registry = REGISTRY) -> Trace:
     """Label every tensor of the graph.
@@ -58,7 +75,8 @@ class _Tracer:
         self.book = Book()
         self.tensors: dict[str, Labelled] = {}
         self.known: dict[str, Known] = {}
-        self.frozen = {t.name for t in net.graph.outputs} | set(net.captured)
+        frozen = {t.name for t in net.graph.outputs} | net.captured
+        self.frozen = frozen | {net.roots[name] for name in frozen if name in net.roots}
 
     def run(self) -> Trace:
         for tensor in self.net.graph.inputs:
@@ -69,9 +87,10 @@ class _Tracer:
         self.tensors.update(shared)
         steps = [step for i, node in enumerate(self.net.nodes) if (step := self._step(i, node))]
         for tensor in self.net.graph.outputs:
-            self._pin_tensor(tensor.name, "", "graph output", "the interface of the model does not change")
+            name = self.net.roots.get(tensor.name, tensor.name)
+            self._pin_tensor(name, "", "graph output", "the interface of the model does not change")
         for name in sorted(self.net.captured):
-            self._pin_tensor(name, "", "subgraph", "read inside a subgraph")
+            self._pin_tensor(self.net.roots.get(name, name), "", "subgraph", "read inside a subgraph")
         return Trace(self.net, self.shapes, steps, self.tensors, self.known, self.book, shared)
 
     def _is_shared(self, name: str, uses: list[tuple[int, int]]) -> bool:
@@ -82,18 +101,21 @@ class _Tracer:
 
     def _shared(self, name: str) -> Labelled:
         shape = self.net.stored[name].shape
-        factors = tuple(Factor((i,), self.book.produce((n,))) for i, n in enumerate(shape) if n > 1)
+        factors = tuple(
+            Factor((i,), self.book.produce((n,), f"{name}:{i}")) for i, n in enumerate(shape) if n > 1
+        )
         return Labelled(shape, factors)
 
     def _step(self, number: int, node: gs.Node) -> Step | None:
+        self.book.place = number
         if node.op == "Constant" or (node.op == "Identity" and self.net.root(node.outputs[0]) is not None):
             return None
         known = self._evaluated(node)
         operands = tuple(self._operand(tensor) for tensor in node.inputs)
         site = self._site(number, node, operands)
-        if known is not None and len(node.outputs) == 1:
-            name = node.outputs[0].name
-            self.known[name], self.tensors[name] = known, Labelled(known.value.shape)
+        if known is not None:
+            for tensor, value in zip(node.outputs, known, strict=True):
+                self.known[tensor.name], self.tensors[tensor.name] = value, Labelled(value.value.shape)
             return Step(number, node, site, known, None, operands)
         verdict = self._verdict(node, site)
         met = None
@@ -182,12 +204,15 @@ class _Tracer:
             return None
         return Known.constant(np.asarray(stored.values))
 
-    def _evaluated(self, node: gs.Node) -> Known | None:
+    def _evaluated(self, node: gs.Node) -> tuple[Known, ...] | None:
+        """Return the values of the outputs where they follow from shapes and small constants."""
+        if (node.domain or "") not in STANDARD:
+            return None
         if node.op in ("Shape", "Size"):
             shape = self._shape(node.inputs[0])
             if shape is None:
                 return None
-            return shape_value(shape, node.attrs) if node.op == "Shape" else size_value(shape)
+            return (shape_value(shape, node.attrs) if node.op == "Shape" else size_value(shape),)
         inputs = [self._value(tensor) if tensor.name else None for tensor in node.inputs]
         if any(k is None and t.name for k, t in zip(inputs, node.inputs, strict=True)):
             return None
@@ -196,7 +221,7 @@ class _Tracer:
             return None
         if not any(k.derived.any() or k.value.dtype.kind in "iub" for k in present):
             return None
-        return evaluate(node.op, node.attrs, inputs)
+        return evaluate(node.op, node.attrs, inputs, len(node.outputs))
 
 
 def _is_empty(signature: Signature, site: Site) -> bool:

@@ -194,6 +194,9 @@ def _groups(traced: Trace, of: np.ndarray, count: int, pinned: np.ndarray, rows:
         if slot.stored.is_float:
             for entry in slot.entries:
                 weighted[of[entry.block.labels]] = True
+    for labelled in traced.shared.values():
+        for factor in labelled.factors:
+            weighted[of[factor.labels]] = True
     level = np.zeros(count, dtype=np.int64)
     level[rows.parent] = 1
     pairs = []
@@ -228,4 +231,9 @@ def _names(traced: Trace, of: np.ndarray, count: int) -> list[str]:
     for number in range(len(slots) - 1, -1, -1):
         for entry in slots[number].entries:
             first[of[entry.block.labels]] = number
-    return ["" if number < 0 else slots[number].stored.name for number in first.tolist()]
+    names = ["" if number < 0 else slots[number].stored.name for number in first.tolist()]
+    for name, labelled in traced.shared.items():
+        for factor in labelled.factors:
+            for unit in np.unique(of[factor.labels]).tolist():
+                names[unit] = names[unit] or name
+    return names

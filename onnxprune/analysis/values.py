@@ -112,14 +112,31 @@ _MOVES: dict[str, Callable[[np.ndarray, Mapping[str, Any], Arrays], np.ndarray]]
 }
 
 
-def evaluate(op: str, attrs: Mapping[str, Any], inputs: list[Known | None]) -> Known | None:
-    """Run a node on known inputs; None where the node is not one that shapes are computed with."""
+def evaluate(
+    op: str, attrs: Mapping[str, Any], inputs: list[Known | None], outputs: int = 1
+) -> tuple[Known, ...] | None:
+    """Run a node on known inputs; None where it fails or is not one that shapes are computed with."""
     values: Arrays = [None if known is None else known.value for known in inputs]
     first = inputs[0] if inputs else None
     if first is None or any(v is not None and v.size > LIMIT for v in values):
         return None
-    result = _evaluate(op, attrs, inputs, values, first)
-    return result if result is None or result.value.size <= LIMIT else None
+    try:
+        if op == "Split":
+            return _split(first, attrs, values, outputs)
+        result = _evaluate(op, attrs, inputs, values, first)
+    except (IndexError, ValueError, ZeroDivisionError):
+        return None
+    return None if result is None or outputs != 1 or result.value.size > LIMIT else (result,)
+
+
+def _split(data: Known, attrs: Mapping[str, Any], values: Arrays, outputs: int) -> tuple[Known, ...] | None:
+    axis = int(attrs.get("axis", 0))
+    given = list(attrs["split"]) if "split" in attrs else _ints(values[1]) if len(values) > 1 else []
+    width = -(-data.value.shape[axis] // outputs)
+    ends = np.cumsum(given)[:-1] if given else np.arange(1, outputs) * width
+    parts = (np.split(array, ends, axis) for array in (data.value, data.derived))
+    found = tuple(Known(value, derived) for value, derived in zip(*parts, strict=True))
+    return found if len(found) == outputs else None
 
 
 def _evaluate(

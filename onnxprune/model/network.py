@@ -13,6 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+STANDARD = ("", "ai.onnx")
 _SCALARS = {
     "value_float": np.float32,
     "value_floats": np.float32,
@@ -123,7 +124,7 @@ def network(graph: gs.Graph, opsets: dict[str, int]) -> Network:
             if isinstance(tensor, gs.Constant) and tensor.name not in stored:
                 stored[tensor.name], roots[tensor.name] = Stored(tensor.name, tensor), tensor.name
             if tensor.name in roots:
-                if node.op == "Identity":
+                if node.op == "Identity" and (node.domain or "") in STANDARD:
                     roots[node.outputs[0].name] = roots[tensor.name]
                 else:
                     uses[roots[tensor.name]].append((number, place))

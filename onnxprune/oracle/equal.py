@@ -22,11 +22,41 @@ def model_differences(
     return (
         *_nodes(expected.graph.node, found.graph.node, repaired),
         *_tensors(expected.graph.initializer, found.graph.initializer, repaired),
-        *_listed("input", expected.graph.input, found.graph.input),
-        *_listed("output", expected.graph.output, found.graph.output),
-        *_listed("function", expected.functions, found.functions),
-        *_listed("opset import", expected.opset_import, found.opset_import),
+        *_fields("graph", expected.graph, found.graph, frozenset(("node", "initializer"))),
+        *_fields("model", _bare(expected), _bare(found), frozenset(("graph",))),
     )
+
+
+def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without graph and without our own metadata."""
+    copy = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name in ("graph", "metadata_props"):
+            continue
+        if field.is_repeated:
+            getattr(copy, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(copy, field.name).CopyFrom(value)
+        else:
+            setattr(copy, field.name, value)
+    copy.metadata_props.extend(p for p in model.metadata_props if not p.key.startswith(OURS))
+    return copy
+
+
+def _fields(kind: str, expected: Any, found: Any, compared: frozenset[str]) -> list[str]:
+    """Compare the fields of two messages that are not compared in detail."""
+    names = {f.name for message in (expected, found) for f, _ in message.ListFields()} - compared
+    return [
+        f"the {kind}'s {name} differs"
+        for name in sorted(names)
+        if _parts(getattr(expected, name)) != _parts(getattr(found, name))
+    ]
+
+
+def _parts(value: Any) -> Any:
+    if hasattr(value, "SerializeToString"):
+        return _bytes(value)
+    return [_parts(v) for v in value] if hasattr(value, "extend") else value
 
 
 def _nodes(
@@ -56,11 +86,6 @@ def _tensors(
         elif name not in repaired and bytes(raw_bytes(a)) != bytes(raw_bytes(b)):
             result.append(f"the values of tensor '{name}' differ")
     return sorted(result)
-
-
-def _listed(kind: str, expected: Iterable[Any], found: Iterable[Any]) -> list[str]:
-    left, right = [_bytes(x) for x in expected], [_bytes(x) for x in found]
-    return [] if left == right else [f"the {kind} list differs"]
 
 
 def _bytes(message: Any) -> bytes:

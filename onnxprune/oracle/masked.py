@@ -75,6 +75,7 @@ class _Masker:
         self.restricted: list[str] = []
         self.watched: list[str] = []
         self.count = 0
+        self.prefix = _free_prefix(traced)
 
     def run(self, model: onnx.ModelProto) -> Masked:
         nodes = list(self.graph.nodes)
@@ -175,12 +176,12 @@ class _Masker:
     def constant(self, kind: str, values: np.ndarray) -> gs.Constant:
         """Make a constant with a name that no tensor has."""
         self.count += 1
-        return gs.Constant(f"__oracle_{kind}_{self.count}", values)
+        return gs.Constant(f"{self.prefix}{kind}_{self.count}", values)
 
     def variable(self, kind: str, dtype: np.dtype) -> gs.Variable:
         """Make a tensor with a name that no tensor has."""
         self.count += 1
-        name = f"__oracle_{kind}_{self.count}"
+        name = f"{self.prefix}{kind}_{self.count}"
         self.dtypes[name] = int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
         return gs.Variable(name, dtype=dtype)
 
@@ -207,6 +208,16 @@ class _Masker:
         letters = [x for x in step.met.signature.normalised if sizes[x] != step.met.sizes[x]]
         factor = float(np.prod([step.met.sizes[x] / sizes[x] for x in letters]))
         return restrict(self, step, node, mask, factor)
+
+
+def _free_prefix(traced: Trace) -> str:
+    """Return a prefix that no tensor or node of the model has."""
+    net = traced.network
+    names = {t.name for n in net.nodes for t in (*n.inputs, *n.outputs)} | set(net.names) | net.captured
+    prefix = "__oracle_"
+    while any(name.startswith(prefix) for name in names):
+        prefix = f"_{prefix}"
+    return prefix
 
 
 def filler_of(neutral: float, dtype: np.dtype) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -153,6 +154,7 @@ def prove(models: tuple[onnx.ModelProto, onnx.ModelProto], cases: Sequence[Case]
     original, pruned = models
     tally = _Tally()
     restricted: tuple[str, ...] = ()
+    case: Case | None = None
     try:
         for number, case in enumerate(cases):
             masked = masked_original(original, case.traced, case.replayed, case.alive, case.dtypes)
@@ -161,6 +163,10 @@ def prove(models: tuple[onnx.ModelProto, onnx.ModelProto], cases: Sequence[Case]
             _unoptimised(masked, pruned, claim, case, tally)
             if number == 0 and not tally.failures:
                 _optimised(original, masked, pruned, case, tally)
+    except BrokenError as error:
+        assert case is not None
+        tally.add(Difference(_named_in(str(error), case.traced), case.label, float("inf"), 1.0, 0.0))
+        return Proof(FAILED, tally.cases, tally.worst, tuple(tally.failures), reason=str(error))
     except UnprovedError as error:
         return Proof(UNPROVED, tally.cases, tally.worst, reason=str(error))
     except runtime_errors() as error:
@@ -169,11 +175,38 @@ def prove(models: tuple[onnx.ModelProto, onnx.ModelProto], cases: Sequence[Case]
     return Proof(status, tally.cases, tally.worst, tuple(tally.failures), restricted)
 
 
+class BrokenError(Exception):
+    """A model made by us does not run on inputs on which the original does."""
+
+
+def _ran(model: onnx.ModelProto, feeds: Feeds, optimised: bool = False) -> dict[str, Any]:
+    """Run a model made by us.
+
+    Raises BrokenError where it does not run.
+    """
+    failures: tuple[type[Exception], ...] = (UnprovedError, *runtime_errors())
+    try:
+        return run(open_session(model, optimised), feeds)
+    except failures as error:
+        raise BrokenError(one_line(error)) from error
+
+
+def _named_in(message: str, traced: Trace) -> str:
+    """Return the first output of the node that an error of onnxruntime names, or nothing."""
+    quoted = set(re.findall(r"Name:\s*'([^']*)'|\(([^()]*)\)|'([^']*)'", message))
+    names = {name for groups in quoted for name in groups if name}
+    for step in traced.steps:
+        outputs = [t.name for t in step.node.outputs if t.name]
+        if outputs and (step.node.name in names or names & set(outputs)):
+            return outputs[0]
+    return ""
+
+
 def _unoptimised(masked: Masked, pruned: onnx.ModelProto, claim: Claim, case: Case, tally: _Tally) -> None:
     outputs = [o.name for o in masked.model.graph.output]
     watched = list(dict.fromkeys([*masked.watched, *outputs]))
-    expected = run(open_session(exposing(masked.model, watched)), case.feeds)
-    found = run(open_session(exposing(pruned, watched)), case.feeds)
+    expected = _ran(exposing(masked.model, watched), case.feeds)
+    found = _ran(exposing(pruned, watched), case.feeds)
     label = f"{case.label}, optimisation off"
     differences = [
         compare(name, label, found[name], claim.of(name, expected[name]))
@@ -192,10 +225,15 @@ def _noise(model: onnx.ModelProto, names: Sequence[str], case: Feeds, claim: Cla
 
     Its own outputs at another optimisation level and at inputs nudged by one unit in the last place
     show it; a sigmoid behind large logits, or a sum that cancels, amplifies what the tolerance allows.
+    Raises UnprovedError where the same input gives other outputs.
     """
     exposed = exposing(model, names)
-    plain = run(open_session(exposed), case)
-    others = [run(open_session(exposed, optimised=True), case), run(open_session(exposed), _nudged(case))]
+    session = open_session(exposed)
+    plain, again = run(session, case), run(session, case)
+    for name in names:
+        if not np.array_equal(plain[name], again[name], equal_nan=plain[name].dtype.kind == "f"):
+            raise UnprovedError(f"'{name}' is random: the same input gives other values each time")
+    others = [run(open_session(exposed, optimised=True), case), run(session, _nudged(case))]
     found: dict[str, float] = {}
     for name in names:
         base = claim.of(name, plain[name])
@@ -227,8 +265,8 @@ def _optimised(
     """Compare at onnxruntime's default level, with the original against itself as the yardstick."""
     feeds = case.feeds
     plain, best = run(open_session(original), feeds), run(open_session(original, optimised=True), feeds)
-    expected = run(open_session(masked.model, optimised=True), feeds)
-    found = run(open_session(pruned, optimised=True), feeds)
+    expected = _ran(masked.model, feeds, optimised=True)
+    found = _ran(pruned, feeds, optimised=True)
     whole = Claim({}, {})
     for name, wanted in expected.items():
         if not isinstance(wanted, np.ndarray):

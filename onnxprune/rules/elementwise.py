@@ -121,6 +121,9 @@ def scaled(site: Site) -> Verdict:
 @rule("Clip", "Dropout", "CastLike")
 def guarded(site: Site) -> Verdict:
     """Labels of the first input pass; the others are scalars or only lend their type."""
+    training = site.value(2)
+    if site.op == "Dropout" and site.has(2) and (training is None or training.any()):
+        return Pinned("Dropout in training mode, or perhaps so")
     axes = numbered(site.shape())
     others = tuple(None for _ in site.inputs[1:])
     return Signature((axes, *others), tuple(axes for _ in site.outputs))

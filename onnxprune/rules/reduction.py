@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from onnxprune.rules.layout import shape_of_output
 from onnxprune.rules.registry import rule
-from onnxprune.rules.signature import Axes, Pinned, Signature, Site, Verdict, named, numbered
+from onnxprune.rules.signature import Axes, Fix, Pinned, Shrunk, Signature, Site, Verdict, named, numbered
 
 NEUTRAL = {"ReduceMax": -math.inf, "ReduceMin": math.inf, "ReduceProd": 1.0, "ReduceLogSumExp": -math.inf}
 
@@ -46,12 +45,14 @@ def global_pool(site: Site) -> Verdict:
 @rule("AveragePool", "Crop", "LpPool", "MaxPool")
 def pool(site: Site) -> Verdict:
     """Channels pass; spatial axes go under a window, or are cropped."""
+    if site.op == "MaxPool" and len([s for s in site.outputs if s is not None]) > 1:
+        return Pinned("MaxPool that returns places in the whole tensor")
     shape, out = site.shape(), site.out()
     before = tuple(f"i{i}" for i in range(len(shape) - 2))
     pins = dict.fromkeys(before, f"a spatial axis under a window of {site.op}")
     data = named(shape, ["n", "c", *before])
     result = named(out, ["n", "c", *(f"o{i}" for i in range(len(out) - 2))])
-    return Signature((data,), tuple(result for _ in site.outputs), pins=pins)
+    return Signature((data,), (result,), pins=pins)
 
 
 @rule("ArgMax", "ArgMin")
@@ -100,5 +101,15 @@ def resize(site: Site) -> Verdict:
         (data, *(None for _ in site.inputs[1:])),
         (named(out, outs),),
         pins=pins,
-        repair=shape_of_output(3) if site.has(3) else None,
+        repair=_resized if site.has(3) else None,
     )
+
+
+def _resized(site: Site, shrunk: Shrunk) -> list[Fix]:
+    """Repair the sizes of the axes that are listed, in the order of the list."""
+    before, wanted = site.value(3), shrunk.outputs[0]
+    if before is None or wanted is None:
+        return []
+    axes = site.ints("axes") or range(len(wanted))
+    kept = site.attrs.get("keep_aspect_ratio_policy", b"stretch") not in (b"stretch", "stretch")
+    return [] if kept else [Fix(3, tuple(wanted[axis] for axis in axes))]
