@@ -34,6 +34,7 @@ def apply(model: onnx.ModelProto, traced: Trace, replayed: Replayed) -> onnx.Mod
     for rescale in replayed.rescales:
         writer.rescale(rescale)
     _update_shapes(graph, traced, replayed)
+    writer.update_aliases()
     orphans = writer.orphans()
     if orphans:
         _drop_dead(graph, orphans)
@@ -175,6 +176,15 @@ class _Writer:
         assert stored.node is not None
         stored.node.attrs.clear()
         stored.node.attrs["value"] = gs.Constant(self._name(f"{stored.name}_value"), values)
+
+    def update_aliases(self) -> None:
+        """Give what is another name of a constant the shape that the constant has now."""
+        changed = {name for name in (*self.new, *self.whole) if self.net.stored[name].literal is None}
+        for node in self.net.nodes:
+            for tensor in node.outputs:
+                root = self.net.roots.get(tensor.name)
+                if root in changed and tensor.shape:
+                    tensor.shape = list(self.net.stored[root].shape)
 
     def rescale(self, rescale: Rescale) -> None:
         """Insert the exact factor between a run-time value and the node that reads it."""

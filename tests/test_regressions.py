@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -233,4 +234,54 @@ def test_the_mean_of_a_layer_normalisation_is_read() -> None:
     ]
     params = {"w": (3, 8), "s": (8,), "v": (8, 2)}
     model = model_of(nodes, {"x": [4, 3]}, {"out": [4, 2]}, params)
+    assert onnxprune.prune(model, settings()).report.verification["status"] == "proved"
+
+
+def test_descriptions_of_aliases_follow_the_constant() -> None:
+    # onnxruntime refuses a model whose value_info contradicts the shape behind an Identity.
+    node = helper.make_node
+    nodes = [
+        node("Identity", ["w"], ["alias"]),
+        node("MatMul", ["x", "alias"], ["y"]),
+        node("MatMul", ["y", "v"], ["out"]),
+    ]
+    model = model_of(nodes, {"x": [4, 3]}, {"out": [4, 2]}, {"w": (3, 8), "v": (8, 2)})
+    model.graph.value_info.append(helper.make_tensor_value_info("alias", TensorProto.FLOAT, [3, 8]))
+    result = onnxprune.prune(model, settings())
+    info = next(v for v in result.model.graph.value_info if v.name == "alias")
+    assert [d.dim_value for d in info.type.tensor_type.shape.dim] == [3, 4]
+
+
+def test_an_axis_whose_labels_end_at_a_node_does_not_shrink() -> None:
+    # A dense layer makes a small image; a grouped Conv sums channels: no column of the image may go
+    # where every row has lost another pixel.
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "w"], ["y"]),
+        node("Reshape", ["y", "image"], ["i"]),
+        node("Conv", ["i", "k"], ["c"], group=2),
+        node("Resize", ["c", "", "scales"], ["r"], mode="nearest"),
+        node("Conv", ["r", "v"], ["out"]),
+    ]
+    params = {
+        "w": (3, 64), "image": [1, 4, 4, 4], "k": (8, 2, 1, 1), "v": (2, 8, 1, 1),
+        "scales": np.asarray([1, 1, 2, 2], np.float32),
+    }  # fmt: skip
+    model = model_of(nodes, {"x": [1, 3]}, {"out": [1, 2, 8, 8]}, params)
+    for seed in range(6):
+        with suppress(NothingToPrune):
+            result = onnxprune.prune(model, settings(0.25, seed))
+            assert not result.report.dropped, seed
+
+
+def test_group_normalisation_of_opset_18_is_loaded_and_pruned() -> None:
+    # The ONNX checker calls it deprecated; exporters wrote it and onnxruntime runs it.
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["y"]),
+        node("GroupNormalization", ["y", "s", "b"], ["z"], num_groups=2),
+        node("Conv", ["z", "v"], ["out"]),
+    ]
+    params = {"w": (8, 3, 1, 1), "s": (2,), "b": (2,), "v": (2, 8, 1, 1)}
+    model = model_of(nodes, {"x": [1, 3, 4, 4]}, {"out": [1, 2, 4, 4]}, params, 18)
     assert onnxprune.prune(model, settings()).report.verification["status"] == "proved"

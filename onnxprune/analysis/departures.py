@@ -8,7 +8,7 @@ from onnxprune.analysis.arrivals import Arrivals
 from onnxprune.analysis.letters import Coords, axis_size, coords_of, ramp
 from onnxprune.analysis.records import OutFactor
 from onnxprune.analysis.shadow import ClashError, Kept
-from onnxprune.rules.signature import INDEXED, Take
+from onnxprune.rules.signature import INDEXED, Axes, Take
 
 
 def departures(arrived: Arrivals) -> list[Kept | None]:
@@ -39,13 +39,20 @@ class _Departures:
                 kept.append(None)
                 continue
             shape = tuple(axis_size(axis, self.sizes) if axis else 1 for axis in axes)
-            found = tuple(
-                self._axis_coords(out, created[out.output, id(out)])
-                for out in self.met.outs
-                if out.output == number
-            )
+            outs = [out for out in self.met.outs if out.output == number]
+            self._others_whole(axes, outs)
+            found = tuple(self._axis_coords(out, created[out.output, id(out)]) for out in outs)
             kept.append(Kept(shape, found))
         return kept
+
+    def _others_whole(self, axes: Axes, outs: list[OutFactor]) -> None:
+        """Check that only the labelled letters of an output have shrunk."""
+        labelled = {x for out in outs for x in out.block.letters}
+        for letter in {x for axis in axes for x in axis} - labelled - self.picked.keys():
+            if self.sizes[letter] != self.met.sizes[letter]:
+                tops = [top.labels.ravel() for top, _ in self.arrived.refs if letter in top.letters]
+                labels = np.concatenate(tops) if tops else np.zeros(0, np.int64)
+                raise ClashError("an axis whose labels end here shrinks", labels)
 
     def _created(self, out: OutFactor) -> Coords | None:
         coords = self.arrived.block(out.block)

@@ -163,16 +163,22 @@ def _check_rules(bare: onnx.ModelProto) -> Iterator[str]:
         yield f"operators that the installed onnx does not know: {', '.join(sorted(unknown))}"
 
 
+def _is_deprecated(key: tuple[str, str], version: int) -> bool:
+    """Tell whether the checker refuses what exporters write and onnxruntime runs: GroupNormalization 18."""
+    domain, op = key
+    return bool(onnx.defs.get_schema(op, version, domain).deprecated)
+
+
 def _set_unknown_aside(bare: onnx.ModelProto) -> set[str]:
     """Move standard-domain operators without a schema to a domain that the checker leaves alone.
 
     Old exporters wrote experimental operators (ImageScaler) and onnxruntime's fusions write their own
-    into the standard domain; both run.
+    into the standard domain; both run. So do deprecated operators.
     """
     versions = {("" if d.domain == "ai.onnx" else d.domain): d.version for d in bare.opset_import}
     functions = {(f.domain, f.name) for f in bare.functions}
     known: dict[tuple[str, str], bool] = {}
-    unknown = set()
+    unknown, aside = set(), False
     for node in all_nodes(bare):
         if node.domain not in _STANDARD or (node.domain, node.op_type) in functions:
             continue
@@ -182,8 +188,9 @@ def _set_unknown_aside(bare: onnx.ModelProto) -> set[str]:
             known[key] = onnx.defs.has(node.op_type, versions.get(domain, 1), domain)
         if not known[key]:
             unknown.add(node.op_type)
-            node.domain = _FOREIGN_DOMAIN
-    if unknown:
+        if not known[key] or _is_deprecated(key, versions.get(domain, 1)):
+            node.domain, aside = _FOREIGN_DOMAIN, True
+    if aside:
         bare.opset_import.add(domain=_FOREIGN_DOMAIN, version=1)
         for function in bare.functions:
             function.opset_import.add(domain=_FOREIGN_DOMAIN, version=1)
