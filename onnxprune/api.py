@@ -11,13 +11,14 @@ import onnx
 
 from onnxprune import pipeline
 from onnxprune.analysis.analyse import analyse
+from onnxprune.errors import UsageError
 from onnxprune.inspecting import inspected
-from onnxprune.model.feeds import find_feeds
+from onnxprune.model.feeds import check_given, find_feeds
 from onnxprune.model.io import check_output, load, save
 from onnxprune.pipeline import Model, PruneResult, apply, prune
 from onnxprune.plan import Plan
 from onnxprune.report import InspectReport, VerifyReport
-from onnxprune.timing import BenchResult, BenchSettings
+from onnxprune.timing import BenchResult, BenchSettings, check_provider
 from onnxprune.timing import bench as timed
 from onnxprune.unstructured import SparsifyResult, SparsifySettings
 from onnxprune.unstructured import sparsify as thinned
@@ -33,6 +34,7 @@ def inspect(
     Raises ModelError for a model that cannot be read, UsageError where no input runs it.
     """
     loaded = load(model)
+    check_given(loaded.model, input_shapes or {}, input_values or {})
     return inspected(analyse(loaded.model, input_shapes, input_values), loaded.nbytes, loaded.warnings)
 
 
@@ -58,9 +60,15 @@ def bench(
 ) -> BenchResult:
     """Time models against the first, interleaved, in onnxruntime.
 
-    Raises UsageError where the first model's inputs do not run all of them.
+    Raises ModelError for a model that cannot be read, UsageError for a provider that is not installed and
+    where the first model's inputs do not run all of them.
     """
     chosen = settings or BenchSettings()
+    check_provider(chosen.provider)
+    if not models:
+        raise UsageError("nothing to time: got no model, expected one or more")
+    for other in models[1:]:
+        load(other)
     first = load(models[0])
     feeds = find_feeds(first.model, input_shapes, input_values, chosen.seed)
     ready = [os.fspath(m) if isinstance(m, os.PathLike) else m for m in models]

@@ -65,12 +65,14 @@ def distance(value: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _open(model: onnx.ModelProto, name: str) -> Any:
-    from onnxprune.model.runtime import open_session
+    from onnxprune.model.runtime import one_line, open_session
 
     try:
         return open_session(model, optimised=True)
     except UnprovedError as error:
-        raise ModelError(f"{name}: onnxruntime cannot load it: {error.__cause__}") from error
+        raise ModelError(
+            f"{name}: onnxruntime cannot load it: {one_line(Exception(error.__cause__))}"
+        ) from error
 
 
 def _run(session: Any, sample: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -5,6 +5,9 @@ Messages are one line: what, where (node, op, tensor), got and expected, what to
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 
 class OnnxPruneError(Exception):
     """Base of all errors that onnxprune raises on purpose."""
@@ -54,3 +57,31 @@ class ResourceError(OnnxPruneError):
 def printable(text: str) -> str:
     """Escape control characters: names in a model are untrusted text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str, limit: int = 300) -> str:
+    """Cut the middle out of a long text, at words: its start says where, its end what was wrong."""
+    if len(text) <= limit:
+        return text
+    start, end = text[: limit // 2], text[-(limit // 2) :]
+    return f"{start[: start.rfind(' ') + 1].rstrip()} … {end[end.find(' ') + 1 :]}"
+
+
+def nearest(wanted: str, known: Iterable[str], most: int = 3) -> str:
+    """Name what was probably meant, as a part of a message: "; nearest: 'a', 'b'", or nothing.
+
+    wanted: a name or pattern. It is compared with whole names first, then with their parts.
+    """
+    from difflib import get_close_matches
+
+    names = list(dict.fromkeys(known))
+    bare = re.sub(r"^(type:|re:)|[*?^$\\\[\]]", "", wanted).lower()
+    places: dict[str, str] = {}
+    for name in names:
+        places.setdefault(name.lower(), name)
+    for name in names:
+        for part in re.split(r"[/.:_]", name.lower()):
+            places.setdefault(part, name)
+    close = get_close_matches(bare, places, most, 0.5) if bare else []
+    found = dict.fromkeys(places[n] for n in close)
+    return f"; nearest: {', '.join(repr(n) for n in found)}" if found else ""

@@ -27,13 +27,15 @@ from onnxprune.oracle.equal import model_differences
 from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
 from onnxprune.plan import Plan, read_plan
 from onnxprune.planfile import derived, group_plans, removal
-from onnxprune.planner import Decision, Request, decide, resolved_step, score
+from onnxprune.planner import Decision, Request, criterion_warnings, decide, resolved_step, score
 from onnxprune.proving import Cases, cases, proof, suspects
+from onnxprune.quantities import amount
 from onnxprune.report import Dropped, GroupReport, PruneReport, Quantities, VerifyReport
 from onnxprune.rewrite import apply as rewritten
 from onnxprune.rules.signature import NO_RULE, Pinned
 from onnxprune.selecting import groups_matching
 from onnxprune.settings import PruneSettings
+from onnxprune.timing import BenchSettings, bench, check_provider
 
 Values: TypeAlias = Mapping[str, Any]
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -90,6 +92,7 @@ def prune(
     ResourceError; a missed target is in the report.
     """
     watch = Stopwatch()
+    check_provider(settings.provider)
     given = Path(model) if isinstance(model, (str, os.PathLike)) else None
     if output is not None:
         check_output(output, given, force)
@@ -119,7 +122,8 @@ def prune(
     timing, trouble = _bench(loaded.model, result, found, settings)
     watch.lap("bench")
     report = _report(analysis, attempt, request, loaded, result, timing, watch)
-    return PruneResult(result, plan, replace(report, warnings=(*report.warnings, *trouble)))
+    said = (*report.warnings, *criterion_warnings(analysis.units, settings), *trouble)
+    return PruneResult(result, plan, replace(report, warnings=said))
 
 
 def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Request:
@@ -134,6 +138,9 @@ def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Re
     overhead = max(loaded.nbytes - weights, 0) + STAMP_BYTES
     whole = {"macs": macs(found.traced), "params": float_elements(loaded.model), "size": loaded.nbytes}
     limits = {k: v * whole[k] if v <= 1 else v for k, v in settings.targets.items()}
+    if limits and all(whole[k] <= limit for k, limit in limits.items()):
+        met = ", ".join(f"{k} {amount(k, whole[k])} of {amount(k, v)} allowed" for k, v in limits.items())
+        raise NothingToPrune(f"nothing to prune: the model meets the target as it is ({met}); set it lower")
     excluded = groups_matching(found, settings.exclude)
     return Request(ratios, limits, excluded, resolved_step(settings), overhead, settings)
 
@@ -169,8 +176,16 @@ def attempted(analysis: Analysis, request: Request, found: Cases, watch: Stopwat
         raise UnprovedError(
             f"nothing could be proved: {len(dropped)} groups failed, the first: {dropped[0].reason}"
         )
-    raise NothingToPrune(
-        "nothing to prune: the settings leave every group whole; ask for more, or align to 1"
+    raise NothingToPrune(f"nothing to prune: {_why_whole(request)}")
+
+
+def _why_whole(request: Request) -> str:
+    if not request.limits and not any(request.ratios.values()):
+        return "a ratio of 0 removes no channel; give a larger one, such as 0.5"
+    least = request.settings.min_channels
+    return (
+        f"the settings leave every group whole (widths go by {request.step}, {least} or more channels stay); "
+        "ask for more, or cut exactly with --align 1"
     )
 
 
@@ -257,8 +272,6 @@ def _bench(
     """Time both; the model is written by then, so trouble here is a warning and not an error."""
     if not settings.bench or not found.feeds:
         return None, ()
-    from onnxprune.timing import BenchSettings, bench
-
     chosen = BenchSettings(settings.provider, settings.threads, seconds=1.0, seed=settings.seed)
     try:
         return bench([original, pruned], found.feeds[0], chosen).to_dict(), ()
@@ -348,7 +361,10 @@ def apply(
         save(result, output, force=force)
         watch.lap("write")
     report = _report(analysis, attempt, request, loaded, result, None, watch)
-    return PruneResult(result, read, report)
+    asked = {g.id: g.asked for g in read.groups}
+    groups = tuple(replace(g, asked=asked.get(g.id, g.channels)) for g in report.groups)
+    settings = {**read.settings, "align": read.align}
+    return PruneResult(result, read, replace(report, groups=groups, settings=settings))
 
 
 def _applied(

@@ -87,11 +87,15 @@ def read_plan(source: str | Path | bytes | Plan) -> Plan:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         plan = msgspec.json.decode(data, type=Plan)
     except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{name} cannot be read: {error.strerror}; check the path") from error
     except msgspec.DecodeError as error:
-        raise UsageError(f"{name} is not a plan: {error}") from error
+        raise UsageError(
+            f"{name} is not a plan: {error}; `onnxprune prune --plan FILE` writes one"
+        ) from error
     if plan.schema_version != SCHEMA_VERSION:
-        raise UsageError(f"{name} has schema_version {plan.schema_version}, expected {SCHEMA_VERSION}")
+        raise UsageError(
+            f"{name} has schema_version {plan.schema_version}, expected {SCHEMA_VERSION}: make a new plan"
+        )
     return plan
 
 

@@ -131,8 +131,8 @@ def removal(found: Units, plan: Plan, sha256: str) -> tuple[np.ndarray, Replayed
     """
     if plan.model_sha256 != sha256:
         raise UsageError(
-            f"the plan is for a model with sha256 {plan.model_sha256[:12]}…, "
-            f"this one has {sha256[:12]}…: make a new plan"
+            f"the plan is for another model: its sha256 is {plan.model_sha256[:12]}…, this one's is "
+            f"{sha256[:12]}…; give the model that the plan was made from, or make a new plan"
         )
     check_groups(plan)
     groups = {f"g{g.id}": g for g in found.groups}

@@ -15,9 +15,10 @@ from onnxprune.analysis.replay import Conflict, Replayed, replay
 from onnxprune.analysis.units import Units
 from onnxprune.collection import uncollected
 from onnxprune.pricing import Market, Prices
-from onnxprune.scoring import Slices, importance
+from onnxprune.scoring import Slices, importance, unseen
 from onnxprune.settings import PruneSettings
 
+_LACKING = {"bn-scale": "normalisation scale", "fpgm": "weight that makes their channels"}
 _START = {"finest": Rung.ANY, "columns": Rung.COLUMNS, "rows": Rung.ROWS}
 
 
@@ -59,6 +60,22 @@ def slices_of(found: Units) -> list[Slices]:
 def score(found: Units, settings: PruneSettings) -> np.ndarray:
     """Score every unit by the criterion of the settings."""
     return importance(settings.criterion, found.count, slices_of(found), settings.seed)
+
+
+def criterion_warnings(found: Units, settings: PruneSettings) -> tuple[str, ...]:
+    """Say of how many groups the criterion sees nothing, so that another one ranks their channels."""
+    if settings.criterion not in _LACKING:
+        return ()
+    blind = unseen(settings.criterion, found.count, slices_of(found))
+    leaves = [g for g in found.groups if g.level == 0]
+    others = sum(bool(blind[g.units].all()) for g in leaves)
+    if not others:
+        return ()
+    lacking = _LACKING[settings.criterion]
+    return (
+        f"criterion {settings.criterion}: {others} of {len(leaves)} groups have no {lacking}; "
+        "l2 (weight norms) ranks their channels",
+    )
 
 
 def resolved_step(settings: PruneSettings) -> int:

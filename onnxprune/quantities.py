@@ -26,6 +26,11 @@ def size(value: float) -> str:
     return count(value).strip() + ("B" if abs(value) >= 1e3 else " B")
 
 
+def amount(key: str, value: float) -> str:
+    """Print an amount of a target: bytes of `size`, else a count."""
+    return size(value) if key == "size" else count(value)
+
+
 def share(part: float, whole: float) -> str:
     """Print a part of a whole as percent; a dash where the whole is zero."""
     return f"{100 * part / whole:.1f} %" if whole else "-"

@@ -73,6 +73,15 @@ def _broken(count: int, members: Iterable[Slices]) -> np.ndarray:
     return found
 
 
+def unseen(criterion: str, count: int, slices: Iterable[Slices]) -> np.ndarray:
+    """Tell which units no tensor of the criterion's kind holds: `importance` ranks these by l2. [count]"""
+    found = np.ones(count, dtype=bool)
+    for member in slices:
+        if criterion == "random" or _counts(criterion, member):
+            found[member.units] = False
+    return found
+
+
 def _counts(criterion: str, member: Slices) -> bool:
     if criterion == "bn-scale":
         return member.scale

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -12,27 +11,20 @@ import numpy as np
 from onnxprune.analysis.members import members
 from onnxprune.analysis.records import PRODUCES
 from onnxprune.analysis.units import Units
-from onnxprune.errors import UsageError
+from onnxprune.errors import UsageError, nearest
 
 
 def groups_matching(found: Units, patterns: Iterable[str], produced: bool = False) -> frozenset[int]:
     """Return the groups of which a node or tensor matches one of the patterns.
 
     produced: only where the node or tensor brings the channels into being. Raises UsageError, with the
-    nearest names, for a pattern that matches nothing in the model.
+    nearest names, for a pattern that matches nothing in the model, or with `produced` no group.
     """
     patterns = list(patterns)
     if not patterns:
         return frozenset()
+    _check_known(found, patterns)
     net = found.traced.network
-    nodes = list(zip(net.names, (n.op for n in net.nodes), strict=True))
-    tensors = {t.name for n in net.nodes for t in (*n.inputs, *n.outputs) if t.name}
-    for pattern in patterns:
-        test = _test(pattern)
-        if not any(test(name, op) for name, op in nodes) and not any(test(name, "") for name in tensors):
-            near = get_close_matches(pattern, [*net.names, *sorted(tensors)], n=3, cutoff=0.3)
-            hint = f"; nearest names: {', '.join(near)}" if near else ""
-            raise UsageError(f"pattern '{pattern}' matches no node or tensor{hint}")
     tests = [_test(p) for p in patterns]
     hit: set[int] = set()
     for member in members(found):
@@ -42,7 +34,28 @@ def groups_matching(found: Units, patterns: Iterable[str], produced: bool = Fals
         names += [(t.name, "") for t in net.nodes[member.number].outputs] if member.number >= 0 else []
         if any(test(name, op) for test in tests for name, op in names):
             hit |= {int(g) for g in np.unique(found.group_of_units[member.units]) if g >= 0}
+    if produced and not hit:
+        groups = (group.name for group in found.groups)
+        raise UsageError(
+            f"pattern '{patterns[0]}' matches no node or tensor that makes the channels of a group"
+            f"{nearest(patterns[0], groups)}; see `onnxprune inspect`"
+        )
     return frozenset(hit)
+
+
+def _check_known(found: Units, patterns: Iterable[str]) -> None:
+    """Refuse a pattern that matches no node and no tensor of the model."""
+    net = found.traced.network
+    ops = sorted({n.op for n in net.nodes})
+    tensors = sorted({t.name for n in net.nodes for t in (*n.inputs, *n.outputs) if t.name})
+    nodes = [*zip(net.names, (n.op for n in net.nodes), strict=True), *((name, "") for name in tensors)]
+    for pattern in patterns:
+        test = _test(pattern)
+        if not any(test(name, op) for name, op in nodes):
+            near = nearest(pattern, ops if pattern.startswith("type:") else [*net.names, *tensors])
+            raise UsageError(
+                f"pattern '{pattern}' matches no node or tensor{near}; see `onnxprune inspect -v`"
+            )
 
 
 def _test(pattern: str) -> Callable[[str, str], bool]:

@@ -46,7 +46,9 @@ class PruneSettings:
             )
         for value in [self.ratio or 0.0, *(r for _, r in self.ratios)]:
             if not 0 <= value < 1:
-                raise UsageError(f"a ratio is the share removed, at least 0 and below 1: got {value:g}")
+                raise UsageError(
+                    f"got ratio {value:g}, expected the share of channels to remove: at least 0 and below 1"
+                )
         for key, value in self.targets.items():
             if key not in TARGETS:
                 raise UsageError(f"unknown target '{key}', expected one of {', '.join(TARGETS)}")

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import ModelError, UsageError, nearest
+from onnxprune.model.runtime import one_line
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -127,9 +128,7 @@ def bench(models: Sequence[ModelSource], feeds: Feeds, settings: BenchSettings) 
 
     if not models:
         raise UsageError("nothing to time: got no model, expected one or more")
-    if settings.provider not in onnxruntime.get_available_providers():
-        known = ", ".join(onnxruntime.get_available_providers())
-        raise UsageError(f"execution provider: got {settings.provider}, this onnxruntime has {known}")
+    check_provider(settings.provider)
     names = [_name(model, index) for index, model in enumerate(models)]
     sessions = [_open(model, name, settings) for model, name in zip(models, names, strict=True)]
     runners = _runners(sessions, names, feeds)
@@ -141,6 +140,18 @@ def bench(models: Sequence[ModelSource], feeds: Feeds, settings: BenchSettings) 
         cpu=cpu_name(),
         input_shapes={name: tuple(np.shape(value)) for name, value in feeds.items()},
     )
+
+
+def check_provider(name: str) -> None:
+    """Refuse an execution provider that the installed onnxruntime does not have. Raises UsageError."""
+    import onnxruntime
+
+    known = onnxruntime.get_available_providers()
+    if name not in known:
+        raise UsageError(
+            f"execution provider '{name}' is not available{nearest(name, known)}; the installed onnxruntime "
+            f"has {', '.join(known)}; name one of these, or install the onnxruntime package that has it"
+        )
 
 
 def compare(first: np.ndarray, other: np.ndarray, seed: int = 0) -> Comparison:
@@ -215,7 +226,7 @@ class _Runner:
         try:
             self.session.run(None, self.feeds)
         except Exception as error:  # onnxruntime's errors share no other base class
-            raise UsageError(f"{self.name}: onnxruntime cannot run it: {_line(error)}") from error
+            raise UsageError(f"{self.name}: onnxruntime cannot run it: {one_line(error)}") from error
         return time.perf_counter_ns() - start
 
 
@@ -278,7 +289,7 @@ def _open(model: ModelSource, name: str, settings: BenchSettings) -> onnxruntime
     try:
         session = onnxruntime.InferenceSession(source, options, providers=[settings.provider])
     except Exception as error:  # onnxruntime's errors share no other base class
-        raise ModelError(f"{name}: onnxruntime cannot load it: {_line(error)}") from error
+        raise ModelError(f"{name}: onnxruntime cannot load it: {one_line(error)}") from error
     started = session.get_providers()
     if settings.provider not in started:
         raise UsageError(f"{name}: {settings.provider} did not start, got {', '.join(started)} in its place")
@@ -304,8 +315,3 @@ def _runners(
     if unused:
         raise UsageError(f"no model has an input {', '.join(sorted(unused))}")
     return runners
-
-
-def _line(error: Exception) -> str:
-    """The message of an onnxruntime error on one line of bearable length."""
-    return " ".join(str(error).split())[:400]

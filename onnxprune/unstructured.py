@@ -6,7 +6,6 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
 
@@ -15,7 +14,7 @@ import onnx
 from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper
 
-from onnxprune.errors import ModelError, NothingToPrune, UsageError
+from onnxprune.errors import ModelError, NothingToPrune, UsageError, nearest
 from onnxprune.model.tensors import all_tensors
 from onnxprune.model.weight_uses import Slot, Use, Weight, all_nodes, find_weights
 
@@ -40,9 +39,10 @@ class SparsifySettings:
 
     def __post_init__(self) -> None:
         if (self.sparsity is None) == (self.pattern is None):
-            raise UsageError("sparsify needs exactly one of sparsity (0.5) and pattern (2:4)")
+            got = "neither" if self.pattern is None else "both"
+            raise UsageError(f"one of sparsity (0.5) and pattern (2:4) is required, not both: got {got}")
         if self.sparsity is not None and not 0 < self.sparsity < 1:
-            raise UsageError(f"sparsity: got {self.sparsity}, expected more than 0 and less than 1")
+            raise UsageError(f"sparsity: got {self.sparsity}, expected a share above 0 and below 1")
         if self.scope not in ("local", "global"):
             raise UsageError(f"scope: got '{self.scope}', expected local or global")
         if self.pattern is not None:
@@ -199,10 +199,8 @@ def _check_known(
         names.update(name for name in (node.name, *node.input, *node.output) if name)
         types.add(node.op_type)
     if not matches(names, types):
-        bare = pattern.removeprefix("type:").removeprefix("re:")
-        near = get_close_matches(bare, sorted(types if pattern.startswith("type:") else names), 3, 0.3)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise UsageError(f"exclude '{pattern}' matches no node or tensor{hint}")
+        near = nearest(pattern, sorted(types if pattern.startswith("type:") else names))
+        raise UsageError(f"pattern '{pattern}' matches no node or tensor{near}; see `onnxprune inspect -v`")
 
 
 def _scores(array: np.ndarray) -> np.ndarray:
@@ -392,5 +390,5 @@ def _refusal(model: onnx.ModelProto) -> str:
     try:
         open_session(model, optimised=True)
     except Exception as error:  # noqa: BLE001  onnxruntime runs out of memory on some, as on bad ones
-        return one_line(Exception(error.__cause__ or error))[:200]
+        return one_line(Exception(error.__cause__ or error))
     return ""

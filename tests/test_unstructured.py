@@ -672,8 +672,8 @@ def test_a_weight_that_is_sparse_already_stays_so() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({}, "exactly one"),
-        ({"sparsity": 0.5, "pattern": "2:4"}, "exactly one"),
+        ({}, "got neither"),
+        ({"sparsity": 0.5, "pattern": "2:4"}, "got both"),
         ({"sparsity": 0.0}, "sparsity: got 0.0"),
         ({"sparsity": 1.0}, "sparsity: got 1.0"),
         ({"sparsity": -0.5}, "sparsity: got"),
@@ -723,7 +723,7 @@ def test_exclude() -> None:
     ("pattern", "says"),
     [
         ("fc3.weight", "nearest: .*fc1.weight"),
-        ("type:Convolution", "nearest: Conv"),
+        ("type:Convolution", "nearest: 'Conv'"),
         ("re:(", "regular expression"),
         ("FC1*", "no node or tensor"),
         ("", "no node or tensor"),

@@ -13,7 +13,7 @@ import onnx
 from onnxprune.errors import UsageError
 from onnxprune.model.interface import InputSpec, input_specs
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
-from onnxprune.model.sizes import Given, Sizes, default_sizes, shown_inputs
+from onnxprune.model.sizes import Given, Sizes, check_name, default_sizes, shown_inputs
 
 Feeds = dict[str, np.ndarray]
 Values = Mapping[str, Any]
@@ -22,7 +22,6 @@ _MASK = re.compile(r"mask", re.IGNORECASE)
 _RATE = re.compile(r"^(sr|fs)$|sampl\w*_?rate", re.IGNORECASE)
 _KIND = re.compile(r"type_id|segment", re.IGNORECASE)
 _RATES = (16000, 8000)
-_REASON = 200  # characters of the runtime's message; its end says what was wrong
 _ID_LIMIT = 100  # exclusive; large enough to tell rows of an embedding apart, small enough for most
 
 
@@ -68,6 +67,11 @@ def find_feeds(
     return _search(model, default_sizes(model, given | dict(given_shapes or {})), values, seed)
 
 
+def check_given(model: onnx.ModelProto, shapes: Given, values: Values) -> None:
+    """Refuse sizes and values that the model's inputs do not take, without running it. Raises UsageError."""
+    default_sizes(model, {n: a.shape for n, a in _arrays(model, values).items() if a.ndim} | dict(shapes))
+
+
 def feeds_for(
     model: onnx.ModelProto,
     shapes: Mapping[str, tuple[int, ...]],
@@ -110,7 +114,7 @@ def _search(model: onnx.ModelProto, candidates: list[Sizes], values: Feeds, seed
     raise UsageError(
         f"no input found that onnxruntime runs the model with; its inputs are {inputs}; "
         "give sizes as --input-shape NAME:1,3,224,224 or values as --input-value NAME=VALUE|FILE.npy; "
-        f"the first try failed with: {reason[-_REASON:]}"
+        f"the first try failed with: {reason}"
     )
 
 
@@ -226,9 +230,7 @@ def _arrays(model: onnx.ModelProto, values: Values) -> Feeds:
     specs = input_specs(model)
     found: Feeds = {}
     for name, value in values.items():
-        if name not in specs:
-            known = ", ".join(f"'{n}'" for n in specs) or "none"
-            raise UsageError(f"the model has no input '{name}'; its inputs are {known}")
+        check_name(name, specs)
         try:
             array = np.asarray(value, np_dtype(specs[name]))
         except (TypeError, ValueError, OverflowError) as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxprune.errors import ResourceError, UsageError
+from onnxprune.errors import ModelError, ResourceError, UsageError
 from onnxprune.model import check, source
 from onnxprune.model.tensors import (
     BIG,
@@ -68,7 +68,10 @@ def load(given: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Loaded:
     Raises ModelError for a file or model that cannot be used.
     """
     read = source.read(given)
-    warnings = check.check(read.model)
+    try:
+        warnings = check.check(read.model)
+    except ModelError as error:
+        raise ModelError(f"'{read.path}': {error}" if read.path else str(error)) from error
     return Loaded(read.model, read.path, warnings, read)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnxprune.errors import UnprovedError
+from onnxprune.errors import UnprovedError, shortened
 from onnxprune.model.io import PROTOBUF_LIMIT, save, serialised
 
 _FATAL_ONLY = 4
+_CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Non-zero status code returned while running )?")
+_NODE = re.compile(r"^(\w+) node\. Name:'([^']*)' Status Message: ")
 
 
 def open_session(model: onnx.ModelProto, optimised: bool = False) -> Any:
@@ -35,9 +38,7 @@ def open_session(model: onnx.ModelProto, optimised: bool = False) -> Any:
             save(model, path, external_over=PROTOBUF_LIMIT)
             return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except runtime_errors() as error:
-        raise UnprovedError(
-            f"onnxruntime refuses the model: {one_line(error)}; the result cannot be proved"
-        ) from error
+        raise UnprovedError(f"onnxruntime refuses the model: {one_line(error)}") from error
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:
@@ -50,8 +51,9 @@ def runtime_errors() -> tuple[type[Exception], ...]:
 
 
 def one_line(error: Exception) -> str:
-    """The error's text on one line."""
-    return " ".join(str(error).split())
+    """The error's text on one line of bearable length, without the runtime's own codes."""
+    text = _CODES.sub("", " ".join(str(error).split()))
+    return shortened(_NODE.sub(r"\1 '\2': ", text))
 
 
 def run(session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import onnx
 
-from onnxprune.errors import UsageError
+from onnxprune.errors import UsageError, nearest, shortened
 from onnxprune.model.interface import InputSpec, input_specs
 
 Given = Mapping[str, tuple["int | None", ...]]
@@ -72,26 +72,31 @@ def _is_batch(symbol: str, places: list[tuple[str, int]], ranks: Mapping[str, in
 def _given_symbols(specs: Mapping[str, InputSpec], given: Given) -> dict[str, int]:
     fixed: dict[str, int] = {}
     for name, shape in given.items():
-        if name not in specs:
-            raise UsageError(f"the model has no input '{name}'; its inputs are {_named(specs)}")
+        check_name(name, specs)
         dims = specs[name].dims
         if dims is not None and len(dims) != len(shape):
-            got = f"got {len(shape)} sizes, expected {len(dims)}"
+            got = f"got {len(shape)} size{'' if len(shape) == 1 else 's'}, expected {len(dims)}"
             raise UsageError(f"input '{name}': {got}; give one size for each dimension of {_shown(dims)}")
-        for axis, (dim, size) in enumerate(zip(dims or (), shape, strict=False)):
-            if size is None:
+        for axis, size in enumerate(shape):
+            dim = dims[axis] if dims is not None else None
+            if size is None or dim == size:
                 continue
-            if size < 0 or (isinstance(dim, int) and dim != size):
+            if isinstance(dim, int):
                 raise UsageError(
                     f"input '{name}': size {size} at axis {axis}, but the model declares {_shown(dims)}"
                 )
-            if not isinstance(dim, int):
+            if size < 1:
+                raise UsageError(f"input '{name}': got size {size} at axis {axis}, expected 1 or more")
+            if dims is not None:
                 fixed[_symbol(name, axis, dim)] = size
     return fixed
 
 
-def _named(specs: Mapping[str, InputSpec]) -> str:
-    return ", ".join(f"'{name}'" for name in specs) or "none"
+def check_name(name: str, specs: Mapping[str, InputSpec]) -> None:
+    """Refuse a name that no input has. Raises UsageError with the nearest and all names."""
+    if name not in specs:
+        inputs = shortened(", ".join(shown_inputs(specs))) or "none"
+        raise UsageError(f"the model has no input '{name}'{nearest(name, specs)}; its inputs are {inputs}")
 
 
 def _shown(dims: tuple[int | str | None, ...] | None) -> str:
