@@ -21,7 +21,8 @@ from click.testing import CliRunner, Result
 import onnxprune
 from onnxprune.cli import options, screen, tables
 from onnxprune.cli.app import program
-from onnxprune.errors import UsageError, printable
+from onnxprune.errors import UsageError, nearest, printable, shortened
+from onnxprune.model.runtime import one_line
 from onnxprune.report import Dropped, GroupReport, PinReport, PruneReport, Quantities, VerifyReport
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -142,6 +143,7 @@ def test_apply_repeats_prune(pruned: tuple[Path, Path], tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "proved" in result.stdout
     assert (tmp_path / "o.onnx").read_bytes() == pruned[0].read_bytes()
+    assert "asked" not in result.stdout
     again = run("apply", RESNET, "--plan", pruned[1], "-o", tmp_path / "o.onnx", "--force", "--json")
     assert json.loads(again.stdout)["verification"]["status"] == "proved"
 
@@ -164,7 +166,18 @@ def test_verify_lists_what_differs(pruned: tuple[Path, Path], tmp_path: Path) ->
     result = run("verify", tmp_path / "other.onnx", "--original", RESNET, "--plan", pruned[1])
     assert result.exit_code == 1
     assert "the values of tensor '0.0.weight' differ" in result.stdout
-    assert "1 difference" in result.stderr
+    assert result.stderr.endswith(": 1 difference\n")
+
+
+def test_verify_prints_the_first_differences(pruned: tuple[Path, Path]) -> None:
+    args = ("verify", SHUFFLE, "--original", RESNET, "--plan", pruned[1])
+    result = run(*args)
+    assert result.exit_code == 1
+    found = json.loads(run(*args, "--json").stdout)["differences"]
+    assert len(found) > 20
+    shown = result.stdout.split("differences\n")[1].splitlines()
+    assert shown == [*found[:10], f"and {len(found) - 10} more (--json lists all)"]
+    assert f": {len(found)} differences" in result.stderr
 
 
 def test_verify_of_a_failed_proof(monkeypatch: pytest.MonkeyPatch, pruned: tuple[Path, Path]) -> None:
@@ -205,6 +218,8 @@ def test_sparsify(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "50.0 % of 210 k weights" in result.stdout
     assert "drift" in result.stdout
+    assert result.stderr.startswith("note: the file is no smaller, as zeros are stored like other weights")
+    assert "--sparse-initializers" in result.stderr
     onnx.checker.check_model(onnx.load(out))
     args = ("--pattern", "2:4", "--exclude", "type:Gemm", "--sparse-initializers", "--force", "--json")
     data = json.loads(run("sparsify", RESNET, "-o", out, *args).stdout)
@@ -215,12 +230,22 @@ def test_sparsify(tmp_path: Path) -> None:
 
 
 def test_sparsify_without_inputs_that_run_says_so(tmp_path: Path) -> None:
-    out = tmp_path / "o.onnx"
-    result = run("sparsify", RESNET, "-o", out, "--sparsity", 0.5, "--input-shape", "nope:1", "--json")
+    out, custom = tmp_path / "o.onnx", tmp_path / "custom.onnx"
+    model = onnx.load(RESNET)
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Mystery", "acme"
+    model.opset_import.add(domain="acme", version=1)
+    onnx.save(model, custom)
+    result = run("sparsify", custom, "-o", out, "--sparsity", 0.5, "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["drift"] is None
     assert "drift is not measured" in result.stderr
     assert out.is_file()
+
+
+def test_sparsify_says_nothing_of_a_file_that_got_smaller(tmp_path: Path) -> None:
+    args = ("--sparsity", 0.9, "--sparse-initializers")
+    assert run("sparsify", RESNET, "-o", tmp_path / "o.onnx", *args).stderr == ""
+    assert (tmp_path / "o.onnx").stat().st_size < RESNET.stat().st_size / 2
 
 
 def test_ops() -> None:
@@ -242,6 +267,7 @@ def test_missing_and_garbage_files(tmp_path: Path) -> None:
         assert path.name in refused(3, "prune", path, "-o", out, *HALF)
         assert path.name in refused(3, "inspect", path)
         assert path.name in refused(3, "bench", path)
+        assert refused(3, "bench", RESNET, path) == refused(3, "bench", path)
         assert path.name in refused(3, "sparsify", path, "-o", out, "--sparsity", 0.5)
         assert path.name in refused(3, "verify", path, "--original", RESNET, "--plan", garbage)
     assert [f.name for f in tmp_path.iterdir()] == ["garbage.onnx"]
@@ -294,6 +320,11 @@ def test_plan_file_equal_to_a_model(plan: str, tmp_path: Path) -> None:
         (("-o", "OUT", *HALF, "--calib", "x"), "No such option"),
         (("-o", "OUT", *HALF, "-q", "-v"), "exclude each other"),
         (("-o", "no folder/o.onnx", *HALF), "does not exist"),
+        (("-o", "OUT", *HALF, "--exclude", "type:conv"), "nearest: 'Conv'"),
+        (("-o", "OUT", *HALF, "--ratio", "type:Rellu=0.2"), "nearest: 'Relu'"),
+        (("-o", "OUT", "--ratio", "type:Flatten=0.2"), "makes the channels of a group"),
+        (("-o", "OUT", "--ratio", "50%"), "'--ratio'"),
+        (("-o", "OUT", "--target", "macs=50%"), "a share such as 0.5"),
     ],
 )
 def test_usage_errors_of_prune(args: tuple[object, ...], says: str, tmp_path: Path) -> None:
@@ -312,6 +343,67 @@ def test_usage_errors_of_prune(args: tuple[object, ...], says: str, tmp_path: Pa
 )  # fmt: skip
 def test_usage_errors_name_the_help(args: tuple[object, ...]) -> None:
     assert "--help'" in refused(2, *args)
+
+
+@pytest.mark.parametrize("command_", ["prune", "inspect", "bench", "sparsify"])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            ("--input-shape", "inptu:1,1,16,16"),
+            "no input 'inptu'; nearest: 'input'; its inputs are 'input' [",
+        ),
+        (("--input-value", "inptu=1"), "no input 'inptu'; nearest: 'input'"),
+        (("--input-shape", "input:0"), "got 1 size, expected 4"),
+        (("--input-shape", "input:0,1,16,16"), "got size 0 at axis 0, expected 1 or more"),
+        (("--input-shape", "input:-2,1,16,16"), "got size '-2'"),
+        (("--input-shape", "input:1,1,17,16"), "the model declares [batch, 1, 16, 16]"),
+        (("--input-value", "input=text"), "no float32"),
+    ],
+)
+def test_inputs_that_the_model_does_not_have(
+    command_: str, given: tuple[str, str], says: str, tmp_path: Path
+) -> None:
+    more = {"prune": HALF, "sparsify": ("--sparsity", "0.5")}.get(command_, ())
+    place = ("-o", tmp_path / "o.onnx") if more else ()
+    assert says in refused(2, command_, RESNET, *place, *more, *given)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("extra", [(), ("--no-bench",), ("--dry-run",)])
+def test_a_provider_that_is_not_there_is_refused_early(
+    extra: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("onnxprune.pipeline.load", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr("onnxprune.api.load", lambda _: pytest.fail("loaded"))
+    name = ("--provider", "CPUExecutionProvidr")
+    text = refused(2, "prune", RESNET, "-o", tmp_path / "o.onnx", "--ratio", "0.5", *extra, *name)
+    assert "'CPUExecutionProvidr' is not available; nearest: 'CPUExecutionProvider'" in text
+    assert refused(2, "bench", RESNET, *name) == text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_error_names_its_file(tmp_path: Path) -> None:
+    model = onnx.load(RESNET)
+    model.graph.node[5].input[0] = "nowhere"
+    onnx.save(model, tmp_path / "bad.onnx")
+    assert f"'{tmp_path / 'bad.onnx'}': node " in refused(3, "bench", RESNET, tmp_path / "bad.onnx")
+
+
+def test_seeds_below_zero(pruned: tuple[Path, Path], tmp_path: Path) -> None:
+    assert "'--seed'" in refused(
+        2, "apply", RESNET, "--plan", pruned[1], "-o", tmp_path / "o.onnx", "--seed", -1
+    )
+
+
+def test_bn_scale_says_where_there_is_none(tmp_path: Path) -> None:
+    args = ("-o", tmp_path / "o.onnx", "--force", *HALF, "--criterion")
+    bare = run("prune", SHUFFLE, *args, "bn-scale")
+    assert bare.exit_code == 0
+    assert bare.stderr.startswith("warning: criterion bn-scale: ")
+    assert "groups have no normalisation scale; l2 (weight norms) ranks their channels" in bare.stderr
+    assert run("prune", RESNET, *args, "bn-scale").stderr == ""
+    assert run("prune", SHUFFLE, *args, "l2").stderr == ""
 
 
 def test_sparsify_needs_one_of_sparsity_and_pattern(tmp_path: Path) -> None:
@@ -340,6 +432,28 @@ def test_reached_target(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "target reached" in result.stdout
     assert (tmp_path / "o.onnx").stat().st_size <= 400_000
+
+
+@pytest.mark.parametrize("target", ["macs=1", "macs=1G", "size=2MB", "params=1"])
+def test_a_target_that_is_met_already(target: str, tmp_path: Path) -> None:
+    text = refused(4, "prune", RESNET, "-o", tmp_path / "o.onnx", "--target", target)
+    assert "the model meets the target as it is" in text
+    assert f"({target.partition('=')[0]} " in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_targets_the_one_that_is_not_met_counts(tmp_path: Path) -> None:
+    args = ("--target", "macs=1G", "--target", "size=400kB", "--no-bench", "--json")
+    result = run("prune", RESNET, "-o", tmp_path / "o.onnx", *args)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["after"]["bytes"] <= 400_000
+
+
+def test_settings_that_remove_nothing(tmp_path: Path) -> None:
+    args = ("prune", RESNET, "-o", tmp_path / "o.onnx", "--no-bench")
+    assert "a ratio of 0 removes no channel" in refused(4, *args, "--ratio", 0)
+    assert "widths go by 16" in refused(4, *args, "--ratio", 0.01, "--align", 16)
+    assert "999 or more channels stay" in refused(4, *args, "--ratio", 0.5, "--min-channels", 999)
 
 
 def test_nothing_to_prune(tmp_path: Path) -> None:
@@ -457,7 +571,29 @@ def test_signals(number: signal.Signals, code: int, says: bytes, tmp_path: Path)
 
 
 @posix
-@pytest.mark.parametrize("columns", [30, 80, 160])
+def test_an_interrupted_write_leaves_no_file(tmp_path: Path) -> None:
+    script = (
+        "import time, onnxprune.cli, onnxprune.model.io as io\n"
+        "def wait(*_): print('ready', flush=True); time.sleep(60)\n"
+        "io._read_back = wait\n"
+        "onnxprune.cli.main()"
+    )
+    arguments = ("prune", str(RESNET), "-o", str(tmp_path / "o.onnx"), *HALF)
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert [f.suffix for f in tmp_path.iterdir()] == [".tmp"]
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b"interrupted\n"
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix
+@pytest.mark.parametrize("columns", [30, 60, 80, 120, 160])
 def test_in_a_terminal_nothing_is_cut(columns: int) -> None:
     text = in_terminal(columns, "inspect", "-v", SHUFFLE)
     assert columns < 80 or max(len(line) for line in text.splitlines()) <= columns
@@ -613,7 +749,7 @@ def test_dropped_groups_and_weak_proofs_are_said() -> None:
         "reason": "why",
     }
     assert tables.prune_messages(replace(REPORT, verification=unproved)) == ["warning: not proved: why"]
-    assert "unproved: 3 cases; why" in text_of(
+    assert "unproved: compared in 3 runs; why" in text_of(
         tables.prune_tables(replace(REPORT, verification=unproved), {}, False)
     )
 
@@ -622,6 +758,40 @@ def test_groups_that_keep_more_than_asked_are_counted() -> None:
     text = text_of(tables.prune_tables(REPORT, {}, True))
     assert "1 of 2 pruned, 1 with more channels than asked" in text
     assert "rows" in text
+
+
+def test_every_option_says_what_it_does_and_its_default() -> None:
+    for name, found in program.commands.items():
+        for option in (p for p in found.params if isinstance(p, click.Option)):
+            assert option.help, f"{name} {option.opts}"
+            numeric = isinstance(option.type, click.IntRange) and not option.count
+            assert option.show_default or not numeric, f"{name} {option.opts}"
+
+
+def test_long_texts_are_cut_at_words() -> None:
+    text = " ".join(f"word{i}" for i in range(200))
+    short = shortened(text, 100)
+    assert len(short) <= 103
+    start, end = short.split(" … ")
+    assert text.startswith(start + " ")
+    assert text.endswith(" " + end)
+    assert shortened("short", 100) == "short"
+    assert len(shortened("x" * 1000, 100)) <= 103
+
+
+def test_runtime_errors_lose_their_codes() -> None:
+    start = "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Non-zero status code returned while running "
+    error = RuntimeError(start + "Pad node. Name:'/p' Status Message: Pad reflect:\n too long")
+    assert one_line(error) == "Pad '/p': Pad reflect: too long"
+    assert one_line(RuntimeError("plain")) == "plain"
+
+
+def test_nearest_names() -> None:
+    known = ["head.0.weight", "body.1.bias", "Conv"]
+    assert nearest("hed*", known) == "; nearest: 'head.0.weight'"
+    assert nearest("type:conv", known) == "; nearest: 'Conv'"
+    assert nearest("re:^bdy", known) == "; nearest: 'body.1.bias'"
+    assert nearest("zzz", known) == nearest("*", known) == nearest("x", []) == ""
 
 
 def test_top_reasons_for_what_is_frozen() -> None:

@@ -51,11 +51,19 @@ DRIFT_SAMPLES = 8
 @click.version_option(onnxprune.__version__, prog_name="onnxprune", message="%(prog)s %(version)s")
 @click.pass_context
 def program(ctx: click.Context) -> int:
-    """Structured pruning of ONNX models, proved and timed with onnxruntime.
+    """Remove channels, heads and neurons from ONNX models, proved and timed with onnxruntime.
 
     \b
     Example:
       onnxprune prune model.onnx -o small.onnx --ratio 0.5
+
+    \b
+    Exit codes:
+      0 done                  4 nothing to prune
+      1 target missed, or     5 nothing could be proved
+        a difference found    6 out of memory or disk
+      2 wrong usage           70 internal error
+      3 invalid model         130, 143 interrupted
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
@@ -67,47 +75,56 @@ def program(ctx: click.Context) -> int:
 @output(required=False)
 @click.option(
     "--ratio", "ratios", type=RATIO, multiple=True, metavar="R|PATTERN=R",
-    help="Share of the channels to remove; for some nodes or tensors as PATTERN=R. Repeatable.",
+    help="Share of every group's channels to remove, from 0 to below 1: 0.5 removes half. PATTERN=R for some "
+    "nodes or tensors (glob, re:... or type:Conv). Repeatable. This or --target is required.",
 )  # fmt: skip
 @click.option(
     "--target", "targets", type=TARGET, multiple=True, metavar="KEY=VALUE",
-    help="What may remain of macs, params or size: a share up to 1, or an amount as in macs=500M, size=10MB. "
-    "Repeatable.",
+    help="What may remain of macs, params or size: a share of the original up to 1 (macs=0.5), or an amount "
+    "(macs=500M, params=2M, size=10MB). Repeatable; all must hold.",
 )  # fmt: skip
 @click.option(
-    "--criterion", type=click.Choice(CRITERIA), default="l2", show_default=True, help="Which channels matter."
-)
+    "--criterion", type=click.Choice(CRITERIA), default="l2", show_default=True,
+    help="What ranks the channels: norms of their weights (l1, l2, linf), scales of normalisations "
+    "(bn-scale), distance from the other filters (fpgm), or chance (random).",
+)  # fmt: skip
 @click.option(
     "--scope", type=click.Choice(SCOPES),
-    help="Rank by group or all together.  [default: local; global with --target]",
+    help="Rank channels within every group (local) or all together (global).  "
+    "[default: local; global with --target]",
 )  # fmt: skip
 @click.option(
     "--granularity", type=click.Choice(GRANULARITIES), default="finest", show_default=True,
-    help="What goes as one where channels have rows and columns (heads, groups).",
+    help="What goes as one where channels have rows and columns, as attention heads and Conv groups have: "
+    "single channels where possible (finest), the same columns of every row, or whole rows (heads).",
 )  # fmt: skip
 @click.option(
     "--align", type=STEP, default="auto", show_default=True, metavar="auto|N",
-    help="Keep widths that are multiples of N; auto fits this machine.",
+    help="Keep widths that are multiples of N channels; auto takes what is fast on this processor (16 or 8); "
+    "1 cuts exactly.",
 )  # fmt: skip
 @click.option(
     "--min-channels", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-    help="Channels that stay in every group.",
+    help="Channels that stay in every group, at least.",
 )  # fmt: skip
 @exclude
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-    help="Of all random choices.",
+    help="Seed of all random choices: the inputs of the proof, the criterion random.",
 )  # fmt: skip
-@click.option("--plan", "plan_path", type=PATH, metavar="FILE", help="Write the plan there.")
-@click.option("--dry-run", is_flag=True, help="Write no model, only the --plan; time nothing.")
+@click.option("--plan", "plan_path", type=PATH, metavar="FILE", help="Write the plan, too: JSON.")
+@click.option("--dry-run", is_flag=True, help="Choose and prove, but write no model, only the --plan.")
 @force
 @click.option("--no-bench", is_flag=True, help="Do not time the result.")
-@click.option("--allow-unproved", is_flag=True, help="Write also what cannot be run and so not proved.")
+@click.option(
+    "--allow-unproved", is_flag=True,
+    help="Write the model also where onnxruntime cannot run it, so that nothing is proved.",
+)  # fmt: skip
 @inputs
 @runtime
 @common
 def prune(screen: Screen, model: Path, **options: Any) -> int:
-    """Remove channels, prove the result, time it, write it.
+    """Remove channels, heads and neurons; prove and time the result.
 
     \b
     Example:
@@ -167,7 +184,7 @@ def inspect(screen: Screen, model: Path, **options: Any) -> int:
 
 @program.command()
 @click.argument("model", type=PATH)
-@click.option("--plan", type=PATH, required=True, metavar="FILE", help="The plan to carry out.")
+@click.option("--plan", type=PATH, required=True, metavar="FILE", help="The plan to carry out: JSON.")
 @output(required=True)
 @force
 @input_values
@@ -186,7 +203,8 @@ def apply(screen: Screen, model: Path, plan: Path, **options: Any) -> int:
         result = onnxprune.apply(model, plan, target, options["force"], values, options["seed"])
     screen.say(tables.prune_messages(result.report))
     places = {"plan": str(plan), "written": str(target)}
-    screen.result(result.report.to_dict(), tables.prune_tables(result.report, places, screen.detailed))
+    shown = tables.prune_tables(result.report, places, screen.detailed, planned=True)
+    screen.result(result.report.to_dict(), shown)
     return 0
 
 
@@ -214,7 +232,8 @@ def verify(screen: Screen, pruned: Path, original: Path, plan: Path, **options: 
         raise UnprovedError(f"the plan's result is not proved: {tables.proof_line(report.verification)}")
     if not report.matches_plan:
         count = len(report.differences)
-        raise TargetMissed(f"'{pruned}' is not what the plan makes of '{original}': {count} differences")
+        found = f"{count} difference{'' if count == 1 else 's'}"
+        raise TargetMissed(f"'{pruned}' is not what the plan makes of '{original}': {found}")
     return 0
 
 
@@ -243,14 +262,23 @@ def bench(screen: Screen, models: tuple[Path, ...], **options: Any) -> int:
 @program.command()
 @click.argument("model", type=PATH)
 @output(required=True)
-@click.option("--sparsity", type=float, metavar="S", help="Share of the weights to zero.")
-@click.option("--pattern", metavar="N:M", help="Keep N of every M weights along the input channels.")
+@click.option(
+    "--sparsity", type=float, metavar="S", help="Share of the weights to zero, above 0 and below 1."
+)
+@click.option(
+    "--pattern", metavar="N:M",
+    help="Keep the N largest of every M weights along the input channels, as in 2:4. "
+    "This or --sparsity is required.",
+)  # fmt: skip
 @click.option(
     "--scope", type=click.Choice(SCOPES), default="local", show_default=True,
-    help="Rank by tensor or all together.",
+    help="Rank weights within every tensor (local) or all together (global).",
 )  # fmt: skip
 @exclude
-@click.option("--sparse-initializers", is_flag=True, help="Store as sparse tensors what is smaller so.")
+@click.option(
+    "--sparse-initializers", is_flag=True,
+    help="Store as sparse tensors what is smaller so: from about two zeros in three on.",
+)  # fmt: skip
 @force
 @inputs
 @common
@@ -266,24 +294,34 @@ def sparsify(screen: Screen, model: Path, **options: Any) -> int:
     shapes = unique("--input-shape", options["input_shapes"])
     values = unique("--input-value", options["input_values"])
     with screen.working(f"sparsifying {model}"):
+        original = _loaded(model, shapes, values)
         result = onnxprune.sparsify(model, settings, options["output"], options["force"])
-        moved, reason = _drift(model, result.model, shapes, values)
+        moved, reason = _drift(original, result.model, shapes, values)
     screen.say([f"warning: drift is not measured: {reason}"] if moved is None else [])
+    screen.say(tables.sparsify_messages(result.report.to_dict()))
     report = {"schema_version": SCHEMA_VERSION, **result.report.to_dict(), "drift": moved}
     screen.result(report, tables.sparsify_tables(report, str(options["output"]), screen.detailed))
     return 0
 
 
+def _loaded(path: Path, shapes: Mapping[str, Any], values: Mapping[str, Any]) -> onnx.ModelProto:
+    """Load a model, and refuse sizes and values that its inputs do not take."""
+    from onnxprune.model.feeds import check_given
+    from onnxprune.model.io import load
+
+    model = load(path).model
+    check_given(model, shapes, values)
+    return model
+
+
 def _drift(
-    path: Path, other: onnx.ModelProto, shapes: Mapping[str, Any], values: Mapping[str, Any]
+    original: onnx.ModelProto, other: onnx.ModelProto, shapes: Mapping[str, Any], values: Mapping[str, Any]
 ) -> tuple[float | None, str]:
     """Measure drift on random inputs; where that is not possible return None and why."""
     from onnxprune.drift import drift
     from onnxprune.model.feeds import feeds_for, find_feeds
-    from onnxprune.model.io import load
 
     try:
-        original = load(path).model
         first = find_feeds(original, shapes, values)
         sizes = {name: array.shape for name, array in first.items()}
         more = (feeds_for(original, sizes, values, seed, like=first) for seed in range(1, DRIFT_SAMPLES))

@@ -97,7 +97,10 @@ def _described(error: Exception) -> tuple[str, int]:
         case click.ClickException():
             return f"error: {_one_line(error)}", UsageError.exit_code
         case MemoryError():
-            return "error: out of memory; use a machine with more", ResourceError.exit_code
+            return (
+                "error: out of memory; use smaller inputs (--input-shape) or a machine with more",
+                ResourceError.exit_code,
+            )
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return f"error: {error.strerror}; free some space", ResourceError.exit_code
     return (

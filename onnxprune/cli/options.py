@@ -68,7 +68,9 @@ def read_target(text: str) -> tuple[str, float]:
     elif unit in _COUNTS:
         amount = number * _COUNTS[unit]
     else:
-        raise UsageError(f"unknown unit '{unit}' in '{value}', expected one of k, M, G, T")
+        raise UsageError(
+            f"unknown unit '{unit}' in '{value}', expected one of k, M, G, T, or a share such as 0.5"
+        )
     if amount <= 1:
         raise UsageError(f"{key} of {value} is less than any model has; shares have no unit: {key}=0.5")
     return key, amount
@@ -171,7 +173,7 @@ def split_ratios(
 def common(function: Command) -> Command:
     """Add --json, -v and -q; the function gets a Screen as its first argument."""
 
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
     @click.option("-v", "--verbose", count=True, help="Print more; -vv adds tracebacks to errors.")
     @click.option("-q", "--quiet", is_flag=True, help="Print the result and errors only.")
     @click.pass_context
@@ -191,7 +193,8 @@ def input_shapes(function: Command) -> Command:
     """Add --input-shape."""
     return click.option(
         "--input-shape", "input_shapes", type=SHAPE, multiple=True, metavar="NAME:1,3,224,224",
-        help="Sizes of an input; ? for a size to choose. Repeatable.",
+        help="Sizes of an input when the model is run; ? for one to choose. Repeatable.  "
+        "[default: as declared, batch 1]",
     )(function)  # fmt: skip
 
 
@@ -204,14 +207,15 @@ def input_values(function: Command) -> Command:
     """Add --input-value."""
     return click.option(
         "--input-value", "input_values", type=VALUE, multiple=True, metavar="NAME=VALUE|FILE.npy",
-        help="Value of an input. Repeatable.",
+        help="Value of an input when the model is run: a number, true, a JSON list, or a file of numpy.save. "
+        "Repeatable.  [default: random]",
     )(function)  # fmt: skip
 
 
 def proof_seed(function: Command) -> Command:
     """Add --seed, of the inputs that a proof runs."""
     return click.option(
-        "--seed", type=int, default=0, show_default=True, metavar="N",
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
         help="Seed of the inputs that the proof runs with.",
     )(function)  # fmt: skip
 
@@ -224,7 +228,7 @@ def runtime(function: Command) -> Command:
     )  # fmt: skip
     threads = click.option(
         "--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-        help="Threads to time with.",
+        help="Threads of onnxruntime to time with.",
     )  # fmt: skip
     return provider(threads(function))
 
@@ -233,13 +237,13 @@ def exclude(function: Command) -> Command:
     """Add --exclude."""
     return click.option(
         "--exclude", multiple=True, metavar="PATTERN",
-        help="Node or tensor left whole: glob, re:..., or type:Conv. Repeatable.",
+        help="Leave whole what a node or tensor of this name holds: glob, re:... or type:Conv. Repeatable.",
     )(function)  # fmt: skip
 
 
 def force(function: Command) -> Command:
     """Add --force."""
-    return click.option("--force", is_flag=True, help="Replace files that exist.")(function)
+    return click.option("--force", is_flag=True, help="Replace output files that exist.")(function)
 
 
 def output(required: bool) -> Callable[[Command], Command]:

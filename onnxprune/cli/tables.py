@@ -6,22 +6,25 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cli.screen import Column, Table
-from onnxprune.quantities import count, share, size
+from onnxprune.quantities import amount, count, share, size
 
 if TYPE_CHECKING:
     from onnxprune.report import GroupReport, InspectReport, PinReport, PruneReport, VerifyReport
     from onnxprune.rules import Rule
 
 TOP = 3  # reasons shown without -v
+SMALLER = 0.99  # a file of this share of the original's bytes is not called smaller
+DIFFERENCES = 10  # shown by `verify`
 _FACTS = (Column(), Column(fold=True))
-_PRINTED = {"macs": count, "params": count, "size": size}
 
 
-def prune_tables(report: PruneReport, places: Mapping[str, str], detailed: bool) -> list[Table]:
-    """Show a run of `prune` or `apply`; places: what was written where."""
+def prune_tables(
+    report: PruneReport, places: Mapping[str, str], detailed: bool, planned: bool = False
+) -> list[Table]:
+    """Show a run of `prune` or `apply`; places: what was written where; planned: the widths were given."""
     facts = [
         ("proof", proof_line(report.verification)),
-        ("groups", _groups_line(report)),
+        ("groups", _groups_line(report, planned)),
         *(
             (f"target {'missed' if key in report.missed else 'reached'}", _target_line(key, target))
             for key, target in report.targets.items()
@@ -64,12 +67,12 @@ def comparison_line(versus: Mapping[str, Any] | None) -> str:
 
 
 def proof_line(verification: Mapping[str, Any]) -> str:
-    """Print the outcome of a proof: status, error, tolerance and cases."""
+    """Print the outcome of a proof: status, error, tolerance and in how many runs it was compared."""
     parts = [verification["status"]]
     if verification["max_abs_error"] is not None:
         used = verification["tolerance_ratio"]
         parts.append(f"error {verification['max_abs_error']:.2g}, {used:.2g} of the tolerance")
-    parts.append(_number(verification["cases"], "case"))
+    parts.append(f"compared in {_number(verification['cases'], 'run')}")
     if verification["restricted"]:
         parts.append(f"{_number(len(verification['restricted']), 'node')} compared over kept channels only")
     if verification["reason"]:
@@ -81,7 +84,7 @@ def _number(count_: int, word: str) -> str:
     return f"{count_} {word}{'' if count_ == 1 else 's'}"
 
 
-def _groups_line(report: PruneReport) -> str:
+def _groups_line(report: PruneReport, planned: bool) -> str:
     pruned = sum(g.kept < g.channels for g in report.groups)
     parts = [f"{pruned} of {len(report.groups)} pruned"]
     wide = sum(g.kept > g.asked for g in report.groups)
@@ -93,7 +96,7 @@ def _groups_line(report: PruneReport) -> str:
     if narrow:
         first = narrow[0]
         parts.append(f"{len(narrow)} with fewer ({first.asked} asked, {first.kept} kept in {first.id})")
-    if narrow or (wide and not report.targets):
+    if not planned and (narrow or (wide and not report.targets)):
         parts.append(f"widths go by {report.settings.get('align')}, --align 1 cuts exactly")
     if report.dropped:
         parts.append(f"{len(report.dropped)} dropped")
@@ -101,8 +104,7 @@ def _groups_line(report: PruneReport) -> str:
 
 
 def _target_line(key: str, target: Mapping[str, float]) -> str:
-    shown = _PRINTED[key]
-    return f"{key} {shown(target['reached'])}, {shown(target['limit'])} allowed"
+    return f"{key} {amount(key, target['reached'])}, {amount(key, target['limit'])} allowed"
 
 
 def _frozen_facts(pinned: Iterable[PinReport], detailed: bool) -> list[tuple[str, str]]:
@@ -241,12 +243,15 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 def verify_tables(report: VerifyReport) -> list[Table]:
-    """Show the outcome of `verify`, with every difference."""
+    """Show the outcome of `verify`, with the first differences; JSON has all."""
     same = "is the plan's result" if report.matches_plan else "is not the plan's result"
     tables = [Table(_FACTS, [("proof", proof_line(report.verification)), ("model", same)])]
     if report.differences:
         columns = (Column(fold=True),)
-        tables.append(Table(columns, [(d,) for d in report.differences], "differences"))
+        rows = [(d,) for d in report.differences[:DIFFERENCES]]
+        more = len(report.differences) - len(rows)
+        rows += [(f"and {more} more (--json lists all)",)] if more else []
+        tables.append(Table(columns, rows, "differences"))
     return tables
 
 
@@ -308,6 +313,16 @@ def sparsify_tables(report: Mapping[str, Any], output: str, detailed: bool) -> l
         ]  # fmt: skip
         tables.append(Table(columns, rows))
     return tables
+
+
+def sparsify_messages(report: Mapping[str, Any]) -> list[str]:
+    """Say where zeros did not make the file smaller, and what would."""
+    if report["bytes_after"] < SMALLER * report["bytes_before"]:
+        return []
+    return [
+        "note: the file is no smaller, as zeros are stored like other weights: compress it (zip, gzip) or, "
+        "above two zeros in three, use --sparse-initializers; faster is only a runtime with sparse kernels"
+    ]
 
 
 def ops_tables(rules: Iterable[Rule]) -> list[Table]:
