@@ -65,8 +65,9 @@ def bench(
     """
     chosen = settings or BenchSettings()
     check_provider(chosen.provider)
-    if not models:
-        raise UsageError("nothing to time: got no model, expected one or more")
+    if not models or isinstance(models, (str, bytes)):
+        got = "one path" if models else "none"
+        raise UsageError(f"models to time: got {got}, expected a list of one or more")
     for other in models[1:]:
         load(other)
     first = load(models[0])

@@ -307,7 +307,8 @@ def _runners(
         missing = [i for i in required if i not in feeds]
         if missing:
             raise UsageError(
-                f"{name}: no value for input {', '.join(missing)}; got {', '.join(feeds) or 'none'}"
+                f"{name}: no value for input {', '.join(missing)}; got {', '.join(feeds) or 'none'}, as "
+                "models are timed on the inputs of the first"
             )
         optional = [i.name for i in session.get_overridable_initializers() if i.name in feeds]
         runners.append(_Runner(session, name, {i: feeds[i] for i in (*required, *optional)}))

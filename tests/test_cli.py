@@ -22,6 +22,7 @@ import onnxprune
 from onnxprune.cli import options, screen, tables
 from onnxprune.cli.app import program
 from onnxprune.errors import UsageError, nearest, printable, shortened
+from onnxprune.model.io import load
 from onnxprune.model.runtime import one_line
 from onnxprune.report import Dropped, GroupReport, PinReport, PruneReport, Quantities, VerifyReport
 
@@ -388,6 +389,28 @@ def test_a_model_error_names_its_file(tmp_path: Path) -> None:
     model.graph.node[5].input[0] = "nowhere"
     onnx.save(model, tmp_path / "bad.onnx")
     assert f"'{tmp_path / 'bad.onnx'}': node " in refused(3, "bench", RESNET, tmp_path / "bad.onnx")
+
+
+def test_bench_of_models_with_other_inputs(tmp_path: Path) -> None:
+    model = onnx.load(RESNET)
+    model.graph.input[0].name = "image"
+    for node in model.graph.node:
+        node.input[:] = ["image" if name == "input" else name for name in node.input]
+    onnx.save(model, tmp_path / "m.onnx")
+    text = refused(2, "bench", RESNET, tmp_path / "m.onnx")
+    assert "no value for input image; got input, as models are timed on the inputs of the first" in text
+    for given in ([], str(RESNET)):
+        with pytest.raises(UsageError, match="expected a list"):
+            onnxprune.bench(given)
+
+
+def test_unknown_operators_are_said_in_words(tmp_path: Path) -> None:
+    model = onnx.load(RESNET)
+    relu = next(n for n in model.graph.node if n.op_type == "Relu")
+    relu.op_type = "Affine"
+    onnx.save(model, tmp_path / "m.onnx")
+    (warning,) = load(tmp_path / "m.onnx").warnings
+    assert warning.startswith("the ONNX opset of the model has no operator Affine: ")
 
 
 def test_seeds_below_zero(pruned: tuple[Path, Path], tmp_path: Path) -> None:
@@ -802,6 +825,13 @@ def test_top_reasons_for_what_is_frozen() -> None:
     assert "2 more reasons" in brief
     assert "reason 1" not in brief
     assert "2 channels at Op: reason 1" in full
+
+
+def test_reasons_that_differ_in_names_only_are_one() -> None:
+    pins = tuple(PinReport("t", 1, "n", "Mul", f"meets the fixed axis of '{n}'", 4) for n in "abb")
+    text = text_of(tables.prune_tables(replace(REPORT, pinned=pins), {}, False))
+    assert "12 channels at Mul: meets the fixed axis of 'a', and 1 other" in text
+    assert text.count("at Mul") == 1
 
 
 def text_of(found: list[screen.Table]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -119,12 +120,21 @@ def _frozen_facts(pinned: Iterable[PinReport], detailed: bool) -> list[tuple[str
 
 
 def _by_reason(pinned: Iterable[PinReport]) -> list[tuple[str, str, int, list[PinReport]]]:
-    """Collect pins by operator and reason, those with most channels first."""
+    """Collect pins by operator and reason, those with most channels first.
+
+    Reasons that differ only in the names they quote are one, shown with the first.
+    """
     found: dict[tuple[str, str], list[PinReport]] = {}
     for pin in pinned:
-        found.setdefault((pin.op or "no operator", pin.reason), []).append(pin)
-    rows = [(op, reason, sum(p.channels for p in pins), pins) for (op, reason), pins in found.items()]
+        kind = re.sub(r"'[^']*'", "''", pin.reason)
+        found.setdefault((pin.op or "no operator", kind), []).append(pin)
+    rows = [(op, _reason(pins), sum(p.channels for p in pins), pins) for (op, _), pins in found.items()]
     return sorted(rows, key=lambda row: (-row[2], row[0], row[1]))
+
+
+def _reason(pins: list[PinReport]) -> str:
+    others = len({p.reason for p in pins}) - 1
+    return pins[0].reason + (f", and {_number(others, 'other')}" if others else "")
 
 
 def _groups_table(groups: Iterable[GroupReport]) -> Table:

@@ -90,7 +90,7 @@ def _check_tensors(model: onnx.ModelProto) -> Iterator[str]:
     if broken:
         shown = ", ".join(f"'{name}'" for name in broken[:_MAX_NAMES])
         more = f" and {len(broken) - _MAX_NAMES} more" if len(broken) > _MAX_NAMES else ""
-        yield f"weights that are NaN or Inf in tensor {shown}{more}; the results may be, too"
+        yield f"NaN or Inf in tensor {shown}{more}; the outputs may hold them, too"
 
 
 def _checked_data(tensor: onnx.TensorProto) -> bytes | None:
@@ -161,8 +161,8 @@ def _check_rules(bare: onnx.ModelProto) -> Iterator[str]:
         raise ModelError(f"the model breaks the rules of ONNX: {text}; export it again") from error
     if unknown:
         yield (
-            f"not checked: {', '.join(sorted(unknown))}, as ONNX has no such operator in the opset that the "
-            "model names; onnxruntime may run it all the same"
+            f"the ONNX opset of the model has no operator {', '.join(sorted(unknown))}: its use is not "
+            "checked, though onnxruntime may run it"
         )
 
 
