@@ -25,6 +25,19 @@ class Kept:
     coords: tuple[tuple[np.ndarray, ...] | None, ...]
 
 
+def selected(values: np.ndarray, labelled: Labelled, kept: Kept) -> np.ndarray:
+    """Pick the elements of an original tensor that the pruned one keeps, in its order."""
+    for factor, coords in zip(labelled.factors, kept.coords, strict=True):
+        if coords is None:
+            continue
+        if len(factor.axes) == 1:
+            values = np.take(values, coords[0], axis=factor.axes[0])
+            continue
+        front = np.moveaxis(values, factor.axes, range(len(factor.axes)))
+        values = np.moveaxis(front[coords], range(len(factor.axes)), factor.axes)
+    return values
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """What one use of a stored constant keeps: coordinates by letter, arranged over letters.

@@ -12,6 +12,7 @@ import onnx
 
 from onnxprune.analysis.labels import Labelled
 from onnxprune.analysis.replay import Kept, Replayed
+from onnxprune.analysis.shadow import selected
 from onnxprune.analysis.trace import Trace
 from onnxprune.errors import UnprovedError
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
@@ -102,19 +103,6 @@ def compare(tensor: str, case: str, pruned: np.ndarray, masked: np.ndarray, slac
     tolerance = relative_tolerance(masked.dtype) * largest + 1e-6 + slack
     signal = float(wide.std()) if wide.size > 1 else largest
     return Difference(tensor, case, error, tolerance, signal)
-
-
-def selected(values: np.ndarray, labelled: Labelled, kept: Kept) -> np.ndarray:
-    """Pick the elements of an original tensor that the pruned one keeps, in its order."""
-    for factor, coords in zip(labelled.factors, kept.coords, strict=True):
-        if coords is None:
-            continue
-        if len(factor.axes) == 1:
-            values = np.take(values, coords[0], axis=factor.axes[0])
-            continue
-        front = np.moveaxis(values, factor.axes, range(len(factor.axes)))
-        values = np.moveaxis(front[coords], range(len(factor.axes)), factor.axes)
-    return values
 
 
 @dataclass(frozen=True)
