@@ -164,12 +164,12 @@ class _Writer:
                 tensor = stored.node.outputs[0] if stored.node is not None else stored.tensor
                 made.append((values, tensor))
             elif tensor is None:
-                tensor = gs.Constant(self._name(f"{name}_kept"), np.ascontiguousarray(values))
+                tensor = gs.Constant(self._name(f"{name}_kept"), np.asarray(values, order="C"))
                 made.append((values, tensor))
             self.nodes[number].inputs[place] = tensor
 
     def _store(self, stored: Stored, values: np.ndarray) -> None:
-        values = np.ascontiguousarray(values).reshape(values.shape)
+        values = np.asarray(values, order="C")
         if stored.tensor is not None:
             stored.tensor.values = values
             return

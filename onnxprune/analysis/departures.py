@@ -41,7 +41,7 @@ class _Departures:
             shape = tuple(axis_size(axis, self.sizes) if axis else 1 for axis in axes)
             outs = [out for out in self.met.outs if out.output == number]
             self._others_whole(axes, outs)
-            found = tuple(self._axis_coords(out, created[out.output, id(out)]) for out in outs)
+            found = tuple(self._axis_coords(out, created[out.output, id(out)]) for out in outs if out.axes)
             kept.append(Kept(shape, found))
         return kept
 

@@ -89,7 +89,6 @@ class Outgoing:
                     self.met.pin(
                         Block((name,), block.labels.reshape(1)), 0, "a single element of the axis is picked"
                     )
-                    continue
             yield self._place(number, axes, block, name, tuple(pieces))
 
     def _belongs(self, name: str, number: int) -> bool:
@@ -160,7 +159,7 @@ class Outgoing:
             return Labelled(shape or ())
         factors = []
         for out in outs:
-            if out.output == number:
+            if out.output == number and out.axes:
                 places, labels = merged(out.block, axes, self.sizes)
                 factors.append(Factor(places, labels))
         return Labelled(shape, tuple(factors))
