@@ -107,7 +107,16 @@ def refit(site: Site) -> Verdict:
     if found is None:
         return Pinned(f"{site.op} of an empty tensor")
     before, after, sizes = found
-    return Signature((before, *(None for _ in site.inputs[1:])), (after,), sizes=sizes)
+    rest = tuple(None for _ in site.inputs[1:])
+    return Signature((before, *rest), (after,), sizes=sizes, repair=_squeezed_axes)
+
+
+def _squeezed_axes(site: Site, shrunk: Shrunk) -> list[Fix]:
+    """Name the axes that a Squeeze without axes drops, lest it also drops one that shrank to 1."""
+    if site.op != "Squeeze" or site.ints("axes", 1) is not None or 1 not in (shrunk.outputs[0] or ()):
+        return []
+    dropped = tuple(i for i, size in enumerate(site.shape()) if size == 1)
+    return [Fix(1 if site.opset >= 13 else "axes", dropped)]
 
 
 @rule("Transpose")
@@ -172,13 +181,13 @@ def depth_to_space(site: Site) -> Verdict:
 
 @rule("SpaceToDepth")
 def space_to_depth(site: Site) -> Verdict:
-    """Gathers space into channels: each channel comes back once for each phase."""
+    """Gathers space into channels: each comes back once for each phase; labelled space goes by blocks."""
     block = int(site.attrs["blocksize"])
     n, depth, height, width = site.shape()
     sizes = {"n": n, "p": block, "q": block, "c": depth, "h": height // block, "w": width // block}
     before = (packed(n=n), packed(c=depth), packed(h=sizes["h"], p=block), packed(w=sizes["w"], q=block))
     after = (packed(n=n), packed(p=block, q=block, c=depth), packed(h=sizes["h"]), packed(w=sizes["w"]))
-    return Signature((before,), (after,), sizes=sizes)
+    return Signature((before,), (after,), sizes=sizes, tied=frozenset("pq"))
 
 
 @rule("Shape", "Size")
