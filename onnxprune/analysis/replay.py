@@ -31,6 +31,7 @@ class _Replayer:
         self.traced = traced
         self.shadow = Shadow(traced, alive)
         self.unknown: set[str] = set()
+        self.interface = {tensor.name for tensor in traced.network.graph.outputs}
 
     def run(self) -> Replayed:
         for name, labelled in self.traced.shared.items():
@@ -77,9 +78,16 @@ class _Replayer:
             shape = self.shadow.kept(node.inputs[0].name).shape
             stored = self.traced.network.root(node.inputs[0])
             shape = stored.shape if stored is not None and stored.name not in self.traced.shared else shape
-            self.shadow.known[node.outputs[0].name] = (
-                shape_value(shape, node.attrs) if node.op == "Shape" else size_value(shape)
-            )
+            now = shape_value(shape, node.attrs) if node.op == "Shape" else size_value(shape)
+            self.shadow.known[node.outputs[0].name] = now
+            if node.outputs[0].name in self.interface and not np.array_equal(now.value, before[0].value):
+                self._require_whole(step)
+            return
+        if any(
+            t.name in self.interface for t in node.outputs
+        ):  # from the inputs' old values it makes its own
+            self.shadow.require_values(step, {})
+            self.shadow.known |= {t.name: v for t, v in zip(node.outputs, before, strict=True)}
             return
         inputs = [self._value(step, i) if t.name else None for i, t in enumerate(node.inputs)]
         found = evaluate(node.op, node.attrs, inputs, len(node.outputs))
