@@ -107,7 +107,7 @@ def decide(found: Units, request: Request, scores: np.ndarray, banned: Iterable[
                 rungs[bundle.id] = Rung(rungs[bundle.id] + 1)
             continue
         clashes += replayed.conflicts
-        stuck = _descend(found, every, rungs, replayed.conflicts)
+        stuck = _descend(found, every, rungs, replayed.conflicts, dead)
         if stuck:
             # Below whole rows there is nothing but to keep the groups that clash; the rest may go on.
             held = held.holding(stuck)
@@ -155,9 +155,12 @@ class Kitchen:
 
 
 def _descend(
-    found: Units, every: list[Bundle], rungs: dict[int, Rung], conflicts: list[Conflict]
+    found: Units, every: list[Bundle], rungs: dict[int, Rung], conflicts: list[Conflict], dead: np.ndarray
 ) -> frozenset[int]:
-    """Move the bundles that clash one rung down; return the groups that clash on the last rung."""
+    """Move the bundles that clash one rung down; return the groups to hold that clash on the last rung.
+
+    Only groups that lose something are held: those where the conflict is, else all of their bundle.
+    """
     holder = {g: b for b in every for g in (*b.groups, *b.parents)}
     groups: set[int] = set()
     for conflict in conflicts:
@@ -165,7 +168,8 @@ def _descend(
         groups |= {int(g) for g in np.unique(found.group_of_units[units]) if g >= 0}
     hit = {holder[g].id for g in groups if rungs[holder[g].id] < Rung.NOTHING}
     last = {b for b in hit if rungs[b] == Rung.ROWS}
-    stuck = frozenset(g for g in groups if holder[g].id in last and g in holder[g].groups)
+    losing = {g for b in every if b.id in last for g in b.groups if dead[found.groups[g].units].any()}
+    stuck = frozenset(groups & losing or losing)
     if not hit:
         hit = {b for b, rung in rungs.items() if rung < Rung.NOTHING}
     for bundle in hit:
