@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import onnx
+from onnx import numpy_helper
 
 from onnxprune.analysis.letters import joined
 from onnxprune.analysis.meeting import Slot
@@ -92,3 +94,33 @@ def _places(cut: Cut) -> np.ndarray:
     letters = joined(cut.slot.axes, range(len(cut.slot.axes)))
     places = np.arange(int(np.prod(cut.slot.stored.shape))).reshape([cut.full[x] for x in letters])
     return places[tuple(np.broadcast_arrays(*(index_along(x, letters, cut) for x in letters)))]
+
+
+Reads = dict[int, tuple[str, tuple[int, ...], bytes]]
+
+
+def parameters_read(model: onnx.ModelProto) -> dict[str, Reads]:
+    """What every node that computes something reads of parameters, by the name of its first output.
+
+    A vector with several readers is stored once or un-shared, depending on the way that led there; what is
+    read is the same. Integers are left out: sizes and bounds may be spelled in several ways.
+    """
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    found: dict[str, Reads] = {}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            stored[node.output[0]] = _value_of(node)
+        elif node.op_type == "Identity" and node.input[0] in stored:
+            stored[node.output[0]] = stored[node.input[0]]
+        else:
+            read = {i: stored[name] for i, name in enumerate(node.input) if name in stored}
+            found[node.output[0]] = {
+                i: (str(a.dtype), a.shape, a.tobytes()) for i, a in read.items() if a.dtype.kind != "i"
+            }
+    return found
+
+
+def _value_of(node: onnx.NodeProto) -> np.ndarray:
+    attribute = node.attribute[0]
+    value = onnx.helper.get_attribute_value(attribute)
+    return numpy_helper.to_array(value) if attribute.name == "value" else np.asarray(value)

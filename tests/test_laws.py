@@ -17,11 +17,11 @@ from onnxprune.analysis.replay import replay
 from onnxprune.errors import NothingToPrune
 from tests.composing import compose
 from tests.generator import generate
-from tests.laws import Subject, check
+from tests.laws import Result, Subject, check, same_model
 
 ROOT = Path(__file__).parents[1]
 BLOCK = 10
-GRAPHS = 300
+GRAPHS = 200
 REPEATED = (1, 3, 8, 21)
 
 
@@ -90,6 +90,17 @@ def test_compose_reads_the_second_plan_in_the_first_one_s_result() -> None:
     found = compose(units, whole, units, decision.dead)
     assert found is not None
     assert np.array_equal(units.rows.close(found), decision.dead)
+
+
+def test_the_composition_law_sees_a_channel_in_another_s_place() -> None:
+    subject = Subject.of(generate(1))
+    seeds = [PruneSettings(ratio=0.5, criterion="random", seed=s, align=1, bench=False) for s in (0, 0, 1)]
+    models = [subject.rewrite(subject.decide(settings).replayed) for settings in seeds]
+    result = Result(1)
+    same_model(subject, "twice", (models[0], models[1]), result)
+    assert not result.broken
+    same_model(subject, "other channels", (models[0], models[2]), result)
+    assert result.broken
 
 
 def test_conservation_sees_every_label() -> None:
