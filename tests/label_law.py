@@ -214,6 +214,8 @@ def _random(units: Units, rng: np.random.Generator, extra: int) -> Iterator[np.n
 def broken(table: Bench, dead: np.ndarray) -> str | None:
     """Return what is wrong with a removal, "refused" where the replay refuses it, None where it holds."""
     units = table.units
+    if len(units.emptied(dead)):
+        return "refused"
     alive = units.alive(dead)
     replayed = replay(units.traced, alive)
     if replayed.conflicts:
