@@ -21,7 +21,7 @@ from tests.laws import Result, Subject, check, same_model
 
 ROOT = Path(__file__).parents[1]
 BLOCK = 10
-GRAPHS = 200
+GRAPHS = 300
 REPEATED = (1, 3, 8, 21)
 
 
@@ -31,6 +31,12 @@ def test_laws_hold_on_random_graphs(start: int) -> None:
     broken = [str(b) for r in results for b in r.broken]
     assert not broken, "\n".join(broken)
     assert any(share > 0 for r in results for share in r.shares)
+
+
+@pytest.mark.parametrize("seed", [1423, 2104, 2715, 2950], ids=["no end", *["float16 inside"] * 3])
+def test_laws_hold_where_they_were_broken(seed: int) -> None:
+    broken = [str(b) for b in check(seed).broken]
+    assert not broken, "\n".join(broken)
 
 
 def test_prune_does_what_its_stages_do() -> None:

@@ -17,6 +17,7 @@ from onnxprune.analysis.trace import Trace
 from onnxprune.errors import UnprovedError
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.oracle.masked import Masked, masked_original
+from onnxprune.oracle.rounding import run_nudged
 
 PROVED, WEAK, UNPROVED, FAILED = "proved", "weak", "unproved", "failed"
 WEAK_SIGNAL = 100.0
@@ -213,6 +214,7 @@ def _noise(model: onnx.ModelProto, names: Sequence[str], case: Feeds, claim: Cla
 
     Its own outputs at another optimisation level and at inputs nudged by one unit in the last place
     show it; a sigmoid behind large logits, or a sum that cancels, amplifies what the tolerance allows.
+    What is cast to a coarser type in the middle is nudged by half a unit in that type's last place.
     Raises UnprovedError where the same input gives other outputs.
     """
     exposed = exposing(model, names)
@@ -222,6 +224,8 @@ def _noise(model: onnx.ModelProto, names: Sequence[str], case: Feeds, claim: Cla
         if not np.array_equal(plain[name], again[name], equal_nan=plain[name].dtype.kind == "f"):
             raise UnprovedError(f"'{name}' is random: the same input gives other values each time")
     others = [run(open_session(exposed, optimised=True), case), run(session, _nudged(case))]
+    rounded = run_nudged(exposed, case)
+    others += [] if rounded is None else [rounded]
     found: dict[str, float] = {}
     for name in names:
         base = claim.of(name, plain[name])
