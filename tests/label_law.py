@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.labels import Labelled
 from onnxprune.analysis.replay import Kept, Replayed, replay
-from onnxprune.analysis.units import Units
 from onnxprune.analysis.shadow import selected
+from onnxprune.analysis.units import Units
 from onnxprune.rewrite import apply as rewritten
 from tests.operator_cases import RANGES, Fed, OperatorCase
 
