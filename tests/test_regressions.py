@@ -79,6 +79,29 @@ def test_group_normalisation_keeps_its_groups_apart(opset: int) -> None:
     assert not without(analyse(model), "y", [1, 2, 3, 5, 6, 7]).conflicts
 
 
+@pytest.mark.parametrize("form", ["Gather", "Split"])
+def test_rows_that_are_picked_keep_columns_of_their_own(form: str) -> None:
+    # Two rows of four channels, taken apart and joined again: each may lose others than the other.
+    node = helper.make_node
+    nodes = [node("MatMul", ["x", "w"], ["y"]), node("Reshape", ["y", "rows"], ["z"])]
+    if form == "Gather":
+        nodes += [node("Gather", ["z", f"at{i}"], [f"part{i}"], axis=1) for i in range(2)]
+    else:
+        nodes.append(node("Split", ["z"], ["row0", "row1"], axis=1))
+        nodes += [node("Squeeze", [f"row{i}", "axes"], [f"part{i}"]) for i in range(2)]
+    nodes += [node("Concat", ["part1", "part0"], ["k"], axis=1), node("MatMul", ["k", "v"], ["out"])]
+    params = {"w": (3, 8), "rows": [1, 2, -1], "at0": 0, "at1": 1, "axes": [1], "v": (8, 2)}
+    used = {name for n in nodes for name in n.input}
+    params = {name: value for name, value in params.items() if name in used}
+    model = model_of(nodes, {"x": [1, 3]}, {"out": [1, 2]}, params)
+    assert without(analyse(model), "y", [0, 1, 4]).conflicts
+    assert not without(analyse(model), "y", [0, 1, 4, 7]).conflicts
+    result = onnxprune.prune(model, settings())
+    assert result.report.verification["status"] == "proved"
+    kept = next(s.keep for s in result.plan.slices if s.tensor == "w")
+    assert [k for k in kept if k < 4] != [k - 4 for k in kept if k > 3]
+
+
 def test_computed_kernels_keep_their_windows() -> None:
     # Weight normalisation: the kernel's spatial axes are labelled by the weight that travels.
     node = helper.make_node

@@ -107,13 +107,17 @@ class _Departures:
         return coords
 
     def _gathered(self, take: Take, out: OutFactor) -> tuple[Coords, np.ndarray, int]:
-        """Concatenate what arrives at the sources: coordinates over (shared…, source)."""
+        """Concatenate what arrives at the sources: coordinates over (shared…, source).
+
+        The places along the shared letters may differ from one place of the source to the next: rows
+        that keep as many columns as each other, each its own.
+        """
         shared_letters: tuple[str, ...] = next(
             tuple(x for x in p.letters if x != s)
             for p, s in zip(out.pieces, take.sources, strict=True)
             if p is not None
         )
-        shared: Coords = {}
+        parts: dict[str, list[np.ndarray]] = {x: [] for x in shared_letters}
         arrays, offset = [], 0
         lead = [self.sizes[x] for x in shared_letters]
         for source, piece in zip(take.sources, out.pieces, strict=True):
@@ -122,24 +126,16 @@ class _Departures:
             order = (*shared_letters, source)
             if coords is None:
                 arrays.append(np.broadcast_to(np.arange(full), (*lead, full)) + offset)
-                mine = {x: ramp(self.sizes[x], shared_letters, x) for x in shared_letters}
+                for x, part in parts.items():
+                    part.append(np.broadcast_to(ramp(self.sizes[x], order, x), (*lead, full)))
             else:
                 assert piece is not None
                 turn = [piece.letters.index(x) for x in order]
                 arrays.append(coords[source].transpose(turn).reshape(*lead, size) + offset)
-                mine = {}
-                for x in shared_letters:
-                    array = coords[x].transpose(turn)
-                    if not (array == array[..., :1]).all():
-                        raise ClashError("rows do not keep the same columns", piece.labels.ravel())
-                    mine[x] = array[..., 0]
-            for x in shared_letters:
-                if x in shared and not np.array_equal(
-                    np.broadcast_to(shared[x], lead), np.broadcast_to(mine[x], lead)
-                ):
-                    raise ClashError("joined parts keep different rows", out.block.labels.ravel())
-                shared[x] = mine[x]
+                for x, part in parts.items():
+                    part.append(coords[x].transpose(turn))
             offset += full
+        shared = {x: np.concatenate(part, axis=-1) for x, part in parts.items()}
         return shared, np.concatenate(arrays, axis=-1), offset
 
     def _arrived(
@@ -163,7 +159,7 @@ class _Departures:
             front, back = self._new_ends(out, real)
             place = np.concatenate([front, place, back])
             picked = np.concatenate([np.full(len(front), -1), picked, np.full(len(back), -1)])
-        return picked, self._with_shared(out, shared, name, place)
+        return picked, self._with_shared(out, {x: a[..., picked] for x, a in shared.items()}, name, place)
 
     def _new_ends(self, out: OutFactor, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         new = np.flatnonzero(~real & self.shadow.alive[out.block.labels])
@@ -192,18 +188,13 @@ class _Departures:
         found = order[np.searchsorted(have[0], needed[0], sorter=order).clip(max=have.shape[1] - 1)]
         if not (have[:, found] == needed).all():
             raise ClashError("rows do not keep the same columns", out.block.labels.ravel())
-        return found, self._with_shared(out, shared, name, wanted)
+        return found, self._with_shared(out, {x: a[..., found] for x, a in shared.items()}, name, wanted)
 
     def _with_shared(self, out: OutFactor, shared: Coords, name: str, place: np.ndarray) -> Coords:
-        lead = tuple(x for x in out.block.letters if x != name)
-        sizes = [self.sizes[x] for x in lead]
         order = [*shared, name]
-        coords: Coords = {
-            x: np.broadcast_to(array[..., None], (*sizes, place.shape[-1])) for x, array in shared.items()
-        }
-        coords[name] = place
+        coords: Coords = {**shared, name: place}
         if name not in out.block.letters:
-            return {x: coords[x][..., 0] for x in lead}
+            return {x: coords[x][..., 0] for x in out.block.letters}
         if tuple(order) != out.block.letters:
             turn = [order.index(x) for x in out.block.letters]
             coords = {x: array.transpose(turn) for x, array in coords.items()}
