@@ -59,14 +59,10 @@ def _slices(traced: Trace, cut: Cut) -> Iterator[SlicePlan]:
         flat: np.ndarray = np.zeros([1] * len(letters), np.int64)
         for x in own:
             flat = flat * cut.full[x] + index_along(x, letters, cut)
-        role = roles[next(x for x in reversed(own) if x in picked)]
-        yield SlicePlan(
-            cut.slot.stored.name,
-            name,
-            axis,
-            _listed(flat, [letters.index(x) for x in own], cut, letters),
-            role,
-        )
+        keep = _listed(flat, [letters.index(x) for x in own], cut, letters)
+        if keep != list(range(cut.slot.stored.shape[axis])):
+            role = roles[next(x for x in reversed(own) if x in picked)]
+            yield SlicePlan(cut.slot.stored.name, name, axis, keep, role)
 
 
 def _listed(flat: np.ndarray, dims: list[int], cut: Cut, letters: tuple[str, ...]) -> list[Any]:

@@ -14,9 +14,10 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from onnxprune.allocation import Offer
-from onnxprune.analysis.cost import node_macs
+from onnxprune.analysis.cost import product
 from onnxprune.analysis.letters import Block
 from onnxprune.analysis.units import Units
+from onnxprune.rules.signature import Pinned
 
 FACTORS = 6
 
@@ -41,15 +42,14 @@ class Prices:
 
     def _collect(self, overhead: int) -> None:
         traced = self._found.traced
-        macs = node_macs(traced)
         for step in traced.steps:
             if step.met is None:
+                if isinstance(step.verdict, Pinned) and step.verdict.macs:
+                    self._terms["macs"].append((float(step.verdict.macs), []))
                 continue
-            if macs.get(step.number):
-                letters = set(step.met.signature.macs)
-                self._terms["macs"].append(
-                    (float(macs[step.number]), self._factors(step.met.clusters, letters))
-                )
+            for letters in step.met.signature.products:
+                count = float(product(letters, step.met.sizes))
+                self._terms["macs"].append((count, self._factors(step.met.clusters, set(letters))))
         self._parameters(overhead)
 
     def _parameters(self, overhead: int) -> None:

@@ -12,6 +12,8 @@ import onnxruntime as ort
 FLOATS = {
     onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16,
 }  # fmt: skip
+RECURRENT = ("GRU", "LSTM", "RNN")
+COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", *RECURRENT)
 Feeds = Mapping[str, np.ndarray]
 
 
@@ -48,12 +50,10 @@ def run_once(model: onnx.ModelProto, feeds: Feeds) -> dict[str, np.ndarray]:
 
 
 def count_macs(model: onnx.ModelProto, feeds: Feeds) -> int:
-    """Multiply-accumulates of Conv, ConvTranspose, Gemm, MatMul and Einsum, from the shapes of a run."""
-    nodes = [
-        n for n in model.graph.node if n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
-    ]
+    """Multiply-accumulates of contractions and recurrent layers, from the shapes of a run."""
+    nodes = [n for n in model.graph.node if n.op_type in COUNTED]
     made = {name for node in model.graph.node for name in node.output}
-    wanted = {name for n in nodes for name in (*n.input[:2], n.output[0]) if name in made}
+    wanted = {name for n in nodes for name in (*n.input[:3], n.output[0]) if name in made and name}
     shapes: dict[str, tuple[int, ...]] = {t.name: tuple(t.dims) for t in model.graph.initializer}
     shapes |= {name: array.shape for name, array in feeds.items()}
     if wanted:
@@ -61,7 +61,14 @@ def count_macs(model: onnx.ModelProto, feeds: Feeds) -> int:
     return sum(_node_macs(n, shapes) for n in nodes)
 
 
+def recurrent_macs(x: Sequence[int], w: Sequence[int], r: Sequence[int]) -> int:
+    """X [seq, batch, in] times W [dirs, gates x hidden, in], and at every step h times R [.., hidden]."""
+    return x[0] * x[1] * (prod(w) + prod(r))
+
+
 def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    if node.op_type in RECURRENT:
+        return recurrent_macs(*(shapes[name] for name in node.input[:3]))
     a, b, out = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]
     attrs = {attr.name: onnx.helper.get_attribute_value(attr) for attr in node.attribute}
     if node.op_type == "Conv":

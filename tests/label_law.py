@@ -31,6 +31,7 @@ NORMS = (
     "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "InstanceNormalization",
     "GroupNormalization",
 )  # fmt: skip
+RECURRENT = ("GRU", "LSTM", "RNN")
 FOLLOWED = ("Shape", "Size")
 Arrays = dict[str, np.ndarray]
 
@@ -68,12 +69,20 @@ class Bench:
     @cached_property
     def alone(self) -> ort.InferenceSession:
         """The node by itself, with its stored inputs."""
+        return self.alone_with({})
+
+    def alone_with(self, weights: Arrays) -> ort.InferenceSession:
+        """The node by itself, with its stored inputs, some of them replaced by these."""
         inputs = [
             helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(self.values[n].dtype), None)
             for n in self.live
         ]
         outputs = [onnx.ValueInfoProto(name=name) for name in self.outputs]
-        needed = [t for t in self.model.graph.initializer if t.name in self.node.input]
+        needed = [
+            numpy_helper.from_array(weights[t.name], t.name) if t.name in weights else t
+            for t in self.model.graph.initializer
+            if t.name in self.node.input
+        ]
         graph = helper.make_graph([self.node], "alone", inputs, outputs, needed)
         model = helper.make_model(
             graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
@@ -177,10 +186,10 @@ def _shapes(model: onnx.ModelProto, feeds: Arrays, outputs: list[str]) -> Arrays
 
 # -- removals ------------------------------------------------------------------------------------------------
 def removals(units: Units, extra: int = 12) -> Iterator[np.ndarray]:
-    """Every unit alone, every row and column of a grid, and random sets; closed over parents."""
+    """Every unit alone, rows and columns of grids, even sets, and random ones; closed over parents."""
     rng = np.random.default_rng(3)
     seen: set[bytes] = set()
-    for picked in (*_alone(units), *_lines(units), *_random(units, rng, extra)):
+    for picked in (*_alone(units), *_lines(units), *_evenly(units, rng), *_random(units, rng, extra)):
         dead = np.zeros(units.count, dtype=bool)
         dead[picked] = True
         dead = units.rows.close(dead)
@@ -200,6 +209,13 @@ def _lines(units: Units) -> Iterator[np.ndarray]:
         for axis in range(grid.ndim):
             yield grid.take([0], axis=axis).ravel()
             yield grid.take([-1], axis=axis).ravel()
+
+
+def _evenly(units: Units, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """As many from every row of a grid, each row its own."""
+    for labels in units.traced.book.grids:
+        grid = units.of[labels].reshape(-1, labels.shape[-1])
+        yield rng.permuted(grid, axis=1)[:, : max(grid.shape[1] // 2, 1)].ravel()
 
 
 def _random(units: Units, rng: np.random.Generator, extra: int) -> Iterator[np.ndarray]:
@@ -271,7 +287,25 @@ def expected(table: Bench, alive: np.ndarray) -> Arrays:
         if not gone.all():
             filler = np.asarray(NEUTRAL.get(table.case.op, 0.0)).astype(values[name].dtype)
             values[name] = np.where(gone, values[name], filler)
-    return dict(zip(table.outputs, table.alone.run(table.outputs, values), strict=True))
+    alone = table.alone
+    if table.case.op in RECURRENT:
+        stored = [numpy_helper.to_array(t) for t in table.model.graph.initializer if t.name == "c2"]
+        if stored:
+            alone = table.alone_with({"c2": unread(table, stored[0], alive)})
+        else:
+            values["x2"] = unread(table, values["x2"], alive)
+    return dict(zip(table.outputs, alone.run(table.outputs, values), strict=True))
+
+
+def unread(table: Bench, weight: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """The R [dirs, gates x hidden, hidden] of a recurrent node that reads no removed hidden unit."""
+    name = table.outputs[0]
+    labelled = table.units.traced.tensors[name]
+    for factor in labelled.factors:
+        if len(labelled.shape) - 1 in factor.axes:
+            kept = alive[factor.labels].reshape(-1, 1, labelled.shape[-1])
+            weight = np.where(kept, weight, np.float32(0))
+    return weight
 
 
 def mask(labelled: Labelled, alive: np.ndarray, also: np.ndarray | None = None) -> np.ndarray:

@@ -241,7 +241,46 @@ REDUCTIONS: Sequence[OperatorCase] = (
     case("Upsample", (1, 4, 3, 3), np.asarray([1, 1, 2, 2], np.float32), opset=9, mode="nearest"),
     case("Upsample", (1, 4, 3, 3), opset=7, mode="nearest", scales=[1.0, 1.0, 2.0, 2.0]),
 )  # fmt: skip
-CASES = (*ELEMENTWISE, *NORMS, *CONTRACTIONS, *LAYOUT, *SELECTION, *REDUCTIONS)
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def drawn(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def recurrent(op: str, *more: Any, dirs: int = 1, hidden: int = 3, **given: Any) -> OperatorCase:
+    """X [4, 2, 3] with stored W and R; `more` are the inputs from B on."""
+    rows, outputs = GATES[op] * hidden, given.pop("outputs", 3 if op == "LSTM" else 2)
+    weights = (drawn(dirs, rows, 3), given.pop("recurrence", drawn(dirs, rows, hidden)))
+    direction = "bidirectional" if dirs == 2 else given.pop("direction", "forward")
+    given |= {"direction": direction, "hidden_size": hidden}
+    return case(op, (4, 2, 3), *weights, *more, outputs=outputs, **given)
+
+
+RECURRENT: Sequence[OperatorCase] = (
+    *(recurrent(op, opset=opset) for op in GATES for opset in (7, 14, 22)),
+    *(recurrent(op, dirs=2, hidden=4, outputs=1) for op in GATES),
+    *(recurrent(op, drawn(2, 2 * GATES[op] * 3), dirs=2) for op in GATES),
+    *(recurrent(op, drawn(1, 2 * GATES[op] * 3), direction="reverse") for op in GATES),
+    *(recurrent(op, None, np.asarray([4, 2], np.int32), (1, 2, 3), clip=0.5) for op in GATES),
+    *(recurrent(op, None, None, drawn(1, 2, 3)) for op in GATES),
+    *(recurrent(op, None, None, (2, 2, 3), dirs=2) for op in GATES),
+    *(recurrent(op, None, None, drawn(2, 2, 3), dirs=2) for op in GATES),
+    *(recurrent(op, None, None, plain(1, 2, 3)) for op in GATES),
+    *(recurrent(op, recurrence=(1, GATES[op] * 3, 3)) for op in GATES),
+    *(case(op, (4, 2, 3), (2, n * 3, 3), (2, n * 3, 3), (2, n * 6), outputs=2, hidden_size=3,
+           direction="bidirectional") for op, n in GATES.items()),
+    recurrent("LSTM", None, None, None, drawn(1, 2, 3)), recurrent("LSTM", None, None, (1, 2, 3), (1, 2, 3)),
+    recurrent("LSTM", None, None, None, None, drawn(1, 9)), recurrent("LSTM", hidden=1),
+    recurrent("LSTM", drawn(2, 24), None, None, drawn(2, 2, 3), drawn(2, 9), dirs=2),
+    recurrent("LSTM", None, None, None, (2, 2, 3), (2, 9), dirs=2, input_forget=1),
+    recurrent("LSTM", activations=["HardSigmoid", "Softsign", "Affine"], activation_alpha=[0.3, 1.5],
+              activation_beta=[0.4, 0.2]),
+    recurrent("GRU", drawn(1, 18), linear_before_reset=1),
+    recurrent("GRU", drawn(2, 18), dirs=2, linear_before_reset=1),
+    recurrent("RNN", dirs=2, activations=["Relu", "Tanh"], clip=2.0),
+)  # fmt: skip
+CASES = (*ELEMENTWISE, *NORMS, *CONTRACTIONS, *LAYOUT, *SELECTION, *REDUCTIONS, *RECURRENT)
 RANGES = {
     "Acos": (-0.9, 0.9), "Asin": (-0.9, 0.9), "Atanh": (-0.9, 0.9), "Acosh": (1.1, 3.0), "Log": (0.2, 3.0),
     "Sqrt": (0.1, 3.0), "Pow": (0.5, 2.0), "Div": (0.3, 2.0), "Mod": (0.5, 4.0), "ReduceLogSum": (0.2, 2.0),

@@ -13,7 +13,7 @@ import pytest
 import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.model.feeds import find_feeds
-from tests.counting import FLOATS, Feeds, count_macs
+from tests.counting import FLOATS, RECURRENT, Feeds, count_macs, recurrent_macs
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "models"
@@ -27,6 +27,8 @@ OTHERS = [
     SHARED / "real" / "mnist_cntk.onnx",
     SHARED / "real" / "yunet_n_dynamic.onnx",  # open height and width
     SHARED / "arch" / "c_grouped_deconv_dynamo.onnx",  # grouped ConvTranspose
+    SHARED / "arch" / "c_crnn_legacy.onnx",  # bidirectional LSTM
+    SHARED / "arch" / "c_gru_cls_dynamo.onnx",
     SHARED / "arch" / "c_weight_tied_iter_legacy.onnx",  # one weight, several nodes
     SHARED / "arch" / "hf_bert_legacy.onnx",  # MatMul of two run-time values
     SHARED / "arch" / "hf_llama_legacy.onnx",
@@ -34,7 +36,7 @@ OTHERS = [
     SHARED / "arch" / "v_resnet_nofold_legacy.onnx",
 ]
 FILES = [pytest.param(path, id=path.stem) for path in (*OWN, *OTHERS)]
-COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -88,8 +90,11 @@ def macs(model: onnx.ModelProto, feeds: Feeds) -> int | None:
     for node in model.graph.node:
         if node.op_type not in COUNTED:
             continue
-        if not {*node.input[:2], node.output[0]} <= shapes.keys():
+        if not {*node.input[:2], *node.output[:1]} - {""} <= shapes.keys():
             return None
+        if node.op_type in RECURRENT:
+            total += recurrent_macs(*(shapes[name] for name in node.input[:3]))
+            continue
         data, weight, result = (shapes[n] for n in (*node.input[:2], node.output[0]))
         if node.op_type in ("Conv", "ConvTranspose"):
             total += prod(result if node.op_type == "Conv" else data) * prod(weight[1:])

@@ -44,6 +44,8 @@ class Arrivals:
                 for letter, size in zip(top.letters, places.shape, strict=True):
                     if seen.setdefault(letter, size) != size:
                         raise ClashError("rows of different lengths meet", top.labels.ravel())
+                    if size != self.met.sizes[letter] and letter in self.signature.whole:
+                        raise ClashError("an axis that stays whole loses a part", top.labels.ravel())
         self.sizes |= seen
 
     def _read_views(self) -> None:
@@ -67,6 +69,19 @@ class Arrivals:
             for top in cluster.tops:
                 coords = arrived[id(top)] if id(top) in arrived else self._natural(top)
                 self.refs.append((top, coords))
+        self.refs = [(top, self._fed_back(top, coords, id(top) in arrived)) for top, coords in self.refs]
+
+    def _fed_back(self, top: Block, coords: Coords | None, arrives: bool) -> Coords | None:
+        """Return the places of a block: where the node reads its own product, those that it produces."""
+        once = {x: self.signature.fed_back.get(x, x) for x in top.letters}
+        if not set(once) & set(self.signature.fed_back):
+            return coords
+        letters = tuple(once.values())
+        made = next((ref for block, ref in self.refs if block.letters == letters), None)
+        own = None if made is None else {x: made[once[x]] for x in top.letters}
+        if arrives and not same_coords(own, coords):
+            raise ClashError("what is fed back is not what is produced", top.labels.ravel())
+        return own
 
     def _own_top(self, view: View) -> Block | None:
         for cluster in self.met.clusters:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 from onnxprune.analysis.trace import Trace
-from onnxprune.rules.signature import Pinned, Signature
+from onnxprune.rules.signature import Axis, Pinned, Signature
 
 
 def node_macs(traced: Trace, sizes: Mapping[int, Mapping[str, int]] | None = None) -> dict[int, int]:
@@ -19,12 +20,14 @@ def node_macs(traced: Trace, sizes: Mapping[int, Mapping[str, int]] | None = Non
         if isinstance(verdict, Pinned) and verdict.macs:
             found[step.number] = verdict.macs
         elif isinstance(verdict, Signature) and verdict.macs and step.met is not None:
-            own = (sizes or {}).get(step.number, step.met.sizes)
-            count = 1
-            for letter in verdict.macs:
-                count *= own.get(letter, step.met.sizes.get(letter, 1))
-            found[step.number] = count
+            own = {**step.met.sizes, **(sizes or {}).get(step.number, {})}
+            found[step.number] = sum(product(letters, own) for letters in verdict.products)
     return found
+
+
+def product(letters: Axis, sizes: Mapping[str, int]) -> int:
+    """Multiply the sizes of letters; one that has no axis is 1."""
+    return prod(sizes.get(letter, 1) for letter in letters)
 
 
 def macs(traced: Trace, sizes: Mapping[int, Mapping[str, int]] | None = None) -> int:

@@ -31,8 +31,10 @@ class Meeting:
         views = self._frozen_dropped(list(self._views()))
         live = [view for view in views if not view.frozen]
         live += self._fresh(live, views)
+        live += self._fed_back(live)
         met = [self._cluster(members) for members in _overlapping(live)]
         clusters = [cluster for cluster in met if cluster is not None]
+        self._hold(clusters)
         slots = tuple(self._slots(clusters))
         outs, outputs = Outgoing(self, clusters).run()
         record = tuple(view for view in views if view.factor >= 0)
@@ -89,6 +91,10 @@ class Meeting:
                 for letter in axis:
                     if letter not in labelled.get(number, ()):
                         fixed.setdefault(letter, f"meets the fixed axis of '{operand.tensor}'")
+        for again, once in self.signature.fed_back.items():
+            for letter, other in ((again, once), (once, again)):
+                if other in fixed:
+                    fixed.setdefault(letter, fixed[other])
         return fixed
 
     def _frozen_dropped(self, views: list[View]) -> list[View]:
@@ -128,10 +134,29 @@ class Meeting:
                 covered.update(letters)
         return found
 
+    def _fed_back(self, live: Sequence[View]) -> list[View]:
+        """Show an operand that reads what the node produced the labels of that, under its own letter."""
+        found: list[View] = []
+        for again, once in self.signature.fed_back.items():
+            readers = [i for i, axes in enumerate(self.signature.inputs) if axes and (again,) in axes]
+            for view in (v for v in live if once in v.block.letters):
+                letters = tuple(again if x == once else x for x in view.block.letters)
+                block = Block(letters, view.block.labels)
+                found += [View(number, -1, block, letters) for number in readers]
+        return found
+
+    def _hold(self, clusters: Sequence[Cluster]) -> None:
+        """Pin the parents over the letters that do not shrink."""
+        for letter, reason in self.signature.whole.items():
+            for cluster in clusters:
+                for block in self.restricted(cluster, {letter}):
+                    self.pin(block, cluster.views[0].operand, reason)
+
     def _labelled_together(self, axes: Axes) -> list[Axis]:
         """Group the letters of a stored constant that share an axis here or in an output."""
         present = [x for axis in axes for x in axis if x in self.kept and self.sizes[x] > 1]
-        shared = [set(axis) for side in (axes, *(o for o in self.signature.outputs if o)) for axis in side]
+        sides = (axes, self.signature.together, *(o for o in self.signature.outputs if o))
+        shared = [set(axis) for side in sides for axis in side]
         groups: list[set[str]] = []
         for letter in present:
             group = {letter}.union(*(axis & set(present) for axis in shared if letter in axis))
@@ -221,7 +246,7 @@ class Meeting:
                         v.operand == number and v.factor < 0 and v.block is block for v in cluster.views
                     )
                     kept = all(letter in self.kept for letter in block.letters)
-                    role = PRODUCES if made else CARRIES if kept else CONSUMES
+                    role = CONSUMES if not kept else PRODUCES if made else CARRIES
                     entries.append(Entry(block, role))
             if entries:
                 yield Slot(operand.stored, number, axes, tuple(entries))

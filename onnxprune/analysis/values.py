@@ -143,6 +143,8 @@ def _evaluate(
     op: str, attrs: Mapping[str, Any], inputs: list[Known | None], values: Arrays, first: Known
 ) -> Known | None:
     known = [k for k in inputs if k is not None]
+    if op == "Expand" and first.value.dtype.kind == "f":
+        return None  # spread out it is data, whose axes have channels: the initial state of an RNN
     if op in _MOVES:
         move = _MOVES[op]
         return Known(move(first.value, attrs, values), move(first.derived, attrs, values))

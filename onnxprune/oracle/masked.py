@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxprune.analysis.labels import Labelled
-from onnxprune.analysis.records import View
+from onnxprune.analysis.labels import Factor, Labelled
+from onnxprune.analysis.records import Met, View
 from onnxprune.analysis.replay import Replayed
 from onnxprune.analysis.shadow import Mean
 from onnxprune.analysis.trace import Step, Trace
@@ -109,10 +109,27 @@ class _Masker:
             if mask is not None:
                 before += self._mask_input(node, view.operand, mask, signature.neutral)
                 gone |= consumed
-        if gone:
+        fed_back = self._fed_back(step, node, step.met)
+        before += fed_back
+        if gone or fed_back:
             self._watch(node)
         after = self._rescaled(step, node, gone, sizes) if signature.counted and gone else []
         return [*before, node, *after]
+
+    def _fed_back(self, step: Step, node: gs.Node, met: Met) -> list[gs.Node]:
+        """Mask, in the stored operands that read what the node produced itself, what is removed of it."""
+        made: list[gs.Node] = []
+        again = set(met.signature.fed_back)
+        for top in (top for cluster in met.clusters for top in cluster.tops if again & set(top.letters)):
+            for number, axes in enumerate(met.signature.inputs):
+                operand = step.operands[number]
+                if axes is None or operand is None or not all((x,) in axes for x in top.letters):
+                    continue
+                places = tuple(axes.index((x,)) for x in top.letters)
+                mask = shown(Labelled(operand.labelled.shape, (Factor(places, top.labels),)), self.alive)
+                if mask is not None and operand.stored is not None:
+                    made += self._mask_input(node, number, mask, 0.0)
+        return made
 
     def _recounted(self, node: gs.Node, mean: Mean) -> list[gs.Node]:
         """Let a mean that is written out divide by the number of kept elements."""
@@ -125,7 +142,7 @@ class _Masker:
         return [gs.Node("Mul", f"{result.name}_mul", inputs=[source, factor], outputs=[result])]
 
     def _watch(self, node: gs.Node) -> None:
-        self.watched += [t.name for t in node.outputs[:1] if t.name]
+        self.watched += [t.name for t in node.outputs if t.name][:1]
 
     def _mask_of(self, step: Step, view: View) -> np.ndarray | None:
         operand = step.operands[view.operand]

@@ -125,12 +125,18 @@ class Signature:
     pins: letters along which nothing may be removed, with the reason; an empty reason marks axes
         that hold no channels (the taps of a kernel) and is not reported.
     tied: letters whose slices live and die together (the phases of DepthToSpace).
+    together: letters that number one set of channels though no axis joins them (the hidden units of
+        the directions of an LSTM).
+    whole: letters along which channels differ but that do not shrink, with the reason (these directions).
+    fed_back: letters along which the node consumes what it produced itself, with the letter that it
+        produced (the hidden units as an LSTM's R reads them).
     takes: output letters assembled from others by index.
     created: output letters whose elements the node creates (Expand, ConstantOfShape).
     normalised: letters over which a statistic is taken and that stay in the output.
     neutral: what a removed element must read so that a reduction over it ignores it.
     counted: the number of reduced elements enters the result (a mean).
     macs: letters whose sizes multiply to the node's MACs.
+    more_macs: further products of sizes that add to them.
     repair: what attributes and shape inputs become after a removal.
     """
 
@@ -139,13 +145,22 @@ class Signature:
     sizes: Mapping[str, int] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
     tied: frozenset[str] = frozenset()
+    together: tuple[Axis, ...] = ()
+    whole: Mapping[str, str] = field(default_factory=dict)
+    fed_back: Mapping[str, str] = field(default_factory=dict)
     takes: Mapping[str, Take] = field(default_factory=dict)
     created: frozenset[str] = frozenset()
     normalised: frozenset[str] = frozenset()
     neutral: float | None = 0.0
     counted: bool = False
     macs: Axis = ()
+    more_macs: tuple[Axis, ...] = ()
     repair: Repair | None = None
+
+    @property
+    def products(self) -> tuple[Axis, ...]:
+        """Return the products of sizes that add up to the node's MACs."""
+        return tuple(letters for letters in (self.macs, *self.more_macs) if letters)
 
     def kept_letters(self) -> set[str]:
         """Return the letters that live on in an output, by place or by a take."""
