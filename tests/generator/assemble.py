@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from . import activations, attentions, channelwise, gates, merges, norms, ops, spatials, tokens
+from . import activations, attentions, channelwise, gates, merges, norms, ops, recurrents, spatials, tokens
 from .convs import conv
 from .core import OPSETS, Dim, Net, Shape, Style, T, root
 from .linears import linear
@@ -18,7 +18,7 @@ from .table import BLOCKS, Block
 from .variations import PASSES, initializers_as_inputs
 
 # importing these modules fills the table of blocks (so does convs)
-BLOCK_MODULES = (activations, attentions, channelwise, gates, merges, norms, spatials, tokens)
+BLOCK_MODULES = (activations, attentions, channelwise, gates, merges, norms, recurrents, spatials, tokens)
 IR_VERSION = {9: 4, 11: 6, 13: 7, 17: 8, 18: 8, 21: 10, 26: 12}
 KINDS = ("image", "line", "volume", "tokens", "vector")
 KIND_SHARES = (0.56, 0.11, 0.07, 0.2, 0.06)

@@ -53,7 +53,7 @@ def pool(net: Net, x: T, op: str) -> T | None:
     return net.out(net.node(op, [x], **attributes), x, shape=(*x.shape[:2], *sizes), **shift)
 
 
-@block("map", weight=3, notes=("global_pool.reduce", "global_pool.max", "global_pool.keepdims"))
+@block("map", weight=4, notes=("global_pool.reduce", "global_pool.max", "global_pool.keepdims"))
 def global_pool(net: Net, x: T) -> T | None:
     """To [N, C]: a global pool and Flatten, Squeeze or Reshape, or a reduction over the grid."""
     way = net.pick(["reduce", "mean", "keepdims", "max"])
