@@ -253,7 +253,7 @@ def test_ops() -> None:
     text = run("ops").stdout
     assert "Conv " in text
     rows = json.loads(run("ops", "--json").stdout)["operators"]
-    assert {"domain", "op", "since", "family", "summary"} == rows[0].keys()
+    assert {"domain", "op", "since", "family", "origin", "summary"} == rows[0].keys()
     assert len(rows) == len(text.splitlines()) - 1
 
 

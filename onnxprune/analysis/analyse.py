@@ -17,6 +17,7 @@ from onnxprune.model.carry import to_graph
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.network import network
 from onnxprune.model.shapes import all_shapes, default_sizes, infer
+from onnxprune.rules import load_plugins
 
 Shapes = Mapping[str, "tuple[int | None, ...]"]
 
@@ -43,8 +44,9 @@ def analyse(
 
     shapes: sizes of inputs, None for dimensions to choose; values: input values to run it with.
     What onnxruntime refuses stays unknown, and pins. Raises UsageError where it must be run and no
-    input is found that runs.
+    input is found that runs, and where the rules of an installed plugin cannot be loaded.
     """
+    load_plugins()
     given = {n: tuple(np.shape(v)) for n, v in (values or {}).items() if np.ndim(v)}
     sizes = default_sizes(model, given | dict(shapes or {}))[0]
     info = infer(model, sizes)

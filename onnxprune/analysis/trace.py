@@ -143,7 +143,7 @@ class _Tracer:
         missing = [t.name for t in (*node.inputs, *node.outputs[:1]) if t.name and self._shape(t) is None]
         if missing:
             return Pinned(f"the shape of '{missing[0]}' is unknown")
-        verdict = rule.apply(site)
+        verdict = rule.verdict(site)
         if isinstance(verdict, Signature) and _is_empty(verdict, site):
             return Pinned("a tensor without elements")
         return verdict

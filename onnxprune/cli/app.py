@@ -333,16 +333,17 @@ def _drift(
 @program.command()
 @common
 def ops(screen: Screen) -> int:
-    """List the operators with a rule, and what each does to channels.
+    """List the operators with a rule, where it comes from, and what it does to channels.
 
     \b
     Example:
       onnxprune ops --json
     """
-    from onnxprune.rules import REGISTRY
+    from onnxprune.rules import REGISTRY, load_plugins
 
+    load_plugins()
     rules = REGISTRY.table()
-    names = ("op", "since", "family", "summary")
+    names = ("op", "since", "family", "origin", "summary")
     rows = [{"domain": r.domain or "ai.onnx", **{name: getattr(r, name) for name in names}} for r in rules]
     screen.result({"schema_version": SCHEMA_VERSION, "operators": rows}, tables.ops_tables(rules))
     return 0

@@ -338,8 +338,11 @@ def sparsify_messages(report: Mapping[str, Any]) -> list[str]:
 def ops_tables(rules: Iterable[Rule]) -> list[Table]:
     """Show the operator table."""
     columns = (
-        Column("operator"), Column("since", right=True), Column("family"),
+        Column("operator"), Column("since", right=True), Column("family"), Column("from"),
         Column("what it does to channels", fold=True),
     )  # fmt: skip
-    rows = [(f"{r.domain}::{r.op}" if r.domain else r.op, str(r.since), r.family, r.summary) for r in rules]
+    rows = [
+        (f"{r.domain}::{r.op}" if r.domain else r.op, str(r.since), r.family, r.origin, r.summary)
+        for r in rules
+    ]
     return [Table(columns, rows)]

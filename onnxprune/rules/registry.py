@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from onnxprune.errors import OnnxPruneError
-from onnxprune.rules.signature import Site, Verdict
+from onnxprune.errors import OnnxPruneError, UsageError
+from onnxprune.rules.signature import Pinned, Signature, Site, Verdict
 
 RuleFunction: TypeAlias = Callable[[Site], Verdict]
+OURS = "onnxprune"
 _ALIASES = {"ai.onnx": ""}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of the operator table."""
+    """One row of the operator table; origin: the distribution or module that it comes from."""
 
     domain: str
     op: str
     since: int
     apply: RuleFunction
     family: str
+    origin: str = OURS
+
+    def verdict(self, site: Site) -> Verdict:
+        """Ask the rule.
+
+        Raises UsageError that names the rule where one of another package fails.
+        """
+        if self.origin == OURS:
+            return self.apply(site)
+        where = f"the rule '{self.apply.__name__}' of '{self.origin}', at {site.op} '{site.name}'"
+        try:
+            found = self.apply(site)
+        except Exception as error:
+            raise UsageError(f"{where}, failed: {error!r}; mend the rule, or uninstall it") from error
+        if not isinstance(found, (Signature, Pinned)):
+            raise UsageError(f"{where}: got {found!r}, expected a Signature or Pinned; mend the rule")
+        return found
 
     @property
     def summary(self) -> str:
@@ -30,10 +49,15 @@ class Rule:
 
 
 class Registry:
-    """Rules by domain, operator and opset; registering twice is refused."""
+    """Rules by domain, operator and opset; registering twice is refused.
+
+    complete: the rules of installed plugins are loaded.
+    """
 
     def __init__(self) -> None:
         self._rules: dict[tuple[str, str], list[Rule]] = {}
+        self._origin = ""
+        self.complete = False
 
     def rule(self, *ops: str, domain: str = "", since: int = 1) -> Callable[[RuleFunction], RuleFunction]:
         """Register a function as the rule of these operators from this opset on.
@@ -43,10 +67,25 @@ class Registry:
 
         def register(function: RuleFunction) -> RuleFunction:
             for op in ops:
-                self._add(Rule(domain, op, since, function, function.__module__.rsplit(".", 1)[-1]))
+                module = function.__module__
+                origin = self._origin or (OURS if module.split(".")[0] == OURS else module)
+                self._add(Rule(domain, op, since, function, module.rsplit(".", 1)[-1], origin))
             return function
 
         return register
+
+    @contextmanager
+    def adding(self, origin: str) -> Iterator[None]:
+        """Note where the rules come from that are registered meanwhile; after an error there are none."""
+        before = {key: list(rows) for key, rows in self._rules.items()}
+        self._origin = origin
+        try:
+            yield
+        except BaseException:
+            self._rules = before
+            raise
+        finally:
+            self._origin = ""
 
     def _add(self, rule: Rule) -> None:
         rows = self._rules.setdefault((rule.domain, rule.op), [])
