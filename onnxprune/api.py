@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnx
 from onnxprune import pipeline
 from onnxprune.analysis.analyse import analyse
 from onnxprune.errors import UsageError
+from onnxprune.inlining import inlined
 from onnxprune.inspecting import inspected
 from onnxprune.model.feeds import check_given, find_feeds
 from onnxprune.model.io import check_output, load, save
@@ -27,15 +29,22 @@ Shapes = Mapping[str, "tuple[int | None, ...]"]
 
 
 def inspect(
-    model: Model, input_shapes: Shapes | None = None, input_values: Mapping[str, Any] | None = None
+    model: Model,
+    input_shapes: Shapes | None = None,
+    input_values: Mapping[str, Any] | None = None,
+    inline: str = "auto",
 ) -> InspectReport:
     """List groups, members, shares of parameters and MACs, and what is frozen by which operator.
 
-    Raises ModelError for a model that cannot be read, UsageError where no input runs it.
+    inline: which model-local functions are written out, as in PruneSettings. Raises ModelError for a
+    model that cannot be read, UsageError where no input runs it.
     """
     loaded = load(model)
     check_given(loaded.model, input_shapes or {}, input_values or {})
-    return inspected(analyse(loaded.model, input_shapes, input_values), loaded.nbytes, loaded.warnings)
+    written_out = inlined(loaded.model, inline)
+    warnings = (*loaded.warnings, *written_out.kept)
+    report = inspected(analyse(written_out.model, input_shapes, input_values), loaded.nbytes, warnings)
+    return replace(report, inlined=written_out.names)
 
 
 def verify(

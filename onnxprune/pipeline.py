@@ -18,12 +18,15 @@ from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.cost import macs
 from onnxprune.analysis.replay import Replayed
 from onnxprune.errors import NothingToPrune, OnnxPruneError, UnprovedError, UsageError
+from onnxprune.inlining import inlined, inlined_again
 from onnxprune.inspecting import pin_reports
 from onnxprune.model.counting import float_elements
 from onnxprune.model.files import check_file, write_file
+from onnxprune.model.inlining import Inlined
 from onnxprune.model.interface import input_specs
 from onnxprune.model.io import Loaded, check_output, load, save
 from onnxprune.oracle.equal import model_differences
+from onnxprune.oracle.inlined import require_same
 from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
 from onnxprune.plan import Plan, read_plan
 from onnxprune.planfile import derived, group_plans, removal
@@ -100,7 +103,8 @@ def prune(
         check_file(Path(plan_output), (given, Path(output) if output is not None else None), force)
     loaded = load(model)
     watch.lap("load")
-    analysis = analyse(loaded.model, settings.input_shapes, settings.input_values)
+    written_out = inlined(loaded.model, settings.inline)
+    analysis = analyse(written_out.model, settings.input_shapes, settings.input_values)
     watch.lap("analyse")
     request = requested(analysis, settings, loaded)
     leaves = [g.id for g in analysis.units.groups if g.level == 0]
@@ -109,9 +113,11 @@ def prune(
     if not leaves:
         raise NothingToPrune(f"nothing to prune: {_why_nothing(analysis)}")
     found = cases(analysis, settings.input_shapes, settings.input_values, settings.seed)
+    _check_inlined(loaded, written_out, found)
     watch.lap("inputs")
     attempt = attempted(analysis, request, found, watch)
     plan = _plan(analysis, attempt.decision, request, loaded.sha256)
+    plan.settings["inlined"] = list(written_out.names)
     result = stamped(attempt.model, plan)
     watch.lap("plan")
     if plan_output is not None:
@@ -122,8 +128,14 @@ def prune(
     timing, trouble = _bench(loaded.model, result, found, settings)
     watch.lap("bench")
     report = _report(analysis, attempt, request, loaded, result, timing, watch)
-    said = (*report.warnings, *criterion_warnings(analysis.units, settings), *trouble)
-    return PruneResult(result, plan, replace(report, warnings=said))
+    said = (*report.warnings, *criterion_warnings(analysis.units, settings), *written_out.kept, *trouble)
+    return PruneResult(result, plan, replace(report, warnings=said, inlined=written_out.names))
+
+
+def _check_inlined(loaded: Loaded, written_out: Inlined, found: Cases) -> None:
+    """Require that writing functions out changed no output; the proof is about what came of it."""
+    if written_out.names:
+        require_same(loaded.model, written_out.model, found.feeds)
 
 
 def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Request:
@@ -351,7 +363,8 @@ def apply(
         raise UsageError(f"output '{output}' is the plan; choose another name")
     read, loaded = read_plan(plan), load(model)
     watch.lap("load")
-    attempt, analysis, request = _applied(read, loaded, input_values or {}, seed, watch)
+    written_out = inlined_again(loaded.model, _planned_functions(read))
+    attempt, analysis, request = _applied(read, (loaded, written_out), input_values or {}, seed, watch)
     if attempt.outcome.status == FAILED:
         raise UnprovedError(
             f"the plan's result differs from the masked original at '{attempt.outcome.failures[0].tensor}'"
@@ -364,19 +377,23 @@ def apply(
     asked = {g.id: g.asked for g in read.groups}
     groups = tuple(replace(g, asked=asked.get(g.id, g.channels)) for g in report.groups)
     settings = {**read.settings, "align": read.align}
-    return PruneResult(result, read, replace(report, groups=groups, settings=settings))
+    said = replace(report, groups=groups, settings=settings, inlined=written_out.names)
+    return PruneResult(result, read, said)
 
 
 def _applied(
-    plan: Plan, loaded: Loaded, values: Values, seed: int, watch: Stopwatch
+    plan: Plan, given: tuple[Loaded, Inlined], values: Values, seed: int, watch: Stopwatch
 ) -> tuple[Attempt, Analysis, Request]:
+    loaded, written_out = given
     shapes = _planned_shapes(plan, loaded)
-    analysis = analyse(loaded.model, shapes, values)
+    analysis = analyse(written_out.model, shapes, values)
     watch.lap("analyse")
     dead, replayed = removal(analysis.units, plan, loaded.sha256)
-    pruned = rewritten(loaded.model, analysis.units.traced, replayed)
+    pruned = rewritten(analysis.model, analysis.units.traced, replayed)
     watch.lap("rewrite")
-    outcome = proof(analysis, pruned, replayed, dead, cases(analysis, {}, values, seed))
+    found = cases(analysis, {}, values, seed)
+    _check_inlined(loaded, written_out, found)
+    outcome = proof(analysis, pruned, replayed, dead, found)
     watch.lap("verify")
     if outcome.status == UNPROVED:
         raise UnprovedError(f"the result cannot be proved: {outcome.reason}")
@@ -402,6 +419,17 @@ def _planned_shapes(plan: Plan, loaded: Loaded) -> dict[str, tuple[int | None, .
     return {name: tuple(sizes) for name, sizes in given.items()}
 
 
+def _planned_functions(plan: Plan) -> list[str]:
+    """Read which functions were written out before the plan was made.
+
+    Raises UsageError where these are no names.
+    """
+    names = plan.settings.get("inlined", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError("the plan's settings.inlined are no names of functions: make a new plan")
+    return names
+
+
 def _sensible(sizes: list[object]) -> bool:
     """Tell whether these are sizes of a tensor that can be made."""
     counts = [n for n in sizes if type(n) is int and 0 < n <= MAX_ELEMENTS]
@@ -412,8 +440,10 @@ def verified(
     pruned: onnx.ModelProto, original: Loaded, plan: str | Path | bytes | Plan, values: Values, seed: int
 ) -> VerifyReport:
     """Prove the plan on the original, and compare what it makes with the model given."""
-    attempt, _, _ = _applied(read_plan(plan), original, values, seed, Stopwatch())
-    differences = model_differences(attempt.model, pruned, frozenset(read_plan(plan).repaired))
+    read = read_plan(plan)
+    written_out = inlined_again(original.model, _planned_functions(read))
+    attempt, _, _ = _applied(read, (original, written_out), values, seed, Stopwatch())
+    differences = model_differences(attempt.model, pruned, frozenset(read.repaired))
     return VerifyReport(attempt.outcome.to_dict(), not differences, differences)
 
 

@@ -66,6 +66,7 @@ class PruneReport:
     timings: Mapping[str, float]
     settings: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    inlined: tuple[str, ...] = ()
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -116,6 +117,7 @@ class InspectReport:
     frozen_params: int
     without_rule: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    inlined: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""

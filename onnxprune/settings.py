@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxprune.choices import CRITERIA, GRANULARITIES, SCOPES, TARGETS
+from onnxprune.choices import CRITERIA, GRANULARITIES, INLINING, SCOPES, TARGETS
 from onnxprune.errors import UsageError
 
 
@@ -17,6 +17,7 @@ class PruneSettings:
     ratio: share of the channels removed; ratios: (pattern, ratio) pairs that override it.
     targets: what may remain, a share of the original up to 1 or an absolute amount (MACs,
     parameters, bytes). align: widths are multiples of this many channels; 0 stands for `auto`.
+    inline: which model-local functions are written out, `auto` for those without a rule.
     Raises UsageError for values that make no sense.
     """
 
@@ -36,6 +37,7 @@ class PruneSettings:
     allow_unproved: bool = False
     threads: int = 1
     provider: str = "CPUExecutionProvider"
+    inline: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -64,6 +66,7 @@ class PruneSettings:
             )
         _one_of("criterion", self.criterion, CRITERIA)
         _one_of("granularity", self.granularity, GRANULARITIES)
+        _one_of("inline", self.inline, INLINING)
         if self.scope is not None:
             _one_of("scope", self.scope, SCOPES)
         if self.min_channels < 1:

@@ -87,7 +87,7 @@ def test_a_plugin_lets_labels_through_a_custom_operator(tmp_path: Path) -> None:
 def test_without_its_plugin_the_operator_freezes_its_channels(tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
     custom_model(model)
-    result = command(None, "inspect", model, "--json")
+    result = command(None, "inspect", model, "--json", "--inline", "none")
     assert json.loads(result.stdout)["without_rule"] == ["BiasSquare"]
 
 

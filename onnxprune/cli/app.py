@@ -25,6 +25,7 @@ from onnxprune.cli.options import (
     common,
     exclude,
     force,
+    inline,
     input_values,
     inputs,
     output,
@@ -120,6 +121,7 @@ def program(ctx: click.Context) -> int:
     "--allow-unproved", is_flag=True,
     help="Write the model also where onnxruntime cannot run it, so that nothing is proved.",
 )  # fmt: skip
+@inline
 @inputs
 @runtime
 @common
@@ -155,7 +157,7 @@ def _prune_settings(options: Mapping[str, Any]) -> Any:
     values = unique("--input-value", options["input_values"])
     timed = not (options["no_bench"] or options["dry_run"])
     same = ("criterion", "scope", "granularity", "align", "min_channels", "exclude", "seed", "allow_unproved",
-            "threads", "provider")  # fmt: skip
+            "threads", "provider", "inline")  # fmt: skip
     return onnxprune.PruneSettings(
         ratio=ratio, ratios=ratios, targets=targets, input_shapes=shapes, input_values=values, bench=timed,
         **{key: options[key] for key in same},
@@ -164,6 +166,7 @@ def _prune_settings(options: Mapping[str, Any]) -> Any:
 
 @program.command()
 @click.argument("model", type=PATH)
+@inline
 @inputs
 @common
 def inspect(screen: Screen, model: Path, **options: Any) -> int:
@@ -176,7 +179,7 @@ def inspect(screen: Screen, model: Path, **options: Any) -> int:
     shapes = unique("--input-shape", options["input_shapes"])
     values = unique("--input-value", options["input_values"])
     with screen.working(f"inspecting {model}"):
-        report = onnxprune.inspect(model, shapes, values)
+        report = onnxprune.inspect(model, shapes, values, options["inline"])
     screen.say([f"warning: {text}" for text in report.warnings])
     screen.result(report.to_dict(), tables.inspect_tables(report, str(model), screen.detailed))
     return 0

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from onnxprune.choices import TARGETS
+from onnxprune.choices import INLINING, TARGETS
 from onnxprune.cli.errors import Run
 from onnxprune.cli.screen import Screen
 from onnxprune.errors import UsageError
@@ -238,6 +238,14 @@ def exclude(function: Command) -> Command:
     return click.option(
         "--exclude", multiple=True, metavar="PATTERN",
         help="Leave whole what a node or tensor of this name holds: glob, re:... or type:Conv. Repeatable.",
+    )(function)  # fmt: skip
+
+
+def inline(function: Command) -> Command:
+    """Add --inline."""
+    return click.option(
+        "--inline", type=click.Choice(INLINING), default="auto", show_default=True,
+        help="Functions of the model to write out; auto: those without a rule.",
     )(function)  # fmt: skip
 
 

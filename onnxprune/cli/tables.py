@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cli.screen import Column, Table
@@ -30,6 +30,7 @@ def prune_tables(
             (f"target {'missed' if key in report.missed else 'reached'}", _target_line(key, target))
             for key, target in report.targets.items()
         ),
+        *_inlined_facts(report.inlined),
         *_frozen_facts(report.pinned, detailed),
         *places.items(),
     ]
@@ -119,6 +120,14 @@ def _frozen_facts(pinned: Iterable[PinReport], detailed: bool) -> list[tuple[str
     return [("frozen" if not i else "", line) for i, line in enumerate(lines)]
 
 
+def _inlined_facts(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Say which functions the result no longer has."""
+    more = f" and {len(names) - TOP} more" if len(names) > TOP else ""
+    return (
+        [("inlined", f"{_number(len(names), 'function')}: {', '.join(names[:TOP])}{more}")] if names else []
+    )
+
+
 def _by_reason(pinned: Iterable[PinReport]) -> list[tuple[str, str, int, list[PinReport]]]:
     """Collect pins by operator and reason, those with most channels first.
 
@@ -183,6 +192,7 @@ def inspect_tables(report: InspectReport, name: str, detailed: bool) -> list[Tab
         ("model", f"{name}, {_number(report.nodes, 'node')}, opset {report.opset}"),
         *(("input", f"{i} {_shape(shape)}") for i, shape in report.inputs.items()),
         ("holds", f"{count(q.params)} parameters, {count(q.macs)} MACs, {size(q.bytes)}"),
+        *_inlined_facts(report.inlined),
         ("groups", _number(len(report.groups), "group") + _group_hint(report)),
     ]
     tables = [Table(_FACTS, facts)]

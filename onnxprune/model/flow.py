@@ -41,9 +41,27 @@ def check_flow(model: onnx.ModelProto) -> None:
     Raises ModelError naming the node and tensor otherwise.
     """
     _check_graph(model.graph, frozenset())
+    _check_calls(model)
     for function in model.functions:
         made = _check_nodes(function.node, set(function.input), frozenset())
         _check_outputs(function.output, made)
+
+
+def _check_calls(model: onnx.ModelProto) -> None:
+    """Refuse functions that call themselves, on which onnx's own passes fail in ways of their own."""
+    calls = {
+        (f.domain, f.name, f.overload): {(n.domain, n.op_type, n.overload) for n in graph_nodes(f.node)}
+        for f in model.functions
+    }
+    while calls:
+        ended = [key for key, called in calls.items() if not called & calls.keys()]
+        if not ended:
+            domain, name, _ = next(iter(calls))
+            raise ModelError(
+                f"function {domain}::{name} calls itself, directly or through others; export the model again"
+            )
+        for key in ended:
+            del calls[key]
 
 
 def _check_graph(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
