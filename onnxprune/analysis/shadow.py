@@ -143,6 +143,9 @@ class Shadow:
             if now.value.shape != wanted.shape:
                 labels = self.traced.labels_behind(tensor.name)
                 raise ClashError(f"the value '{tensor.name}' changes its shape", labels)
+            if wanted.dtype.kind == "b" and not np.array_equal(now.value, wanted):
+                labels = self.traced.labels_behind(tensor.name)
+                raise ClashError(f"the condition '{tensor.name}' changes", labels)
             if ((now.value == 0) & (wanted != 0)).any():
                 tops = [top.labels.ravel() for c in (step.met.clusters if step.met else ()) for top in c.tops]
                 labels = np.concatenate(tops) if tops else np.zeros(0, np.int64)

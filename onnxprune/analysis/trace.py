@@ -86,12 +86,18 @@ class _Tracer:
         }
         self.tensors.update(shared)
         steps = [step for i, node in enumerate(self.net.nodes) if (step := self._step(i, node))]
+        found = Trace(self.net, self.shapes, steps, self.tensors, self.known, self.book, shared)
         for tensor in self.net.graph.outputs:
-            name = self.net.roots.get(tensor.name, tensor.name)
-            self._pin_tensor(name, "", "graph output", "the interface of the model does not change")
+            self._pin_whole(found, tensor.name, "graph output", "the interface of the model does not change")
         for name in sorted(self.net.captured):
-            self._pin_tensor(self.net.roots.get(name, name), "", "subgraph", "read inside a subgraph")
-        return Trace(self.net, self.shapes, steps, self.tensors, self.known, self.book, shared)
+            self._pin_whole(found, name, "subgraph", "read inside a subgraph")
+        return found
+
+    def _pin_whole(self, found: Trace, name: str, op: str, reason: str) -> None:
+        """Pin the labels of a tensor, and those that its value is computed from."""
+        self._pin_tensor(self.net.roots.get(name, name), "", op, reason)
+        if name in self.known and self.known[name].derived.any():
+            self.book.pin(found.labels_behind(name), Pin(name, 0, "", op, reason))
 
     def _is_shared(self, name: str, uses: list[tuple[int, int]]) -> bool:
         """Tell whether a weight proper has several uses: it is tied, lest the model grow."""

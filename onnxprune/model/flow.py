@@ -41,6 +41,7 @@ def check_flow(model: onnx.ModelProto) -> None:
     Raises ModelError naming the node and tensor otherwise.
     """
     _check_graph(model.graph, frozenset())
+    _check_hidden(model.graph, frozenset())
     _check_calls(model)
     for function in model.functions:
         made = _check_nodes(function.node, set(function.input), frozenset())
@@ -74,6 +75,20 @@ def _check_graph(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
     _check_once([i.name for i in graph.output], "output")
     made = _check_nodes(graph.node, set(names), outer)
     _check_outputs([i.name for i in graph.output], made | outer)
+
+
+def _check_hidden(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
+    """Refuse an initializer of a subgraph that hides an outer tensor: the graph IR reads the outer one."""
+    own = {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
+    hidden = sorted(own & outer)
+    if hidden:
+        where = f"subgraph '{graph.name}': its initializer '{hidden[0]}'"
+        raise ModelError(f"{where} has the name of a tensor outside of it; rename one")
+    infos = {info.name for info in (*graph.input, *graph.output, *graph.value_info)}
+    names = outer | own | infos | {name for node in graph.node for name in node.output if name}
+    for node in graph.node:
+        for inner in subgraphs(node) if node.attribute else ():
+            _check_hidden(inner, names)
 
 
 def _check_once(names: Iterable[str], kind: str) -> None:
