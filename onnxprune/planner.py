@@ -14,6 +14,7 @@ from onnxprune.analysis.members import members
 from onnxprune.analysis.replay import Conflict, Replayed, replay
 from onnxprune.analysis.units import Units
 from onnxprune.collection import uncollected
+from onnxprune.errors import OnnxPruneError
 from onnxprune.pricing import Market, Prices
 from onnxprune.scoring import Slices, importance, unseen
 from onnxprune.settings import PruneSettings
@@ -87,7 +88,8 @@ def resolved_step(settings: PruneSettings) -> int:
 def decide(found: Units, request: Request, scores: np.ndarray, banned: Iterable[int] = ()) -> Decision:
     """Find a removal that the replay accepts.
 
-    banned: groups that must stay whole, by place in `found.groups`.
+    banned: groups that must stay whole, by place in `found.groups`. Raises OnnxPruneError where the
+    replay refuses the model as it is.
     """
     every = bundles(found)
     held = found.holding(frozenset(banned) | request.excluded)
@@ -107,6 +109,11 @@ def decide(found: Units, request: Request, scores: np.ndarray, banned: Iterable[
                 rungs[bundle.id] = Rung(rungs[bundle.id] + 1)
             continue
         clashes += replayed.conflicts
+        if not dead.any():
+            first = replayed.conflicts[0]
+            raise OnnxPruneError(
+                f"internal error: with nothing removed, node '{first.node}' clashes: {first.reason}"
+            )
         stuck = _descend(found, every, rungs, replayed.conflicts, dead)
         if stuck:
             # Below whole rows there is nothing but to keep the groups that clash; the rest may go on.

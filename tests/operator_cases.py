@@ -207,7 +207,7 @@ SELECTION: Sequence[OperatorCase] = (
     case("Slice", (4, 8), [1, 2], [3, 99]), case("Slice", (3, 8), opset=9, starts=[2], ends=[6], axes=[1]),
     case("Slice", (3, 8), [6], [1], [1], [-2]), case("Slice", (3, 8), [0], [99], [0]),
     case("Slice", (3, 8), [2], [3], [1]), case("Split", (3, 3), outputs=3, axis=1),
-    case("Gather", (2, 6, 3), scalar(-2, np.int64), axis=1),
+    case("Gather", (2, 6, 3), scalar(-2, np.int64), axis=1), case("Gather", (3, 6), [2], axis=1),
     case("Gather", (3, 6), [4, 0, 2], axis=1), case("Gather", (3, 6), scalar(2, np.int64), axis=1),
     case("Gather", (3, 6), [1, 1, 5, -1, 0], axis=1), case("Gather", (6, 3), [[0, 1], [2, 3]]),
     case("Gather", stored(7, 4), plain(5, dtype="int64")), case("Gather", (4, 3), ints(5), axis=0),

@@ -33,7 +33,9 @@ def test_laws_hold_on_random_graphs(start: int) -> None:
     assert any(share > 0 for r in results for share in r.shares)
 
 
-@pytest.mark.parametrize("seed", [1423, 2104, 2715, 2950], ids=["no end", *["float16 inside"] * 3])
+@pytest.mark.parametrize(
+    "seed", [1423, 2104, 2715, 2950, 5146], ids=["no end", *["float16 inside"] * 3, "index of one"]
+)
 def test_laws_hold_where_they_were_broken(seed: int) -> None:
     broken = [str(b) for b in check(seed).broken]
     assert not broken, "\n".join(broken)

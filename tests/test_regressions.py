@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import Analysis, analyse
-from onnxprune.analysis.replay import Replayed, replay
-from onnxprune.errors import NothingToPrune
+from onnxprune.analysis.replay import Conflict, Replayed, replay
+from onnxprune.errors import NothingToPrune, OnnxPruneError
 from onnxprune.pricing import Prices
 from tests.counting import count_params
 
@@ -308,3 +308,13 @@ def test_group_normalisation_of_opset_18_is_loaded_and_pruned() -> None:
     params = {"w": (8, 3, 1, 1), "s": (2,), "b": (2,), "v": (2, 8, 1, 1)}
     model = model_of(nodes, {"x": [1, 3, 4, 4]}, {"out": [1, 2, 4, 4]}, params, 18)
     assert onnxprune.prune(model, settings()).report.verification["status"] == "proved"
+
+
+def test_a_replay_that_refuses_the_whole_model_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    clash = Replayed(conflicts=[Conflict("first", "rows differ", np.zeros(0, np.int64))])
+    monkeypatch.setattr("onnxprune.planner.replay", lambda *_: clash)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"]), helper.make_node("Conv", ["y", "v"], ["out"])]
+    params = {"w": (8, 3, 1, 1), "v": (2, 8, 1, 1)}
+    model = model_of(nodes, {"x": [1, 3, 4, 4]}, {"out": [1, 2, 4, 4]}, params)
+    with pytest.raises(OnnxPruneError, match="node 'first' clashes: rows differ"):
+        onnxprune.prune(model, settings())

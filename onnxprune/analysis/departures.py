@@ -169,9 +169,7 @@ class _Departures:
     def _indexed(
         self, out: OutFactor, take: Take, name: str, shared: Coords, along: np.ndarray
     ) -> tuple[np.ndarray, Coords]:
-        if name not in {
-            letter for axes in self.signature.outputs if axes for axis in axes for letter in axis
-        }:
+        if name not in out.block.letters:
             wanted: np.ndarray = np.broadcast_to(np.zeros(1, np.int64), (*along.shape[:-1], 1))
         else:
             places = self.shadow.places(out.block)

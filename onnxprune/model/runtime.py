@@ -29,6 +29,8 @@ def open_session(model: onnx.ModelProto, optimised: bool = False) -> Any:
     if not optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = _FATAL_ONLY
+    # Idle threads that spin take the processor from whatever else runs, other sessions of ours included.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         data = serialised(model, PROTOBUF_LIMIT)
         if data is not None:
