@@ -46,10 +46,15 @@ def _one_to_one(left: np.ndarray, right: np.ndarray) -> bool:
     return len(np.unique(left)) == len(np.unique(right)) == pairs.shape[1]
 
 
+def _named(step: Step) -> str:
+    """The first output that a node has: an LSTM may leave out its sequence."""
+    return next(t.name for t in step.node.outputs if t.name)
+
+
 def _slots(units: Units) -> Iterator[tuple[Use, Step, Slot]]:
     for step in units.traced.steps:
         for slot in step.met.slots if step.met is not None else ():
-            yield (step.node.outputs[0].name, slot.operand), step, slot
+            yield (_named(step), slot.operand), step, slot
 
 
 def owners(units: Units) -> Iterator[tuple[Use, np.ndarray]]:
@@ -87,7 +92,7 @@ def _origins(units: Units, replayed: Replayed) -> Iterator[tuple[Use, np.ndarray
         yield (name, -1), places
     steps = {step.number: step for step in units.traced.steps}
     for cut in replayed.cuts:
-        yield (steps[cut.step].node.outputs[0].name, cut.slot.operand), _places(cut)
+        yield (_named(steps[cut.step]), cut.slot.operand), _places(cut)
 
 
 def _places(cut: Cut) -> np.ndarray:
@@ -109,12 +114,12 @@ def parameters_read(model: onnx.ModelProto) -> dict[str, Reads]:
     found: dict[str, Reads] = {}
     for node in model.graph.node:
         if node.op_type == "Constant":
-            stored[node.output[0]] = _value_of(node)
+            stored[next(filter(None, node.output), "")] = _value_of(node)
         elif node.op_type == "Identity" and node.input[0] in stored:
-            stored[node.output[0]] = stored[node.input[0]]
+            stored[next(filter(None, node.output), "")] = stored[node.input[0]]
         else:
             read = {i: stored[name] for i, name in enumerate(node.input) if name in stored}
-            found[node.output[0]] = {
+            found[next(filter(None, node.output), "")] = {
                 i: (str(a.dtype), a.shape, a.tobytes()) for i, a in read.items() if a.dtype.kind != "i"
             }
     return found

@@ -233,6 +233,23 @@ class Meeting:
                 unique.append(block)
         return unique
 
+    def _makes(self, number: int, block: Block) -> bool:
+        """Tell whether a stored operand is the first to hold letters that are numbered together.
+
+        It makes these channels even where a state made of zeros was labelled before it.
+        """
+        own = {x for axis in self.signature.together for x in axis}
+        if not own or not set(block.letters) <= own:
+            return False
+        holders = (
+            i
+            for i, operand in enumerate(self.operands)
+            if operand is not None
+            and operand.stored is not None
+            and any(own & set(axis) for axis in self.signature.inputs[i] or ())
+        )
+        return number == next(holders)
+
     def _slots(self, clusters: Sequence[Cluster]) -> Iterator[Slot]:
         for number, operand in enumerate(self.operands):
             axes = self.signature.inputs[number] if number < len(self.signature.inputs) else None
@@ -246,6 +263,7 @@ class Meeting:
                         v.operand == number and v.factor < 0 and v.block is block for v in cluster.views
                     )
                     kept = all(letter in self.kept for letter in block.letters)
+                    made = made or self._makes(number, block)
                     role = CONSUMES if not kept else PRODUCES if made else CARRIES
                     entries.append(Entry(block, role))
             if entries:

@@ -128,7 +128,7 @@ def token_mixer(net: Net, x: T) -> T | None:
     return net.out(net.node("Add", [x, y]), x, std=root(x.std, y.std), constant_token=False)
 
 
-@block("seq", weight=3, notes=("class_token.constant", "class_token.expand"))
+@block("seq", weight=5, notes=("class_token.constant", "class_token.expand"))
 def class_token(net: Net, x: T) -> T | None:
     """A learned token in front of the others."""
     token = net.param(net.normal(1, 1, x.c), "class_token")
