@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -103,14 +103,21 @@ class Market(Protocol):
         """Carry out a step, or take it back; return the offers whose prices change."""
 
 
+Loss: TypeAlias = Callable[[Offer, int, int], float]
+
+
 def by_target(
-    offers: Sequence[Offer], depths: Sequence[np.ndarray], limits: Mapping[str, float], market: Market
+    offers: Sequence[Offer],
+    depths: Sequence[np.ndarray],
+    limits: Mapping[str, float],
+    market: Market,
+    loss: Loss,
 ) -> list[int]:
     """Remove step by step until every quantity is at most its limit, or nothing is left to remove.
 
-    The next step is the one that loses least importance per relative saving; a group's loss is the
-    fall of the logarithm of the importance it keeps, so the last channels are dear. Prices are
-    recomputed after every step. At the end each step without which the limits still hold is undone.
+    loss: what a step of an offer costs, from one depth to another. The next step is the one that loses
+    least per relative saving. Prices are recomputed after every step. At the end each step without
+    which the limits still hold is undone.
     """
     place = [0] * len(offers)
     prices = [np.inf] * len(offers)
@@ -124,7 +131,8 @@ def by_target(
         if missing != open_keys:
             open_keys, stale = missing, set(range(len(offers)))
         for i in stale:
-            prices[i] = _price(offers[i], depths[i], place[i], market, i, missing, now)
+            lost = _lost(offers[i], depths[i], place[i], loss)
+            prices[i] = _price(lost, market.saving(i, place[i]), missing, now) if lost is not None else np.inf
         best = int(np.argmin(prices)) if prices else -1
         if best < 0 or not np.isfinite(prices[best]):
             break
@@ -134,20 +142,15 @@ def by_target(
     return [int(d[p]) for d, p in zip(depths, place, strict=True)]
 
 
+def _lost(offer: Offer, depths: np.ndarray, place: int, loss: Loss) -> float | None:
+    return None if place + 1 >= len(depths) else loss(offer, int(depths[place]), int(depths[place + 1]))
+
+
 def _price(
-    offer: Offer,
-    depths: np.ndarray,
-    place: int,
-    market: Market,
-    number: int,
-    missing: Sequence[str],
-    now: Mapping[str, float],
+    lost: float, saving: Mapping[str, float], missing: Sequence[str], now: Mapping[str, float]
 ) -> float:
-    if place + 1 >= len(depths):
-        return float("inf")
-    saving = market.saving(number, place)
     saved = sum(max(saving[k], 0.0) / max(now[k], 1.0) for k in missing)
-    return _loss(offer, int(depths[place]), int(depths[place + 1])) / saved if saved > 0 else float("inf")
+    return lost / saved if saved > 0 else float("inf")
 
 
 def _undo(place: list[int], limits: Mapping[str, float], market: Market) -> None:
@@ -165,8 +168,13 @@ def _undo(place: list[int], limits: Mapping[str, float], market: Market) -> None
             place[i] -= 1
 
 
-def _loss(offer: Offer, low: int, high: int) -> float:
-    """Return how much a further step costs a group: the growth of the squared log of its loss.
+def measured_loss(offer: Offer, low: int, high: int) -> float:
+    """Return what a step adds to the error, where costs are errors measured on data."""
+    return float(offer.costs[low:high].sum()) + 1e-12
+
+
+def norm_loss(offer: Offer, low: int, high: int) -> float:
+    """Return how much a step costs a group, where costs are norms: the growth of the squared log of its loss.
 
     The square spreads a removal over many groups; the logarithm makes the last channels dear.
     """

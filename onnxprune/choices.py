@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-CRITERIA = ("l1", "l2", "linf", "bn-scale", "fpgm", "random")
+NORM_CRITERIA = ("l1", "l2", "linf", "bn-scale", "fpgm", "random")
+DATA_CRITERIA = ("activation", "wanda", "obs")
+CRITERIA = (*NORM_CRITERIA, *DATA_CRITERIA)
+RECOVERIES = ("none", "bias", "ls", "refit")
 SCOPES = ("local", "global")
 GRANULARITIES = ("finest", "columns", "rows")
 TARGETS = ("macs", "params", "size")

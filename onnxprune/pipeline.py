@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import onnx
 
@@ -30,9 +31,10 @@ from onnxprune.oracle.inlined import require_same
 from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
 from onnxprune.plan import Plan, read_plan
 from onnxprune.planfile import derived, group_plans, removal
-from onnxprune.planner import Decision, Request, criterion_warnings, decide, resolved_step, score
+from onnxprune.planner import Decision, Request, criterion_warnings, decide, resolved_step
 from onnxprune.proving import Cases, cases, proof, suspects
 from onnxprune.quantities import amount
+from onnxprune.recovering import Evidence, Recovery, gathered, hashes, recovered, scored
 from onnxprune.report import Dropped, GroupReport, PruneReport, Quantities, VerifyReport
 from onnxprune.rewrite import apply as rewritten
 from onnxprune.rules.signature import NO_RULE, Pinned
@@ -115,10 +117,17 @@ def prune(
     found = cases(analysis, settings.input_shapes, settings.input_values, settings.seed)
     _check_inlined(loaded, written_out, found)
     watch.lap("inputs")
-    attempt = attempted(analysis, request, found, watch)
+    evidence = gathered(analysis, settings)
+    scores = scored(analysis, evidence, settings)
+    watch.lap("score")
+    attempt = attempted(analysis, request, found, scores, watch)
+    repair = _repaired(analysis, attempt, evidence, settings)
+    watch.lap("recover")
     plan = _plan(analysis, attempt.decision, request, loaded.sha256)
     plan.settings["inlined"] = list(written_out.names)
-    result = stamped(attempt.model, plan)
+    if repair is not None:
+        plan = msgspec.structs.replace(plan, repaired=dict(repair.repaired))
+    result = stamped(repair.model if repair is not None else attempt.model, plan)
     watch.lap("plan")
     if plan_output is not None:
         write_file(Path(plan_output), plan.to_json())
@@ -129,7 +138,17 @@ def prune(
     watch.lap("bench")
     report = _report(analysis, attempt, request, loaded, result, timing, watch)
     said = (*report.warnings, *criterion_warnings(analysis.units, settings), *written_out.kept, *trouble)
-    return PruneResult(result, plan, replace(report, warnings=said, inlined=written_out.names))
+    told = None if repair is None else repair.to_dict()
+    return PruneResult(result, plan, replace(report, warnings=said, inlined=written_out.names, recovery=told))
+
+
+def _repaired(
+    analysis: Analysis, attempt: Attempt, evidence: Evidence | None, settings: PruneSettings
+) -> Recovery | None:
+    if evidence is None or settings.resolved_recover == "none":
+        return None
+    removal = (attempt.decision.dead, attempt.decision.replayed)
+    return recovered(analysis, attempt.model, removal, evidence, settings)
 
 
 def _check_inlined(loaded: Loaded, written_out: Inlined, found: Cases) -> None:
@@ -157,13 +176,15 @@ def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Re
     return Request(ratios, limits, excluded, resolved_step(settings), overhead, settings)
 
 
-def attempted(analysis: Analysis, request: Request, found: Cases, watch: Stopwatch) -> Attempt:
+def attempted(
+    analysis: Analysis, request: Request, found: Cases, scores: np.ndarray, watch: Stopwatch
+) -> Attempt:
     """Decide, rewrite and prove; drop the groups that fail, and try again.
 
-    Raises NothingToPrune where no channel goes, UnprovedError where nothing could be proved.
+    scores: importance by unit. Raises NothingToPrune where no channel goes, UnprovedError where
+    nothing could be proved.
     """
     units = analysis.units
-    scores = score(units, request.settings)
     dropped: list[Dropped] = []
     banned: set[int] = set()
     for _ in range(MAX_DROPS):
@@ -256,8 +277,10 @@ def public_settings(settings: PruneSettings) -> dict[str, object]:
         "exclude",
         "seed",
     )
-    found = {k: v for k, v in asdict(settings).items() if k in keys}
+    found: dict[str, object] = {key: getattr(settings, key) for key in keys}
     found["scope"] = settings.resolved_scope
+    found["criterion"] = settings.resolved_criterion
+    found["recover"] = settings.resolved_recover
     found["ratios"] = [list(pair) for pair in settings.ratios]
     found["exclude"] = list(settings.exclude)
     found["targets"] = dict(settings.targets)
@@ -443,8 +466,21 @@ def verified(
     read = read_plan(plan)
     written_out = inlined_again(original.model, _planned_functions(read))
     attempt, _, _ = _applied(read, (original, written_out), values, seed, Stopwatch())
-    differences = model_differences(attempt.model, pruned, frozenset(read.repaired))
+    differences = (
+        *model_differences(attempt.model, pruned, frozenset(read.repaired)),
+        *_other_repairs(pruned, read.repaired),
+    )
     return VerifyReport(attempt.outcome.to_dict(), not differences, differences)
+
+
+def _other_repairs(pruned: onnx.ModelProto, repaired: Mapping[str, str]) -> Iterator[str]:
+    """Compare repaired values with the hashes in the plan: only the plan can vouch for them."""
+    stored = hashes(pruned) if repaired else {}
+    for name, wanted in repaired.items():
+        if name not in stored:
+            yield f"tensor '{name}', which the plan calls repaired, is missing"
+        elif stored[name] != wanted:
+            yield f"the values of tensor '{name}' are not the repaired ones of the plan"
 
 
 __all__ = ["PruneResult", "UsageError", "apply", "prune", "verified"]

@@ -62,7 +62,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slices: list[SlicePlan] = []
     masks: list[MaskPlan] = []
     repairs: list[RepairPlan] = []
-    repaired: list[str] = []
+    repaired: dict[str, str] = {}
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> bytes:
@@ -115,8 +115,3 @@ def check_groups(plan: Plan) -> None:
                 f"group '{group.id}' ({group.name}): keep must list channels in rising order, "
                 f"each once, from 0 to {group.channels - 1}"
             )
-    if plan.repaired:
-        raise UsageError(
-            f"the plan exempts '{plan.repaired[0]}' from the comparison of values, but this version "
-            "changes no values: set 'repaired' to []"
-        )

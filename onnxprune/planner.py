@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.align import machine_step
-from onnxprune.allocation import Offer, by_ratio, by_target, ranked
+from onnxprune.allocation import Offer, by_ratio, by_target, measured_loss, norm_loss, ranked
 from onnxprune.analysis.ladder import Bundle, Menu, Rung, bundles, menus
 from onnxprune.analysis.members import members
 from onnxprune.analysis.replay import Conflict, Replayed, replay
 from onnxprune.analysis.units import Units
+from onnxprune.choices import DATA_CRITERIA
 from onnxprune.collection import uncollected
 from onnxprune.errors import OnnxPruneError
 from onnxprune.pricing import Market, Prices
@@ -59,20 +60,20 @@ def slices_of(found: Units) -> list[Slices]:
 
 
 def score(found: Units, settings: PruneSettings) -> np.ndarray:
-    """Score every unit by the criterion of the settings."""
-    return importance(settings.criterion, found.count, slices_of(found), settings.seed)
+    """Score every unit by a norm, the criterion of the settings."""
+    return importance(settings.resolved_criterion, found.count, slices_of(found), settings.seed)
 
 
 def criterion_warnings(found: Units, settings: PruneSettings) -> tuple[str, ...]:
     """Say of how many groups the criterion sees nothing, so that another one ranks their channels."""
-    if settings.criterion not in _LACKING:
+    if settings.resolved_criterion not in _LACKING:
         return ()
-    blind = unseen(settings.criterion, found.count, slices_of(found))
+    blind = unseen(settings.resolved_criterion, found.count, slices_of(found))
     leaves = [g for g in found.groups if g.level == 0]
     others = sum(bool(blind[g.units].all()) for g in leaves)
     if not others:
         return ()
-    lacking = _LACKING[settings.criterion]
+    lacking = _LACKING[settings.resolved_criterion]
     return (
         f"criterion {settings.criterion}: {others} of {len(leaves)} groups have no {lacking}; "
         "l2 (weight norms) ranks their channels",
@@ -207,7 +208,8 @@ def _depths(found: Units, offers: list[Offer], request: Request) -> tuple[list[O
     if request.settings.resolved_scope == "local":
         return _common_ratio(found, offers, request, prices)
     depths = [o.depths(step, least) for o in offers]
-    return offers, by_target(offers, depths, request.limits, Market(prices, offers, depths))
+    loss = measured_loss if request.settings.resolved_criterion in DATA_CRITERIA else norm_loss
+    return offers, by_target(offers, depths, request.limits, Market(prices, offers, depths), loss)
 
 
 def _common_ratio(

@@ -66,6 +66,7 @@ class PruneReport:
     timings: Mapping[str, float]
     settings: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    recovery: Mapping[str, Any] | None = None
     inlined: tuple[str, ...] = ()
 
     @property

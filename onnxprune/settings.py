@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxprune.choices import CRITERIA, GRANULARITIES, INLINING, SCOPES, TARGETS
+from onnxprune.choices import CRITERIA, DATA_CRITERIA, GRANULARITIES, INLINING, RECOVERIES, SCOPES, TARGETS
 from onnxprune.errors import UsageError
 
 
@@ -18,13 +18,15 @@ class PruneSettings:
     targets: what may remain, a share of the original up to 1 or an absolute amount (MACs,
     parameters, bytes). align: widths are multiples of this many channels; 0 stands for `auto`.
     inline: which model-local functions are written out, `auto` for those without a rule.
+    calib: calibration data as `read_calibration` takes it. criterion, scope, recover: None for what
+    suits the rest. memory_limit: bytes for the Gram matrices of one pass over the data.
     Raises UsageError for values that make no sense.
     """
 
     ratio: float | None = None
     ratios: tuple[tuple[str, float], ...] = ()
     targets: Mapping[str, float] = field(default_factory=dict)
-    criterion: str = "l2"
+    criterion: str | None = None
     scope: str | None = None
     granularity: str = "finest"
     align: int = 0
@@ -37,6 +39,9 @@ class PruneSettings:
     allow_unproved: bool = False
     threads: int = 1
     provider: str = "CPUExecutionProvider"
+    calib: Any = None
+    recover: str | None = None
+    memory_limit: int = 2 << 30
     inline: str = "auto"
 
     def __post_init__(self) -> None:
@@ -64,7 +69,12 @@ class PruneSettings:
             raise UsageError(
                 "ratios by pattern go with the local scope only: leave --scope out, or use --ratio R"
             )
-        _one_of("criterion", self.criterion, CRITERIA)
+        _one_of("criterion", self.resolved_criterion, CRITERIA)
+        _one_of("recover", self.resolved_recover, RECOVERIES)
+        if self.calib is None and self.resolved_criterion in DATA_CRITERIA:
+            raise UsageError(f"criterion {self.criterion} looks at activations: give --calib DATA, or a norm")
+        if self.calib is None and self.resolved_recover != "none":
+            raise UsageError(f"--recover {self.recover} fits to activations: give --calib DATA")
         _one_of("granularity", self.granularity, GRANULARITIES)
         _one_of("inline", self.inline, INLINING)
         if self.scope is not None:
@@ -73,6 +83,16 @@ class PruneSettings:
             raise UsageError(f"--min-channels must be at least 1: got {self.min_channels}")
         if self.align < 0:
             raise UsageError(f"--align is 'auto' or at least 1: got {self.align}")
+
+    @property
+    def resolved_criterion(self) -> str:
+        """Return the criterion: l2 without calibration data, obs with it, unless asked otherwise."""
+        return self.criterion or ("l2" if self.calib is None else "obs")
+
+    @property
+    def resolved_recover(self) -> str:
+        """Return the repair: none without calibration data, refit with it, unless asked otherwise."""
+        return self.recover or ("none" if self.calib is None else "refit")
 
     @property
     def resolved_scope(self) -> str:

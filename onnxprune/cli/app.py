@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import onnxprune
-from onnxprune.choices import CRITERIA, GRANULARITIES, SCOPES
+from onnxprune.choices import CRITERIA, GRANULARITIES, RECOVERIES, SCOPES
 from onnxprune.cli import tables
 from onnxprune.cli.errors import Program, Terminated
 from onnxprune.cli.options import (
     PATH,
     RATIO,
+    SIZE,
     STEP,
     TARGET,
     common,
@@ -85,9 +86,25 @@ def program(ctx: click.Context) -> int:
     "(macs=500M, params=2M, size=10MB). Repeatable; all must hold.",
 )  # fmt: skip
 @click.option(
-    "--criterion", type=click.Choice(CRITERIA), default="l2", show_default=True,
+    "--criterion", type=click.Choice(CRITERIA),
     help="What ranks the channels: norms of their weights (l1, l2, linf), scales of normalisations "
-    "(bn-scale), distance from the other filters (fpgm), or chance (random).",
+    "(bn-scale), distance from the other filters (fpgm), chance (random); with --calib their activations "
+    "(activation), these times the weights (wanda), or what their consumers lose (obs).  "
+    "[default: l2; obs with --calib]",
+)  # fmt: skip
+@click.option(
+    "--calib", metavar="DATA",
+    help="Inputs without labels, to choose and repair by: an .npz with arrays by input name, a folder of "
+    ".npy or .npz files, or script.py:function, which is run. About 1000 samples do.",
+)  # fmt: skip
+@click.option(
+    "--recover", type=click.Choice(RECOVERIES),
+    help="Repair of the weights by the data: biases only (bias), weights by least squares between channels "
+    "(ls), or every layer fitted to the original's outputs (refit).  [default: none; refit with --calib]",
+)  # fmt: skip
+@click.option(
+    "--memory-limit", type=SIZE, default="2GiB", show_default=True, metavar="SIZE",
+    help="Memory for statistics of the calibration data; beyond it the data is read several times.",
 )  # fmt: skip
 @click.option(
     "--scope", type=click.Choice(SCOPES),
@@ -156,8 +173,8 @@ def _prune_settings(options: Mapping[str, Any]) -> Any:
     shapes = unique("--input-shape", options["input_shapes"])
     values = unique("--input-value", options["input_values"])
     timed = not (options["no_bench"] or options["dry_run"])
-    same = ("criterion", "scope", "granularity", "align", "min_channels", "exclude", "seed", "allow_unproved",
-            "threads", "provider", "inline")  # fmt: skip
+    same = ("calib", "recover", "memory_limit", "criterion", "scope", "granularity", "align", "min_channels",
+            "exclude", "seed", "allow_unproved", "inline", "threads", "provider")  # fmt: skip
     return onnxprune.PruneSettings(
         ratio=ratio, ratios=ratios, targets=targets, input_shapes=shapes, input_values=values, bench=timed,
         **{key: options[key] for key in same},

@@ -141,6 +141,7 @@ TARGET = _Text("key=value", read_target)
 SHAPE = _Text("name:sizes", read_shape)
 VALUE = _Text("name=value", read_value)
 STEP = _Text("auto|n", read_step)
+SIZE = _Text("size", parse_bytes)
 
 
 def unique(option: str, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def prune_tables(
             (f"target {'missed' if key in report.missed else 'reached'}", _target_line(key, target))
             for key, target in report.targets.items()
         ),
+        *_recovery_facts(report.recovery),
         *_inlined_facts(report.inlined),
         *_frozen_facts(report.pinned, detailed),
         *places.items(),
@@ -38,6 +39,19 @@ def prune_tables(
     if detailed:
         tables += [_groups_table(report.groups), _timings_table(report.timings)]
     return tables
+
+
+def _recovery_facts(recovery: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Say what the repair did; drift is on calibration inputs that were held out."""
+    if recovery is None:
+        return []
+    before, after = (f"{recovery[key]:.3g}" for key in ("drift_before", "drift_after"))
+    if not recovery["repaired"]:
+        return [
+            ("repair", f"none helped ({recovery['method']}, {recovery['samples']} samples): drift {before}")
+        ]
+    done = f"{recovery['repaired']} tensors by {recovery['method']} on {recovery['samples']} samples"
+    return [("repair", f"{done}, drift {before} -> {after}")]
 
 
 def _sizes_table(report: PruneReport) -> Table:

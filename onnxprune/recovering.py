@@ -1,0 +1,144 @@
+"""Calibration at work: gather evidence, score by it, repair the pruned model, and judge the repair."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.analysis.analyse import Analysis
+from onnxprune.analysis.replay import Replayed
+from onnxprune.calibration.consumers import Consumer, View, consumers
+from onnxprune.calibration.grams import Gram, collect
+from onnxprune.calibration.readers import Calibration, read_calibration
+from onnxprune.choices import DATA_CRITERIA
+from onnxprune.datascore import data_importance
+from onnxprune.drift import drift
+from onnxprune.model.tensors import raw_bytes
+from onnxprune.planner import slices_of
+from onnxprune.recovery.fold import folded_into
+from onnxprune.recovery.refit import DAMPING, refitted
+from onnxprune.scoring import importance
+from onnxprune.sensitivity import Probe, calibrated
+from onnxprune.settings import PruneSettings
+
+PROBE_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the calibration data says of a model: its consumers and the moments of what they read."""
+
+    data: Calibration
+    readers: tuple[Consumer, ...]
+    grams: Mapping[View, Gram]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A repaired model and what the repair did; drift is on the batches held out.
+
+    repaired: tensors whose values changed, with the SHA-256 of the new ones.
+    """
+
+    model: onnx.ModelProto
+    method: str
+    samples: int
+    repaired: Mapping[str, str]
+    drift_before: float
+    drift_after: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON of `recovery`."""
+        return {
+            "method": self.method,
+            "samples": self.samples,
+            "repaired": len(self.repaired),
+            "drift_before": self.drift_before,
+            "drift_after": self.drift_after,
+        }
+
+
+def gathered(analysis: Analysis, settings: PruneSettings) -> Evidence | None:
+    """Read the calibration data and run the original on it; None without data.
+
+    Raises UsageError for data that does not fit the model.
+    """
+    if settings.calib is None:
+        return None
+    data = read_calibration(settings.calib, analysis.model)
+    readers = tuple(consumers(analysis.units))
+    grams = collect(analysis.model, [c.view for c in readers], data.fit, settings.memory_limit)
+    return Evidence(data, readers, grams)
+
+
+def scored(analysis: Analysis, evidence: Evidence | None, settings: PruneSettings) -> np.ndarray:
+    """Score every unit by the criterion of the settings; where groups compete, by measured drift."""
+    units, criterion = analysis.units, settings.resolved_criterion
+    if evidence is None or criterion not in DATA_CRITERIA:
+        return importance(criterion, units.count, slices_of(units), settings.seed)
+    norms = importance("l2", units.count, slices_of(units), settings.seed)
+    scores = data_importance(criterion, units, evidence.readers, evidence.grams, norms)
+    if settings.resolved_scope == "local" and not settings.targets:
+        return scores
+    batches = evidence.data.fit[:PROBE_BATCHES]
+    return calibrated(Probe(analysis.model, units, (evidence.readers, evidence.grams), batches), scores)
+
+
+def recovered(
+    analysis: Analysis,
+    pruned: onnx.ModelProto,
+    removal: tuple[np.ndarray, Replayed],
+    evidence: Evidence,
+    settings: PruneSettings,
+) -> Recovery:
+    """Repair a pruned model; of the steps of the method the one of least drift on the held-out batches.
+
+    removal: booleans by unit, and their replay. Where no step lowers the drift the model stays as it is.
+    """
+    data = evidence.data
+    judge = data.held_out or data.fit
+    before = best = drift(analysis.model, pruned, judge)
+    kept, changed = pruned, frozenset[str]()
+    for model, names in _steps(analysis, pruned, removal, evidence, settings.resolved_recover):
+        after = drift(analysis.model, model, judge)
+        if after < best:
+            kept, changed, best = model, names, after
+    found = hashes(kept)
+    repaired = {name: found[name] for name in sorted(changed)}
+    return Recovery(kept, settings.resolved_recover, data.samples, repaired, before, best)
+
+
+def _steps(
+    analysis: Analysis,
+    pruned: onnx.ModelProto,
+    removal: tuple[np.ndarray, Replayed],
+    evidence: Evidence,
+    method: str,
+) -> Iterator[tuple[onnx.ModelProto, frozenset[str]]]:
+    """Yield models on the way of a method, with the tensors changed so far."""
+    (dead, replayed), model, changed = removal, pruned, frozenset[str]()
+    if method in ("ls", "refit"):
+        # The regression of `refit` shrinks towards the weights it begins with: these are better ones.
+        model, names = folded_into(pruned, (evidence.readers, evidence.grams), dead, replayed)
+        changed = frozenset(names)
+        yield model, changed
+    if method in ("bias", "refit"):
+        dampings = DAMPING if method == "refit" else ()
+        models = (analysis.model, model)
+        model, more = refitted(models, analysis.units.traced, replayed, evidence.data, dampings)
+        yield model, changed | set(more)
+
+
+def hashes(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the SHA-256 of the values of all stored tensors, by name."""
+    stored = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                stored[node.output[0]] = attribute.t
+    return {n: hashlib.sha256(bytes(raw_bytes(t))).hexdigest() for n, t in stored.items()}

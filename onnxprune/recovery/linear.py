@@ -1,0 +1,155 @@
+"""Contractions with a stored weight as regressions: rows of features and outputs, and back to weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxprune.recovery.walk import Walk
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A Conv, Gemm or MatMul whose weight, and bias if it has one, nobody else reads.
+
+    place: of the node in the walk; weight: [C_out, C_in/g, k…] or a matrix; bias: a stored vector that
+    is added to every output, by this node or the next.
+    """
+
+    place: int
+    node: onnx.NodeProto
+    weight: str
+    bias: str
+    shape: Shape
+    attrs: Mapping[str, Any]
+
+    @property
+    def groups(self) -> int:
+        """Return the number of groups of a Conv, 1 otherwise."""
+        return int(self.attrs.get("group", 1))
+
+    @property
+    def features(self) -> int:
+        """Return the number of inputs that one output of a group sums over."""
+        if self.node.op_type == "Conv":
+            return prod(self.shape[1:])
+        return self.shape[1] if self.attrs.get("transB", 0) else self.shape[0]
+
+    def rows(
+        self, data: np.ndarray, result: np.ndarray, most: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw rows: features [groups, rows, features] and outputs [groups, rows, outputs]."""
+        if self.node.op_type == "Conv":
+            return _conv_rows(self, data, result, most, rng)
+        left = data.reshape(-1, data.shape[-1])
+        right = result.reshape(-1, result.shape[-1])
+        if len(left) > most:
+            chosen = np.sort(rng.choice(len(left), most, replace=False))
+            left, right = left[chosen], right[chosen]
+        return left[None], right[None]
+
+    def changed(self, weight: np.ndarray, change: np.ndarray) -> np.ndarray:
+        """Add a change [groups, features, outputs] to a weight."""
+        if self.node.op_type == "Conv":
+            return weight + change.transpose(0, 2, 1).reshape(weight.shape)
+        return weight + (change[0].T if self.attrs.get("transB", 0) else change[0])
+
+
+def linears(walk: Walk) -> list[Linear]:
+    """List the contractions of a walk that can be refitted, in order."""
+    uses: dict[str, int] = {}
+    for node in walk.nodes:
+        for name in node.input:
+            uses[name] = uses.get(name, 0) + 1
+    for output in walk.model.graph.output:
+        uses[output.name] = uses.get(output.name, 0) + 1
+    found = []
+    for place, node in enumerate(walk.nodes):
+        if node.domain in ("", "ai.onnx") and node.op_type in ("Conv", "Gemm", "MatMul"):
+            made = _linear(walk, place, node, uses)
+            if made is not None:
+                found.append(made)
+    return found
+
+
+def _linear(walk: Walk, place: int, node: onnx.NodeProto, uses: Mapping[str, int]) -> Linear | None:
+    name = node.input[1]
+    if uses[name] != 1 or not _is_float(walk, name) or node.input[0] in walk.weights:
+        return None
+    shape = tuple(walk.weights[name].dims)
+    attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    plain = attrs.get("alpha", 1.0) == attrs.get("beta", 1.0) == 1.0 and not attrs.get("transA", 0)
+    if (
+        not plain
+        or _auto_pad(attrs) not in ("NOTSET", "VALID")
+        or (node.op_type != "Conv" and len(shape) != 2)
+    ):
+        return None
+    width = shape[0] if node.op_type == "Conv" or attrs.get("transB", 0) else shape[1]
+    bias = node.input[2] if len(node.input) > 2 else _next_bias(walk, place, uses)
+    return Linear(place, node, name, bias if _fits(walk, bias, width, uses) else "", shape, attrs)
+
+
+def _fits(walk: Walk, bias: str, width: int, uses: Mapping[str, int]) -> bool:
+    """Tell whether a bias is a stored vector, one value per output, that nobody else reads."""
+    if not bias or uses[bias] != 1 or not _is_float(walk, bias):
+        return False
+    dims = walk.weights[bias].dims
+    return prod(dims) == width and bool(dims) and dims[-1] == width
+
+
+def _next_bias(walk: Walk, place: int, uses: Mapping[str, int]) -> str:
+    """Return the constant that the next node adds to a MatMul."""
+    output = walk.nodes[place].output[0]
+    if uses.get(output, 0) != 1 or walk.nodes[place].op_type == "Conv":
+        return ""
+    reader = next((n for n in walk.nodes[place + 1 :] if output in n.input), None)
+    if reader is None or reader.op_type != "Add":
+        return ""
+    others = [n for n in reader.input if n != output]
+    return others[0] if others and others[0] in walk.weights else ""
+
+
+def _is_float(walk: Walk, name: str) -> bool:
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+    return name in walk.weights and walk.weights[name].data_type in floats
+
+
+def _auto_pad(attrs: Mapping[str, Any]) -> str:
+    found = attrs.get("auto_pad", b"NOTSET")
+    return found.decode() if isinstance(found, bytes) else str(found)
+
+
+def _conv_rows(
+    layer: Linear, data: np.ndarray, result: np.ndarray, most: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut out the patches behind outputs drawn at random (im2col)."""
+    kernel, rank, groups = layer.shape[2:], len(layer.shape) - 2, layer.groups
+    strides = layer.attrs.get("strides") or [1] * rank
+    dilations = layer.attrs.get("dilations") or [1] * rank
+    pads = layer.attrs.get("pads") or [0] * (2 * rank)
+    padded = np.pad(data, [(0, 0), (0, 0), *((pads[i], pads[rank + i]) for i in range(rank))])
+    every = result.shape[0] * prod(result.shape[2:])
+    chosen = np.arange(every) if every <= most else np.sort(rng.choice(every, most, replace=False))
+    sample, *places = np.unravel_index(chosen, (result.shape[0], *result.shape[2:]))
+    offsets = np.indices(kernel).reshape(rank, -1)
+    index = [places[i][:, None] * strides[i] + offsets[i][None, :] * dilations[i] for i in range(rank)]
+    patches = np.moveaxis(padded, 1, -1)[(sample[:, None], *index)]  # [rows, taps, C_in]
+    channels = patches.shape[-1] // groups
+    grid = patches.reshape(len(chosen), offsets.shape[1], groups, channels)
+    features = grid.transpose(2, 0, 3, 1).reshape(groups, len(chosen), -1)
+    outputs = np.moveaxis(result, 1, -1)[(sample, *places)].reshape(len(chosen), groups, -1)
+    return features, outputs.transpose(1, 0, 2)
+
+
+def stored(walk: Walk, name: str) -> np.ndarray:
+    """Return the values of a stored tensor."""
+    return np.asarray(numpy_helper.to_array(walk.weights[name]))

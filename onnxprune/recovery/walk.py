@@ -1,0 +1,115 @@
+"""A model run piece by piece over batches: every node once, values kept while somebody needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxprune.errors import UsageError
+from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
+
+PIECE_IR = 8  # initializers need not be inputs
+
+
+class Walk:
+    """Runs the nodes of a graph in order, up to a place at a time.
+
+    weights: stored tensors by name, through Constant nodes and Identity aliases; they may be replaced
+    before their node runs. made, last: the node that makes a tensor, and the last that reads it.
+    """
+
+    def __init__(self, model: onnx.ModelProto, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self.model = model
+        self.weights: dict[str, onnx.TensorProto] = {t.name: t for t in model.graph.initializer}
+        self.nodes = self._without_constants()
+        self.values: list[dict[str, np.ndarray]] = [dict(batch) for batch in batches]
+        self.made = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+        self.last = {name: i for i, node in enumerate(self.nodes) for name in read_by(node)}
+        self.at = 0
+
+    def _without_constants(self) -> list[onnx.NodeProto]:
+        aliases: dict[str, str] = {}
+        kept = []
+        for node in self.model.graph.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            for i, name in enumerate(copy.input):
+                copy.input[i] = aliases.get(name, name)
+            stored = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
+            if node.op_type == "Constant" and stored is not None:
+                self.weights[node.output[0]] = stored
+            elif node.op_type == "Identity" and copy.input[0] in self.weights:
+                aliases[node.output[0]] = copy.input[0]
+            else:
+                kept.append(copy)
+        for alias, root in aliases.items():
+            self.weights[alias] = self.weights[root]
+        return kept
+
+    def until(self, place: int) -> None:
+        """Run the nodes in front of a place."""
+        if place <= self.at:
+            return
+        piece = self.nodes[self.at : place]
+        wanted = [n for node in piece for n in node.output if self.last.get(n, -1) >= place]
+        if wanted:
+            for values, outputs in zip(self.values, self._run(piece, wanted), strict=True):
+                values.update(outputs)
+        self.at = place
+        for values in self.values:
+            for name in [n for n in values if self.last.get(n, -1) < place]:
+                del values[name]
+
+    def preview(self, outputs: Sequence[str]) -> list[dict[str, np.ndarray]]:
+        """Run the next node and return its outputs, without going on."""
+        return self._run([self.nodes[self.at]], outputs)
+
+    def _run(self, piece: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> list[dict[str, np.ndarray]]:
+        inner = {n for node in piece for n in node.output}
+        read = {n for node in piece for n in read_by(node)} - inner
+        stored = {n: self.weights[n] for n in sorted(read) if n in self.weights}
+        inputs = sorted(n for n in read if n in self.values[0] and n not in self.weights)
+        model = self._piece(piece, (inputs, wanted), stored)
+        try:
+            session = open_session(model, optimised=True)
+            return [run(session, {n: values[n] for n in inputs}) for values in self.values]
+        except runtime_errors() as error:
+            raise UsageError(f"the model does not run on the calibration data: {one_line(error)}") from error
+
+    def _piece(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        sides: tuple[Sequence[str], Sequence[str]],
+        stored: Mapping[str, onnx.TensorProto],
+    ) -> onnx.ModelProto:
+        inputs = [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(self.values[0][n].dtype), None)
+            for n in sides[0]
+        ]
+        outputs = [onnx.ValueInfoProto(name=n) for n in sides[1]]
+        graph = helper.make_graph(list(nodes), "piece", inputs, outputs)
+        for name, tensor in stored.items():
+            entry = graph.initializer.add()
+            entry.CopyFrom(tensor)
+            entry.name = name
+        model = helper.make_model(graph, opset_imports=list(self.model.opset_import))
+        model.functions.extend(self.model.functions)
+        model.ir_version = max(self.model.ir_version, PIECE_IR)
+        return model
+
+    def store(self, name: str, values: np.ndarray) -> None:
+        """Replace a stored tensor."""
+        self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
+
+
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """Return the tensors that a node reads, those read inside its subgraphs included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            names |= {name for inner in graph.node for name in read_by(inner)}
+            names |= {output.name for output in graph.output}
+    return names

@@ -1,0 +1,133 @@
+"""Sensitivity: how far the outputs drift when a share of one group goes, measured on calibration data.
+
+The consumers of the whole coupled group are folded (channel-level least squares) and nothing else
+changes, so a curve tells what the group costs by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxprune.analysis.units import Group, Units
+from onnxprune.calibration.consumers import Consumer, View
+from onnxprune.calibration.grams import Gram
+from onnxprune.drift import distance
+from onnxprune.folding import folded
+from onnxprune.model.runtime import open_session, run
+
+Feeds = dict[str, np.ndarray]
+Progress = Callable[[int, int], None]
+PROBE = 0.4  # share at which a group is measured for the allocation
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement: the share of a group's channels removed, how many that are, and the drift."""
+
+    share: float
+    removed: int
+    drift: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The sensitivity of one group."""
+
+    id: str
+    name: str
+    channels: int
+    points: tuple[Point, ...]
+
+
+class Probe:
+    """Measures the drift of the outputs when units go, on a few batches."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        found: Units,
+        evidence: tuple[Sequence[Consumer], Mapping[View, Gram]],
+        batches: Sequence[Feeds],
+    ) -> None:
+        self.model, self.found, self.batches = model, found, batches
+        self.readers, self.grams = evidence
+        self.reference = self._outputs(model)
+
+    def _outputs(self, model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
+        session = open_session(model, optimised=True)
+        return [
+            {
+                n: a
+                for n, a in run(session, batch).items()
+                if isinstance(a, np.ndarray) and a.dtype.kind == "f"
+            }
+            for batch in self.batches
+        ]
+
+    def removal(self, group: Group, scores: np.ndarray, share: float) -> np.ndarray:
+        """Choose the cheapest units of a group, and what must go with them; booleans by unit."""
+        own = group.units[~self.found.pinned[group.units]]
+        count = min(int(share * len(group.units) + 1e-9), len(group.units) - 1)
+        dead = np.zeros(self.found.count, dtype=bool)
+        dead[own[np.argsort(scores[own], kind="stable")[:count]]] = True
+        return self.found.rows.close(dead)
+
+    def drift(self, dead: np.ndarray) -> float | None:
+        """Return the drift without these units: of the outputs the mean, root mean square over batches.
+
+        None where no stored weight reads them.
+        """
+        own = [c for c in self.readers if dead[c.units].any()]
+        if not own:
+            return None
+        outputs = self._outputs(folded(self.model, own, self.grams, dead))
+        squares = [
+            distance(after[name], value) ** 2
+            for before, after in zip(self.reference, outputs, strict=True)
+            for name, value in before.items()
+        ]
+        return float(np.sqrt(np.mean(squares))) if squares else None
+
+
+def calibrated(probe: Probe, scores: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+    """Scale the losses of each group so that their sum is the squared drift that is measured.
+
+    scores: [units] losses relative to the outputs of the consumers, comparable within a group only.
+    Returns losses that compare between groups; a group that cannot be measured gets the median scale.
+    """
+    leaves = [g for g in probe.found.groups if g.level == 0]
+    scales: dict[int, float] = {}
+    for number, group in enumerate(leaves):
+        dead = probe.removal(group, scores, PROBE)
+        told = float(scores[group.units][dead[group.units]].sum())
+        seen = probe.drift(dead) if told > 0 else None
+        if seen is not None and np.isfinite(seen):
+            scales[group.id] = seen**2 / told
+        if progress is not None:
+            progress(number + 1, len(leaves))
+    usual = float(np.median(list(scales.values()))) if scales else 1.0
+    result = scores.copy()
+    for group in probe.found.groups:
+        result[group.units] = scores[group.units] * scales.get(group.id, usual)
+    return result
+
+
+def curves(
+    probe: Probe, scores: np.ndarray, shares: Sequence[float], progress: Progress | None = None
+) -> Iterator[Curve]:
+    """Measure every group at these shares, in graph order; groups that nothing reads give no points."""
+    leaves = [g for g in probe.found.groups if g.level == 0]
+    for number, group in enumerate(leaves):
+        points = []
+        for share in shares:
+            dead = probe.removal(group, scores, share)
+            seen = probe.drift(dead) if dead.any() else 0.0
+            if seen is not None:
+                points.append(Point(share, int(dead[group.units].sum()), seen))
+        if progress is not None:
+            progress(number + 1, len(leaves))
+        yield Curve(f"g{group.id}", group.name, len(group.units), tuple(points))
