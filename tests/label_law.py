@@ -22,6 +22,7 @@ from onnxprune.analysis.replay import Kept, Replayed, replay
 from onnxprune.analysis.shadow import selected
 from onnxprune.analysis.units import Units
 from onnxprune.rewrite import apply as rewritten
+from tests.composing import owners
 from tests.operator_cases import RANGES, Fed, OperatorCase
 
 NEUTRAL = {
@@ -29,9 +30,15 @@ NEUTRAL = {
 }  # fmt: skip
 NORMS = (
     "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "InstanceNormalization",
-    "GroupNormalization",
+    "GroupNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
+    "EmbedLayerNormalization",
 )  # fmt: skip
 RECURRENT = ("GRU", "LSTM", "RNN")
+SUMMING = {
+    "SkipLayerNormalization": (2, 3), "SkipSimplifiedLayerNormalization": (2,),
+    "EmbedLayerNormalization": (5, 6),
+}  # fmt: skip
+ATTENDING = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 FOLLOWED = ("Shape", "Size")
 Arrays = dict[str, np.ndarray]
 
@@ -83,6 +90,8 @@ class Bench:
             for t in self.model.graph.initializer
             if t.name in self.node.input
         ]
+        if self.case.op in ATTENDING:  # the weights inside are masked: they are inputs with a default
+            inputs += [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in needed]
         graph = helper.make_graph([self.node], "alone", inputs, outputs, needed)
         model = helper.make_model(
             graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
@@ -96,7 +105,9 @@ def bench(case: OperatorCase) -> Bench:
     maker = _Maker(case, rng)
     names = [maker.operand(i, x) for i, x in enumerate(case.inputs)]
     outputs = [f"y{i}" for i in range(case.outputs)]
-    maker.nodes.append(helper.make_node(case.op, names, outputs, name="node", **case.attrs))
+    maker.nodes.append(
+        helper.make_node(case.op, names, outputs, name="node", domain=case.domain, **case.attrs)
+    )
     shapes = _shapes(maker.model(outputs), maker.feeds, outputs)
     results = [maker.consumer(name, shapes[name]) for name in outputs]
     return Bench(case, maker.model(results), maker.feeds)
@@ -156,9 +167,8 @@ class _Maker:
         if not outputs[0].startswith("y") or "_" in outputs[0]:
             results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in outputs]
         graph = helper.make_graph(self.nodes, "case", inputs, results, weights)
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", self.case.opset)], ir_version=10
-        )
+        opsets = [helper.make_opsetid("", self.case.opset), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
 def session(model: onnx.ModelProto) -> ort.InferenceSession:
@@ -275,10 +285,20 @@ def expected(table: Bench, alive: np.ndarray) -> Arrays:
     values = {name: table.values[name] for name in table.live}
     tensors = table.units.traced.tensors
     if table.case.op in NORMS:
-        made = normalised(table.case, values["x0"], mask(tensors["x0"], alive))
+        whole = table.case.op in SUMMING
+        data = summed(table) if whole else values["x0"]
+        made = normalised(table.case, data, mask(tensors["y0" if whole else "x0"], alive))
+        if whole:
+            given = dict(zip(table.outputs, table.alone.run(table.outputs, values), strict=True))
+            return given | dict(
+                zip(table.outputs[: 1 if "Embed" in table.case.op else 3], made, strict=False)
+            )
         return dict(zip(table.outputs, made, strict=False))
     labels = [f.labels for name in table.outputs for f in tensors[name].factors]
     behind = {int(u) for array in labels for u in table.units.of[array].flat}
+    if table.case.op in ATTENDING:
+        behind = set()
+        values |= _masked_weights(table, alive)
     for name in table.live:
         gone = np.ones(values[name].shape, dtype=bool)
         for factor in tensors[name].factors:
@@ -308,6 +328,31 @@ def unread(table: Bench, weight: np.ndarray, alive: np.ndarray) -> np.ndarray:
     return weight
 
 
+def _masked_weights(table: Bench, alive: np.ndarray) -> Arrays:
+    """The stored weights of an attention node, which sums over what is removed inside itself."""
+    dead = np.ones(table.units.count, dtype=bool)
+    dead[table.units.of[alive]] = False
+    found: Arrays = {}
+    for (output, place), own in owners(table.units):
+        name = f"c{place}"
+        if output == "y0" and name in table.node.input and table.case.inputs[place].dtype == np.float32:
+            found[name] = np.where(dead[own], np.float32(0), found.get(name, table.case.inputs[place]))
+    return found
+
+
+def summed(table: Bench) -> np.ndarray:
+    """What a fused normalisation adds up before it normalises."""
+    case = table.case
+    given = [table.values[f"x{i}"] if isinstance(x, Fed) else x for i, x in enumerate(case.inputs)]
+    given += [None] * (9 - len(given))
+    if case.op == "EmbedLayerNormalization":
+        ids, kinds, words, places, kind_table, _, _, _, order = given
+        rows = np.arange(ids.shape[1]) if order is None else order
+        return words[ids] + places[rows] + (0 if kinds is None else kind_table[kinds])
+    bias = given[4 if case.op == "SkipLayerNormalization" else 3]
+    return given[0] + given[1] + (0 if bias is None else bias)
+
+
 def mask(labelled: Labelled, alive: np.ndarray, also: np.ndarray | None = None) -> np.ndarray:
     """Where a tensor keeps its elements; `also` keeps more of the labels of its only factor."""
     result = np.ones(labelled.shape, dtype=bool)
@@ -333,7 +378,9 @@ def _counted(table: Bench, units: Units, replayed: Replayed, name: str) -> float
 
 def normalised(case: OperatorCase, x: np.ndarray, shown: np.ndarray) -> list[np.ndarray]:
     """A normalisation with statistics over the elements that are shown: output, mean, 1 / deviation."""
-    params = [np.asarray(p, np.float64) for p in case.inputs[1:] if isinstance(p, np.ndarray)]
+    chosen = SUMMING.get(case.op, range(1, len(case.inputs)))
+    given = [case.inputs[i] for i in chosen if i < len(case.inputs)]
+    params = [np.asarray(p, np.float64) for p in given if isinstance(p, np.ndarray)]
     data, mask_, shape = x.astype(np.float64), shown, x.shape
     axes = tuple(range(2, x.ndim))
     if case.op == "GroupNormalization":
@@ -346,10 +393,14 @@ def normalised(case: OperatorCase, x: np.ndarray, shown: np.ndarray) -> list[np.
         axes = tuple(range(int(case.attrs.get("axis", -1)) % x.ndim, x.ndim))
     count = np.maximum(mask_.sum(axis=axes, keepdims=True), 1)
     mean = (data * mask_).sum(axis=axes, keepdims=True) / count
-    if case.op not in ("RMSNormalization", "SimplifiedLayerNormalization"):
+    if case.op not in (
+        "RMSNormalization",
+        "SimplifiedLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+    ):
         data = data - mean
     variance = (data**2 * mask_).sum(axis=axes, keepdims=True) / count
-    inverse = 1 / np.sqrt(variance + case.attrs.get("epsilon", 1e-5))
+    inverse = 1 / np.sqrt(variance + case.attrs.get("epsilon", 1e-12 if case.op in SUMMING else 1e-5))
     result = (data * inverse).reshape(shape)
     per_channel = case.op in ("InstanceNormalization", "GroupNormalization")
     for number, param in enumerate(params):

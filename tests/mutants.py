@@ -162,6 +162,7 @@ MUTATIONS: dict[str, Mutation] = {
     "fed back left out": _emptied(fed_back={}),
     "created emptied": _emptied(created=frozenset()),
     "normalised emptied": _emptied(normalised=frozenset()),
+    "inner emptied": _emptied(inner=frozenset()),
     "neutral changed": _neutral,
     "neutral left out": _emptied(neutral=None),
     "counted left out": _emptied(counted=False),

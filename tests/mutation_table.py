@@ -37,7 +37,8 @@ def rules() -> dict[str, RuleFunction]:
 
 def cases_of(rule: RuleFunction, most: int) -> list[OperatorCase]:
     """Cases of a rule, each operator in turn."""
-    fitting = [c for c in CASES if (row := REGISTRY.find("", c.op, c.opset)) and row.apply is rule]
+    found = [(c, REGISTRY.find(c.domain, c.op, 1 if c.domain else c.opset)) for c in CASES]
+    fitting = [c for c, row in found if row is not None and row.apply is rule]
     by_operator = Counter[str]()
     turns = []
     for case in fitting:

@@ -7,7 +7,7 @@ An input is a shape (an activation whose axes are all labelled), `plain` (a grap
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,6 +35,7 @@ class OperatorCase:
     outputs: int
     attrs: dict[str, Any]
     whole: bool
+    domain: str = ""
 
     @property
     def name(self) -> str:
@@ -47,6 +48,10 @@ def case(
     op: str, *inputs: Any, opset: int = 17, outputs: int = 1, whole: bool = False, **attrs: Any
 ) -> OperatorCase:
     return OperatorCase(op, tuple(_input(x) for x in inputs), opset, outputs, attrs, whole)
+
+
+def microsoft(op: str, *inputs: Any, outputs: int = 1, whole: bool = False, **attrs: Any) -> OperatorCase:
+    return replace(case(op, *inputs, outputs=outputs, whole=whole, **attrs), domain="com.microsoft")
 
 
 def _input(given: Any) -> Input:
@@ -280,7 +285,88 @@ RECURRENT: Sequence[OperatorCase] = (
     recurrent("GRU", drawn(2, 18), dirs=2, linear_before_reset=1),
     recurrent("RNN", dirs=2, activations=["Relu", "Tanh"], clip=2.0),
 )  # fmt: skip
-CASES = (*ELEMENTWISE, *NORMS, *CONTRACTIONS, *LAYOUT, *SELECTION, *REDUCTIONS, *RECURRENT)
+SEEN = np.asarray([[1, 1, 1, 0, 1], [1, 0, 1, 1, 1]], np.int32)
+PLACES = np.asarray([[0, 1, 2], [2, 3, 1]], np.int64)
+SHIFTED = np.asarray([2], np.int64)
+HEADS = (2, 4, 3, 2), (2, 2, 5, 2), (2, 2, 5, 3)
+FLAT = (2, 3, 8), (2, 5, 4), (2, 5, 6)
+PAST = (2, 2, 4, 2), (2, 2, 4, 3)
+ATTENTION: Sequence[OperatorCase] = (
+    case("Attention", *HEADS, opset=23), case("Attention", *HEADS, opset=24, scale=0.5, softcap=2.0),
+    case("Attention", *FLAT, opset=23, q_num_heads=4, kv_num_heads=2),
+    case("Attention", *FLAT, stored(2, 4, 3, 5), opset=23, q_num_heads=4, kv_num_heads=2),
+    case("Attention", (2, 4, 3, 2), (2, 4, 5, 2), (2, 4, 5, 2), (4, 3, 5), opset=23),
+    case("Attention", *HEADS, plain(3, 5), opset=23, outputs=4),
+    case("Attention", *HEADS, None, *PAST, opset=23, outputs=3),
+    case("Attention", *HEADS, None, plain(2, 2, 4, 2), plain(2, 2, 4, 3), opset=23, outputs=3),
+    case("Attention", (2, 2, 5, 3), (2, 2, 5, 3), (2, 2, 5, 3), opset=23, is_causal=1),
+    case("Attention", (1, 3, 8), (1, 5, 8), (1, 5, 8), opset=23, q_num_heads=1, kv_num_heads=1),
+    case("Attention", (2, 3, 4), (2, 5, 4), stored(2, 5, 6), opset=23, q_num_heads=2, kv_num_heads=2),
+    microsoft("Attention", (2, 3, 7), stored(7, 24), stored(24), num_heads=2),
+    microsoft("Attention", (2, 3, 7), stored(7, 24), stored(24), num_heads=2, qkv_hidden_sizes=[8, 8, 8]),
+    microsoft("Attention", (2, 5, 7), stored(7, 18), stored(18), SEEN, None, (2, 3, 5, 5), num_heads=3),
+    microsoft("Attention", (2, 5, 7), stored(7, 18), stored(18), np.asarray([3, 5], np.int32), num_heads=3),
+    microsoft("Attention", (2, 3, 7), (7, 12), (12,), num_heads=2, unidirectional=1, scale=0.3),
+    microsoft("Attention", (2, 3, 7), stored(7, 12), stored(12), None, plain(2, 2, 2, 4, 2), num_heads=2,
+              outputs=2),
+    microsoft("Attention", (2, 3, 7), stored(7, 16), stored(16), num_heads=2, qkv_hidden_sizes=[4, 4, 8],
+              whole=True),
+    microsoft("MultiHeadAttention", (2, 3, 6), (2, 5, 6), (2, 5, 8), num_heads=2),
+    microsoft("MultiHeadAttention", (2, 3, 6), (2, 5, 6), (2, 5, 6), stored(18), num_heads=2),
+    microsoft("MultiHeadAttention", (2, 3, 6), (2, 5, 6), (2, 5, 6), stored(18), SEEN, (1, 3, 3, 5),
+              num_heads=3),
+    microsoft("MultiHeadAttention", (2, 5, 6), (2, 5, 6), (2, 5, 6), None, np.asarray([3, 5], np.int32),
+              num_heads=3, unidirectional=1),
+    microsoft("MultiHeadAttention", (2, 3, 6), (2, 2, 5, 3), (2, 2, 5, 3), num_heads=2),
+    microsoft("MultiHeadAttention", (2, 3, 6), (2, 3, 6), (2, 3, 6), None, None, None, (2, 2, 4, 3),
+              (2, 2, 4, 3), num_heads=2, outputs=3),
+    microsoft("GroupQueryAttention", (1, 3, 64), (1, 3, 32), (1, 3, 32), None, None,
+              np.asarray([2], np.int32), scalar(3, np.int32), num_heads=4, kv_num_heads=2),
+    microsoft("GroupQueryAttention", (1, 3, 128), (1, 3, 64), (1, 3, 64), None, None,
+              np.asarray([2], np.int32), scalar(3, np.int32), stored(9, 16), stored(9, 16), num_heads=4,
+              kv_num_heads=2, do_rotary=1),
+    microsoft("GroupQueryAttention", (1, 1, 64), (1, 1, 32), (1, 1, 32), (1, 2, 4, 16), (1, 2, 4, 16),
+              np.asarray([4], np.int32), scalar(5, np.int32), num_heads=4, kv_num_heads=2, outputs=3),
+    microsoft("GroupQueryAttention", (1, 3, 64), None, None, None, None, np.asarray([2], np.int32),
+              scalar(3, np.int32), num_heads=4, kv_num_heads=2, whole=True),
+    case("RotaryEmbedding", (2, 3, 8), stored(9, 2), stored(9, 2), PLACES, opset=23, num_heads=2),
+    case("RotaryEmbedding", (2, 3, 3, 6), (2, 3, 3), (2, 3, 3), opset=23),
+    case("RotaryEmbedding", (2, 2, 3, 8), stored(2, 3, 4), stored(2, 3, 4), opset=23, interleaved=1),
+    case("RotaryEmbedding", (2, 2, 3, 8), stored(2, 3, 2), stored(2, 3, 2), opset=23, rotary_embedding_dim=4),
+    microsoft("RotaryEmbedding", (2, 3, 8), PLACES, stored(9, 2), stored(9, 2)),
+    microsoft("RotaryEmbedding", (2, 2, 3, 8), SHIFTED, stored(9, 4), stored(9, 4)),
+    microsoft("RotaryEmbedding", (2, 3, 16), PLACES, stored(9, 2), stored(9, 2), num_heads=2,
+              rotary_embedding_dim=4),
+)  # fmt: skip
+FUSED: Sequence[OperatorCase] = (
+    microsoft("Gelu", (2, 3, 5)), microsoft("QuickGelu", (2, 5), alpha=1.5),
+    microsoft("BiasGelu", (2, 3, 5), stored(5)), microsoft("BiasGelu", (3, 5), (5,)),
+    microsoft("FastGelu", (2, 5)), microsoft("FastGelu", (2, 5), stored(5)),
+    microsoft("SkipLayerNormalization", (2, 3, 6), (2, 3, 6), stored(6), stored(6), stored(6), outputs=4),
+    microsoft("SkipLayerNormalization", (2, 3, 6), stored(3, 6), stored(6)),
+    microsoft("SkipSimplifiedLayerNormalization", (2, 3, 6), (2, 3, 6), stored(6), stored(6), epsilon=1e-3),
+    microsoft("EmbedLayerNormalization", plain(2, 3, dtype="int32"), plain(2, 3, dtype="int32"),
+              stored(4, 6), stored(5, 6), stored(4, 6), stored(6), stored(6), outputs=2),
+    microsoft("EmbedLayerNormalization", plain(2, 3, dtype="int32"), None, stored(4, 6), stored(5, 6), None,
+              stored(6), stored(6), np.ones((2, 3), np.int32), PLACES.astype(np.int32), outputs=3),
+    microsoft("FusedConv", (1, 4, 5), stored(6, 4, 3), stored(6), activation="Relu"),
+    microsoft("FusedConv", (1, 4, 5, 5), stored(6, 2, 1, 1), None, (1, 6, 5, 5), group=2, activation="Tanh"),
+    microsoft("FusedGemm", (3, 4), stored(5, 4), stored(5), transB=1, activation="Relu"),
+    microsoft("FusedMatMul", (2, 4, 3), stored(5, 4), transA=1, transB=1, alpha=0.5),
+    microsoft("FusedMatMul", (2, 3, 4), (2, 5, 4), transB=1), microsoft("FusedMatMul", (3, 4), (4,)),
+    microsoft("FusedMatMul", (3, 2, 4), stored(2, 4, 5), transBatchA=1, whole=True),
+)  # fmt: skip
+CASES = (
+    *ELEMENTWISE,
+    *NORMS,
+    *CONTRACTIONS,
+    *LAYOUT,
+    *SELECTION,
+    *REDUCTIONS,
+    *RECURRENT,
+    *ATTENTION,
+    *FUSED,
+)
 RANGES = {
     "Acos": (-0.9, 0.9), "Asin": (-0.9, 0.9), "Atanh": (-0.9, 0.9), "Acosh": (1.1, 3.0), "Log": (0.2, 3.0),
     "Sqrt": (0.1, 3.0), "Pow": (0.5, 2.0), "Div": (0.3, 2.0), "Mod": (0.5, 4.0), "ReduceLogSum": (0.2, 2.0),

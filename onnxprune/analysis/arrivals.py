@@ -161,9 +161,10 @@ class Arrivals:
                 self._agree(common, self.derived(common, top, ref), other, other_ref)
 
     def _check_rows(self) -> None:
-        """Check that a statistic taken along some letters is taken over one row of the others."""
+        """Check that a statistic or sum along some letters is taken over one row of the others."""
+        along = self.signature.normalised | self.signature.inner
         for top, ref in self.refs:
-            rest = [x for x in top.letters if x not in self.signature.normalised]
+            rest = [x for x in top.letters if x not in along]
             if rest and len(rest) < len(top.letters):
                 self.derived(rest, top, ref)
 

@@ -15,6 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxprune.analysis.labels import Factor, Labelled
+from onnxprune.analysis.letters import merged
 from onnxprune.analysis.records import Met, View
 from onnxprune.analysis.replay import Replayed
 from onnxprune.analysis.shadow import Mean
@@ -98,11 +99,11 @@ class _Masker:
         sizes = self.replayed.sizes[step.number]
         if any(sizes[x] != step.met.sizes[x] for x in signature.normalised):
             return self._restricted(step, node)
-        kept = signature.kept_letters()
+        ends = self._ending(signature)
         before: list[gs.Node] = []
-        gone: set[str] = set()
+        gone = self._mask_stored(step, node, signature)
         for view in step.met.views:
-            consumed = {x for x in view.block.letters if x not in kept}
+            consumed = ends.intersection(view.block.letters)
             if view.frozen or not consumed or signature.neutral is None:
                 continue
             mask = self._mask_of(step, view)
@@ -131,6 +132,23 @@ class _Masker:
                     made += self._mask_input(node, number, mask, 0.0)
         return made
 
+    def _mask_stored(self, step: Step, node: gs.Node, signature: Signature) -> set[str]:
+        """Zero what a node sums over inside itself in its stored inputs; return the letters."""
+        assert step.met is not None
+        gone: set[str] = set()
+        for slot in step.met.slots:
+            for entry in slot.entries:
+                inner = signature.inner.intersection(entry.block.letters)
+                if not inner or self.alive[entry.block.labels].all():
+                    continue
+                places, labels = merged(entry.block, slot.axes, step.met.sizes)
+                mask = shown(Labelled(slot.stored.shape, (Factor(places, labels),)), self.alive)
+                assert mask is not None
+                values = np.where(mask, slot.stored.values, 0).astype(slot.stored.values.dtype)
+                node.inputs[slot.operand] = self.constant("masked", values)
+                gone |= inner
+        return gone
+
     def _recounted(self, node: gs.Node, mean: Mean) -> list[gs.Node]:
         """Let a mean that is written out divide by the number of kept elements."""
         source = node.inputs[mean.operand]
@@ -140,6 +158,12 @@ class _Masker:
         node.inputs[mean.operand] = result
         self.restricted.append(node.name or node.outputs[0].name)
         return [gs.Node("Mul", f"{result.name}_mul", inputs=[source, factor], outputs=[result])]
+
+    @staticmethod
+    def _ending(signature: Signature) -> set[str]:
+        """Return the letters that the node sums over or reduces."""
+        letters = {x for axes in signature.inputs if axes for axis in axes for x in axis}
+        return (letters - signature.kept_letters()) | signature.inner
 
     def _watch(self, node: gs.Node) -> None:
         self.watched += [t.name for t in node.outputs if t.name][:1]
@@ -214,10 +238,8 @@ class _Masker:
         return [gs.Node("Mul", f"{inner.name}_mul", inputs=[inner, scale], outputs=[output])]
 
     def _restricted(self, step: Step, node: gs.Node) -> list[gs.Node]:
-        operand = step.operands[0]
-        assert operand is not None
         assert step.met is not None
-        mask = shown(operand.labelled, self.alive)
+        mask = shown(step.met.outputs[0], self.alive)
         assert mask is not None
         self.restricted.append(step.site.name)
         self._watch(node)

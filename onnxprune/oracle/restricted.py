@@ -13,7 +13,13 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.analysis.trace import Step
 
-WITHOUT_MEAN = ("RMSNormalization", "SimplifiedLayerNormalization")
+WITHOUT_MEAN = ("RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
+SUMMING = {
+    "SkipLayerNormalization": (3, (2, 3)),
+    "SkipSimplifiedLayerNormalization": (3, (2,)),
+    "EmbedLayerNormalization": (2, (5, 6)),
+}
+SUMMING_EPSILON = 1e-12
 
 
 class Maker(Protocol):
@@ -69,11 +75,14 @@ def restrict(maker: Maker, step: Step, node: gs.Node, mask: np.ndarray, factor: 
 
     mask: booleans that broadcast to the input; factor: all elements per kept element of a statistic.
     """
-    body = _Body(maker, maker.dtype(node.inputs[0].name))
-    shape = step.site.shape()
+    body = _Body(maker, maker.dtype(node.outputs[0].name))
+    shape = step.site.out()
     data, axes, view = node.inputs[0], list(range(2, len(shape))), None
     params = list(node.inputs[1:])
-    if node.op == "GroupNormalization":
+    if node.op in SUMMING:
+        data, node, params = _summed(body, node)
+        axes = [len(shape) - 1]
+    elif node.op == "GroupNormalization":
         data, mask, view = _grouped(body, data, shape, mask, int(node.attrs["num_groups"]))
         axes = [2, 3]
     elif node.op != "InstanceNormalization":
@@ -91,6 +100,27 @@ def restrict(maker: Maker, step: Step, node: gs.Node, mask: np.ndarray, factor: 
         scaled = body.add("Reshape", scaled, view)
     body.add("Identity", scaled, output=node.outputs[0])
     return body.nodes
+
+
+def _summed(body: _Body, node: gs.Node) -> tuple[gs.Tensor, gs.Node, list[gs.Tensor]]:
+    """Let the node make only the sum that it normalises, and what it counts.
+
+    Returns the sum, a stand-in for the normalisation proper, and its parameters.
+    """
+    place, params = SUMMING[node.op]
+    outputs = [*node.outputs, *(gs.Variable.empty() for _ in range(place + 1 - len(node.outputs)))]
+    chosen = [node.inputs[i] for i in params if i < len(node.inputs)]
+    epsilon = node.attrs.get("epsilon", SUMMING_EPSILON)
+    total = outputs[place] if outputs[place].name else body.maker.variable("sum", body.dtype)
+    statistics = [] if node.op.startswith("Embed") else outputs[1:place]
+    normal = gs.Node(node.op, attrs={"epsilon": epsilon}, outputs=[outputs[0], *statistics])
+    made = [body.maker.variable("unused", body.dtype), *outputs[1:place], total]
+    made[1:place] = [gs.Variable.empty() if o in statistics else o for o in made[1:place]]
+    summing = gs.Node(
+        node.op, f"{total.name}_node", dict(node.attrs), list(node.inputs), made, domain=node.domain
+    )
+    body.nodes.append(summing)
+    return total, normal, chosen
 
 
 def _normalised(

@@ -1,11 +1,20 @@
 """Floor 2: what each operator does to labels, its MACs and its repair."""
 
-from onnxprune.rules import contraction, elementwise, layout, recurrent, reduction, selection
+from onnxprune.rules import (
+    attention,
+    contraction,
+    elementwise,
+    fused,
+    layout,
+    recurrent,
+    reduction,
+    selection,
+)
 from onnxprune.rules.plugins import load_plugins
 from onnxprune.rules.registry import REGISTRY, Registry, Rule, rule
 from onnxprune.rules.signature import Fix, Pinned, Shrunk, Signature, Site, Take, Verdict
 
-FAMILIES = (contraction, elementwise, layout, recurrent, reduction, selection)
+FAMILIES = (attention, contraction, elementwise, fused, layout, recurrent, reduction, selection)
 
 __all__ = [
     "FAMILIES", "REGISTRY", "Fix", "Pinned", "Registry", "Rule", "Shrunk", "Signature", "Site",

@@ -97,7 +97,7 @@ class Fix:
     """
 
     where: str | int
-    value: int | tuple[int, ...] | tuple[float, ...] | None
+    value: int | float | tuple[int, ...] | tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,8 @@ class Signature:
     takes: output letters assembled from others by index.
     created: output letters whose elements the node creates (Expand, ConstantOfShape).
     normalised: letters over which a statistic is taken and that stay in the output.
+    inner: letters that are summed over inside the node although an output may hold them: the head
+        dimension of attention in one node. What is removed along them must read 0 in every input.
     neutral: what a removed element must read so that a reduction over it ignores it.
     counted: the number of reduced elements enters the result (a mean).
     macs: letters whose sizes multiply to the node's MACs.
@@ -151,6 +153,7 @@ class Signature:
     takes: Mapping[str, Take] = field(default_factory=dict)
     created: frozenset[str] = frozenset()
     normalised: frozenset[str] = frozenset()
+    inner: frozenset[str] = frozenset()
     neutral: float | None = 0.0
     counted: bool = False
     macs: Axis = ()
