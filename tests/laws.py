@@ -11,14 +11,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 import onnx
 
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.cost import macs
+from onnxprune.analysis.labels import Factor
 from onnxprune.analysis.replay import Replayed, replay
 from onnxprune.analysis.trace import Trace
+from onnxprune.analysis.units import Units
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.feeds import feeds_for
 from onnxprune.model.io import Loaded, load
@@ -318,12 +321,31 @@ def conservation(subject: Subject, result: Result) -> None:
             result.fail("", "conservation", detail)
 
 
+def _siblings(found: Units, left: Factor, right: Factor) -> bool:
+    """Tell whether the slices of two factors along the axes they share have a parent in common."""
+    parents: dict[frozenset[int], set[int]] = {}
+    children = np.split(found.rows.child, np.flatnonzero(np.diff(found.rows.row)) + 1)
+    for parent, row in zip(found.rows.parent.tolist(), children, strict=True):
+        parents.setdefault(frozenset(row.tolist()), set()).add(parent)
+    shared = [axis for axis in left.axes if axis in right.axes]
+    slices = []
+    for factor in (left, right):
+        front = np.moveaxis(
+            found.of[factor.labels], [factor.axes.index(a) for a in shared], range(len(shared))
+        )
+        slices.append(front.reshape(int(np.prod(front.shape[: len(shared)])), -1))
+    return all(
+        parents.get(frozenset(a.tolist()), set()) & parents.get(frozenset(b.tolist()), set())
+        for a, b in zip(*slices, strict=True)
+    )
+
+
 def _axes_once(analysis: Analysis) -> Iterator[str]:
     found = analysis.units
     for name, labelled in found.traced.tensors.items():
-        axes = [axis for factor in labelled.factors for axis in factor.axes]
-        if len(set(axes)) != len(axes):
-            yield f"'{name}' has two factors on one axis: {axes}"
+        for factor, other in combinations(labelled.factors, 2):
+            if set(factor.axes) & set(other.axes) and not _siblings(found, factor, other):
+                yield f"'{name}' has factors without common parents on one axis: {factor.axes}, {other.axes}"
         for factor in labelled.factors:
             sizes = tuple(labelled.shape[a] for a in factor.axes)
             if factor.labels.shape != sizes:

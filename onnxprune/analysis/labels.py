@@ -1,7 +1,8 @@
 """Labels: which channel every element of a prunable axis belongs to.
 
-A tensor carries a list of factors. A factor labels one or more axes with one integer array; the
-factors of a tensor vary on disjoint axes. An axis without a factor is fixed: it cannot shrink.
+A tensor carries a list of factors. A factor labels one or more axes with one integer array. Factors of
+a tensor that share an axis are children of the same parents along it (heads by two head dimensions). An
+axis without a factor is fixed: it cannot shrink.
 """
 
 from __future__ import annotations

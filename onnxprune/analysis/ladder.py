@@ -274,6 +274,26 @@ def _closing_pairs(found: Units, atoms: list[np.ndarray]) -> list[tuple[np.ndarr
     return pairs
 
 
+def _columnar(found: Units, grids: Sequence[np.ndarray]) -> np.ndarray:
+    """Tell which parents have one child in every row of a grid: those of a column, such as rotary tables."""
+    rows = found.rows
+    result = np.zeros(len(rows.parent), dtype=bool)
+    for grid in grids:
+        units, first = np.unique(grid, return_index=True)
+        place = np.full(found.count, -1)
+        place[units] = first
+        lows, highs = [], []
+        for part in (place // grid.shape[1], np.where(place < 0, -1, place % grid.shape[1])):
+            low, high = np.full(len(result), found.count), np.full(len(result), -2)
+            np.minimum.at(low, rows.row, part[rows.child])
+            np.maximum.at(high, rows.row, part[rows.child])
+            lows.append(low)
+            highs.append(high)
+        inside = (lows[0] >= 0) & (lows[1] >= 0)
+        result |= inside & (lows[0] < highs[0]) & (lows[1] == highs[1])
+    return result
+
+
 def _whole_rows(found: Units, bundle: Bundle, scores: np.ndarray) -> list[Menu]:
     """Tie every row of a grid, and the children of one parent: heads, convolution groups."""
     pairs = [(np.repeat(grid[:, :1], grid.shape[1], axis=1).ravel(), grid.ravel()) for grid in bundle.grids]
@@ -281,6 +301,6 @@ def _whole_rows(found: Units, bundle: Bundle, scores: np.ndarray) -> list[Menu]:
     mask = np.zeros(found.count, dtype=bool)
     for g in (*bundle.groups, *bundle.parents):
         mask[found.groups[g].units] = True
-    own = mask[rows.child]
+    own = mask[rows.child] & ~_columnar(found, bundle.grids)[rows.row]
     pairs.append((rows.parent[rows.row[own]], rows.child[own]))
     return _tied(found, bundle.groups, pairs, scores)

@@ -8,6 +8,7 @@ over these. What is left of a block in the outputs goes on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from onnxprune.analysis.labels import Book, Factor, Pin
 from onnxprune.analysis.letters import Block, constant_letters, joined, letter_sizes, split_axes, without
@@ -109,10 +110,18 @@ class Meeting:
                 self.fixed = fixed
                 return views
             for i in hit:
-                view = views[i]
-                letter = next(letter for letter in view.block.letters if letter in fixed)
-                self.pin(view.block, view.operand, fixed[letter])
-                views[i] = View(view.operand, view.factor, view.block, view.spelled, frozen=True)
+                views[i] = self._held(views[i], fixed)
+
+    def _held(self, view: View, fixed: dict[str, str]) -> View:
+        """Tie slices along letters that cannot shrink: rows go whole, and are pinned where none remain."""
+        block = view.block
+        stuck = [letter for letter in block.letters if letter in fixed]
+        if len(stuck) == len(block.letters):
+            self.pin(block, view.operand, fixed[stuck[0]])
+            return replace(view, frozen=True)
+        for letter in stuck:
+            self.book.tie(block.labels.take([0], axis=block.letters.index(letter)), block.labels)
+        return replace(view, block=without(block.labels, block.letters, stuck))
 
     def _fresh(self, live: Sequence[View], views: Sequence[View]) -> list[View]:
         covered = {letter for view in live for letter in view.block.letters}

@@ -53,15 +53,27 @@ class Outgoing:
     def _plain_outs(self, number: int, axes: Axes, letters: set[str]) -> Iterator[OutFactor]:
         sources = {source for take in self.signature.takes.values() for source in take.sources}
         for cluster in self.clusters:
-            if sources & {letter for top in cluster.tops for letter in top.letters}:
+            if not sources & {letter for top in cluster.tops for letter in top.letters}:
+                for block in self._untangled(self.met.restricted(cluster, letters), axes):
+                    yield self._place(number, axes, block, None)
                 continue
-            blocks = self.met.restricted(cluster, letters)
-            if len(blocks) > 1 and _overlap(blocks):
-                for block in blocks:
-                    self.met.pin(block, 0, "labels that vary on crossing axes meet")
-                continue
-            for block in blocks:
-                yield self._place(number, axes, block, None)
+            for top in cluster.tops:
+                if not sources.intersection(top.letters):
+                    self.met.pin(top, 0, "labels that vary on crossing axes meet")
+
+    def _untangled(self, blocks: list[Block], axes: Axes) -> list[Block]:
+        """Return blocks that share whole axes only; of those that do not all but the largest go by rows.
+
+        Two heads of Q that read one head of V vary on (h r), V on (h e), and the output on (h r e).
+        """
+        if _crossing_cleanly(blocks, axes):
+            return blocks
+        largest = max(blocks, key=lambda block: block.labels.size)
+        for block in blocks:
+            for dim, letter in enumerate(block.letters):
+                if block is not largest and letter not in largest.letters:
+                    self.book.tie(block.labels.take([0], axis=dim), block.labels)
+        return [largest]
 
     def _place(
         self, number: int, axes: Axes, block: Block, take: str | None, pieces: tuple[Block | None, ...] = ()
@@ -144,12 +156,13 @@ class Outgoing:
                     yield self._place(number, axes, block, None)
 
     def _without_products(self, found: list[OutFactor]) -> Iterator[OutFactor]:
-        taken: set[int] = set()
+        placed: list[OutFactor] = []
         for out in sorted(found, key=lambda o: -o.block.labels.size):
-            if taken & set(out.axes):
+            sharing = [other.block for other in placed if set(other.axes) & set(out.axes)]
+            if any(not set(block.letters) & set(out.block.letters) for block in sharing):
                 self.met.pin(out.block, 0, "two independent labelled axes are merged into one")
                 continue
-            taken.update(out.axes)
+            placed.append(out)
             yield out
 
     def _output(self, number: int, outs: Sequence[OutFactor]) -> Labelled:
@@ -169,10 +182,12 @@ def _is_identity(index: np.ndarray, size: int) -> bool:
     return len(index) == size and bool((index == np.arange(size)).all())
 
 
-def _overlap(blocks: Sequence[Block]) -> bool:
-    seen: set[str] = set()
-    for block in blocks:
-        if seen & set(block.letters):
-            return True
-        seen.update(block.letters)
-    return False
+def _crossing_cleanly(blocks: Sequence[Block], axes: Axes) -> bool:
+    """Tell whether blocks that share letters share whole axes: heads by two head dimensions."""
+    for i, block in enumerate(blocks):
+        for other in blocks[i + 1 :]:
+            for axis in axes:
+                mine, its = set(axis) & set(block.letters), set(axis) & set(other.letters)
+                if mine and its and mine != its:
+                    return False
+    return True

@@ -27,6 +27,9 @@ class Kept:
 
 def selected(values: np.ndarray, labelled: Labelled, kept: Kept) -> np.ndarray:
     """Pick the elements of an original tensor that the pruned one keeps, in its order."""
+    axes = [axis for factor in labelled.factors for axis in factor.axes]
+    if len(set(axes)) < len(axes):
+        return values[_crossed(values.shape, labelled, kept)]
     for factor, coords in zip(labelled.factors, kept.coords, strict=True):
         if coords is None:
             continue
@@ -36,6 +39,19 @@ def selected(values: np.ndarray, labelled: Labelled, kept: Kept) -> np.ndarray:
         front = np.moveaxis(values, factor.axes, range(len(factor.axes)))
         values = np.moveaxis(front[coords], range(len(factor.axes)), factor.axes)
     return values
+
+
+def _crossed(shape: tuple[int, ...], labelled: Labelled, kept: Kept) -> tuple[np.ndarray, ...]:
+    """Index by all factors at once, since several vary on one axis, where they keep the same places."""
+    rank = len(shape)
+    index = [
+        np.arange(n).reshape([-1 if i == axis else 1 for i in range(rank)]) for axis, n in enumerate(shape)
+    ]
+    for factor, coords in zip(labelled.factors, kept.coords, strict=True):
+        for axis, places in zip(factor.axes, coords or (), strict=coords is not None):
+            dims = dict(zip(factor.axes, places.shape, strict=True))
+            index[axis] = places.reshape([dims.get(i, 1) for i in range(rank)])
+    return tuple(np.broadcast_arrays(*index))
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,15 +114,43 @@ def matmul(site: Site) -> Verdict:
 @rule("Einsum")
 def einsum(site: Site) -> Verdict:
     """The equation is the signature; a letter left out of the output is summed over."""
-    equation = str(site.attrs["equation"]).replace(" ", "")
-    if "." in equation:
-        return Pinned("Einsum with an ellipsis")
-    left, _, right = equation.partition("->")
-    if "->" not in equation:
-        right = "".join(sorted({c for c in left if c.isalpha() and left.count(c) == 1}))
-    terms = left.split(",")
-    if any(len(set(term)) != len(term) for term in terms):
-        return Pinned("Einsum that takes a diagonal")
-    inputs = tuple(named(site.shape(i), list(term)) for i, term in enumerate(terms))
-    macs = tuple(sorted(set(left) - {","})) if len(terms) > 1 else ()
-    return Signature(inputs, (named(site.out(), list(right)),), macs=macs)
+    left, arrow, right = str(site.attrs["equation"]).replace(" ", "").partition("->")
+    terms = [_spelled(term, len(site.shape(i))) for i, term in enumerate(left.split(","))]
+    every = [letter for term in terms for letter in term]
+    if arrow:
+        out = _spelled(right, len(site.out()))
+    else:
+        dots = {x for x in every if not x.isalpha()}
+        out = sorted(dots, key=int) + sorted(x for x in every if x.isalpha() and every.count(x) == 1)
+    twice = {x for term in terms for x in term if term.count(x) > 1}
+    pins = dict.fromkeys(twice | {f"{x}'" for x in twice}, "Einsum takes a diagonal along this axis")
+    inputs = tuple(named(site.shape(i), _told_apart(term)) for i, term in enumerate(terms))
+    first, *rest = _products(terms, out)
+    return Signature(
+        inputs,
+        (named(site.out(), out),),
+        pins=pins,
+        macs=first if len(terms) > 1 else (),
+        further_macs=tuple(rest),
+    )
+
+
+def _spelled(term: str, rank: int) -> list[str]:
+    """List the letters of a term; the axes of an ellipsis are numbered, and meet at the right."""
+    front, dots, back = term.partition("...")
+    count = rank - len(front) - len(back) if dots else 0
+    return [*front, *(str(-i) for i in range(count, 0, -1)), *back]
+
+
+def _told_apart(term: list[str]) -> list[str]:
+    return [x if x not in term[:i] else f"{x}'" for i, x in enumerate(term)]
+
+
+def _products(terms: list[list[str]], out: list[str]) -> list[tuple[str, ...]]:
+    """List what is multiplied when the operands are contracted one after the other."""
+    found, running = [], set(terms[0])
+    for place, term in enumerate(terms[1:], start=2):
+        running |= set(term)
+        found.append(tuple(sorted(running)))
+        running &= set(out).union(*terms[place:])
+    return found or [()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -23,27 +24,66 @@ from onnxprune.rules.signature import (
 )
 
 
-def regrouped(before: Shape, after: Shape) -> tuple[Axes, Axes, dict[str, int]] | None:
+@dataclass(frozen=True)
+class Regrouped:
+    """Letters of which two shapes are made; `torn` are those of stretches that do not nest."""
+
+    before: Axes
+    after: Axes
+    sizes: dict[str, int]
+    torn: frozenset[str]
+
+
+def regrouped(before: Shape, after: Shape) -> Regrouped | None:
     """Find letters of which both shapes are made, as a row-major reshape regroups them.
 
-    Returns None where the boundaries do not nest, such as [6, 4] into [8, 3].
+    Where the boundaries do not nest, such as [6, 4] into [8, 3], the axes between two common boundaries
+    are torn. Returns None for an empty tensor.
     """
-    cuts = sorted({int(c) for c in (*np.cumprod(before), *np.cumprod(after))} - {1})
-    if any(b % a for a, b in pairwise(cuts)) or 0 in cuts:
+    marks = [{int(c) for c in np.cumprod(shape[::-1])} | {1} for shape in (before, after)]
+    if any(0 in mark for mark in marks):
         return None
-    letters = {
-        f"r{i}": cut // before_cut for i, (before_cut, cut) in enumerate(zip([1, *cuts], cuts, strict=False))
-    }
-    return _spell(before, cuts), _spell(after, cuts), letters
+    common = sorted(marks[0] & marks[1])
+    sides: list[set[int]] = [set(common), set(common)]
+    torn: set[int] = set()
+    for low, high in pairwise(common):
+        inner = [{c for c in mark if low < c < high} for mark in marks]
+        if any(b % a for a, b in pairwise(sorted({low, high} | inner[0] | inner[1]))):
+            torn.add(high)
+        else:
+            inner = [inner[0] | inner[1]] * 2
+        sides = [side | part for side, part in zip(sides, inner, strict=True)]
+    return _named_sides(before, after, [sorted(side) for side in sides], common, torn)
 
 
-def _spell(shape: Shape, cuts: list[int]) -> Axes:
-    axes, low = [], 1
-    for size in shape:
-        high = low * size
-        axes.append(tuple(f"r{i}" for i, cut in enumerate(cuts) if low < cut <= high))
-        low = high
-    return tuple(axes)
+def _named_sides(
+    before: Shape, after: Shape, sides: list[list[int]], common: list[int], torn: set[int]
+) -> Regrouped:
+    """Give each stretch between two boundaries a letter: r where it nests, i and o where it is torn."""
+    letters: list[dict[tuple[int, int], str]] = [{}, {}]
+    for side, (own, tag) in enumerate(zip(sides, "io", strict=True)):
+        for low, high in pairwise(own):
+            end = next(c for c in common if c >= high)
+            letters[side][low, high] = f"{tag if end in torn else 'r'}{high}"
+    sizes = {name: high // low for side in letters for (low, high), name in side.items()}
+    return Regrouped(
+        _spell(before, letters[0]),
+        _spell(after, letters[1]),
+        sizes,
+        frozenset(name for name in sizes if name[0] in "io"),
+    )
+
+
+def _spell(shape: Shape, letters: dict[tuple[int, int], str]) -> Axes:
+    axes: list[tuple[str, ...]] = []
+    low = 1
+    for size in reversed(shape):
+        inside = [
+            name for (start, end), name in sorted(letters.items()) if low <= start and end <= low * size
+        ]
+        axes.append(tuple(reversed(inside)))
+        low *= size
+    return tuple(reversed(axes))
 
 
 def shape_of_output(index: int) -> Repair:
@@ -78,11 +118,16 @@ def reshape(site: Site) -> Verdict:
     """Regroups axes in row-major order; the target is repaired from what is kept."""
     found = regrouped(site.shape(), site.out())
     if found is None:
-        return Pinned(f"Reshape from {list(site.shape())} to {list(site.out())} that cuts across channels")
-    before, after, sizes = found
+        return Pinned("Reshape of an empty tensor")
+    reason = f"Reshape from {list(site.shape())} to {list(site.out())} that cuts across channels"
     rest = tuple(None for _ in site.inputs[1:])
-    repair = shape_of_output(1) if site.has(1) else _reshape_attribute
-    return Signature((before, *rest), (after,), sizes=sizes, repair=repair)
+    return Signature(
+        (found.before, *rest),
+        (found.after,),
+        sizes=found.sizes,
+        pins=dict.fromkeys(found.torn, reason),
+        repair=shape_of_output(1) if site.has(1) else _reshape_attribute,
+    )
 
 
 def _reshape_attribute(site: Site, shrunk: Shrunk) -> list[Fix]:
@@ -106,9 +151,8 @@ def refit(site: Site) -> Verdict:
     found = regrouped(site.shape(), site.out())
     if found is None:
         return Pinned(f"{site.op} of an empty tensor")
-    before, after, sizes = found
     rest = tuple(None for _ in site.inputs[1:])
-    return Signature((before, *rest), (after,), sizes=sizes, repair=_squeezed_axes)
+    return Signature((found.before, *rest), (found.after,), sizes=found.sizes, repair=_squeezed_axes)
 
 
 def _squeezed_axes(site: Site, shrunk: Shrunk) -> list[Fix]:
