@@ -405,6 +405,22 @@ def grouped_in_one_node() -> onnx.ModelProto:
 
 
 @form
+def grouped_queries_with_a_cache() -> onnx.ModelProto:
+    """The cache fixes the heads of K and V; of the heads of Q that read one of them half may go."""
+    net = Net(dims=(1, 4, C))
+    size, total = 16, 7
+    q, k, v = (net.linear("x", C, heads * size) for heads in (4, 2, 2))
+    past = [net.feed(name, (1, 2, 3, size)) for name in ("past_key", "past_value")]
+    places = np.asarray([total - 1], np.int32), np.asarray(total, np.int32)
+    heads = {"num_heads": 4, "kv_num_heads": 2}
+    made = net("GroupQueryAttention", q, k, v, *past, *places, domain=MICROSOFT, outputs=3, **heads)
+    model = net.model(net.linear(made[0], 4 * size, C))
+    cache = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (1, 2, total, size)) for n in made[1:]]
+    model.graph.output.extend(cache)
+    return model
+
+
+@form
 def rotary_in_one_node() -> onnx.ModelProto:
     def attend(net: Net) -> str:
         q, k, v = (net.linear("x", C, E) for _ in range(3))

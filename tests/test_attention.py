@@ -22,6 +22,7 @@ KEPT = {
     "softmax_over_channels": (0.76, 0.51),  # K and Q are bound to V by heads only
     "cross_covariance": (0.76, 0.51),
     "cached_keys_and_values": (0.68, 0.68),  # the heads of Q, by two
+    "grouped_queries_with_a_cache": (0.68, 0.68),
     "squeeze_and_excite": (0.42, 0.42),
     "convolutional_block_attention": (0.43, 0.43),
     "shifted_windows": (0.35, 0.32),
