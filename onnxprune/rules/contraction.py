@@ -131,7 +131,7 @@ def einsum(site: Site) -> Verdict:
         (named(site.out(), out),),
         pins=pins,
         macs=first if len(terms) > 1 else (),
-        further_macs=tuple(rest),
+        more_macs=tuple(rest),
     )
 
 
