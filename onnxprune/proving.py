@@ -37,7 +37,7 @@ def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, An
     Raises UsageError where none runs.
     """
     try:
-        base = analysis.feeds or find_feeds(analysis.model, shapes or analysis.sizes, values, seed)
+        base = analysis.feeds or find_feeds(analysis.light, shapes or analysis.sizes, values, seed)
     except UnprovedError as error:
         return Cases((), str(error))
     found = [base]
@@ -46,7 +46,7 @@ def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, An
     for sizes in _other_sizes(specs, {n: a.shape for n, a in base.items()}, set(shapes)):
         try:
             feeds = feeds_for(analysis.model, sizes, values, seed + len(found), like=base)
-            run(open_session(analysis.model), feeds)
+            run(open_session(analysis.light), feeds)
         except failures:
             continue
         found.append(feeds)
@@ -99,7 +99,7 @@ def proof(
         clash = _far_clash(analysis, replayed, alive, found.feeds[0])
         if clash is not None:
             return _failed(clash, "inputs of other sizes")
-    return prove((analysis.model, pruned), prepared)
+    return prove((analysis.light, pruned), prepared)
 
 
 def _failed(clash: Conflict, label: str) -> Proof:

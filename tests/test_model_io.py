@@ -560,7 +560,24 @@ def test_cache_layout_of_hugging_face(tmp_path: Path) -> None:
     (snapshot / "w.bin").unlink()
     (tmp_path / "elsewhere").write_bytes((blobs / "2222").read_bytes())
     (snapshot / "w.bin").symlink_to("../../elsewhere")
-    refused(snapshot / "m.onnx", "outside the model's folder")
+    refused(snapshot / "m.onnx", "outside the model's folder", "cp -rL")
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_cache_with_models_in_folders_of_a_snapshot(depth: int, tmp_path: Path) -> None:
+    path, whole = external(tmp_path / "plain")
+    blobs, inner = tmp_path / "blobs", tmp_path.joinpath("snapshots", "abc", *["onnx"] * depth)
+    blobs.mkdir()
+    inner.mkdir(parents=True)
+    up = "../" * (depth + 2)
+    for name, blob in (("m.onnx", "1111"), ("w.bin", "2222")):
+        (path.parent / name).rename(blobs / blob)
+        (inner / name).symlink_to(f"{up}blobs/{blob}")
+    assert dump(load(inner / "m.onnx").model) == whole
+    # A model that is a file of its own is no cache: its data may not be a link into one.
+    (inner / "m.onnx").unlink()
+    (blobs / "1111").rename(inner / "m.onnx")
+    refused(inner / "m.onnx", "outside the model's folder", "cp -rL")
 
 
 # --- copies without weights

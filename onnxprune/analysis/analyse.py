@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnxprune.collection import uncollected
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.carry import to_graph
 from onnxprune.model.feeds import find_feeds
+from onnxprune.model.light import Light, light
 from onnxprune.model.network import network
 from onnxprune.model.shapes import all_shapes, default_sizes, infer
 from onnxprune.rules import load_plugins
@@ -34,6 +36,11 @@ class Analysis:
     dtypes: Mapping[str, int]
     sizes: Mapping[str, tuple[int, ...]]
     feeds: dict[str, np.ndarray] | None
+
+    @cached_property
+    def light(self) -> Light:
+        """Return the model as it is run: the weights of a large one lie in a file, as long as this lives."""
+        return light(self.model)
 
 
 @uncollected

@@ -12,6 +12,7 @@ import onnx
 
 from onnxprune.errors import UsageError
 from onnxprune.model.interface import InputSpec, input_specs
+from onnxprune.model.light import Light, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.model.sizes import Given, Sizes, check_name, default_sizes, shown_inputs
 
@@ -53,7 +54,7 @@ _STYLES = (
 
 
 def find_feeds(
-    model: onnx.ModelProto,
+    model: onnx.ModelProto | Light,
     given_shapes: Given | None = None,
     given_values: Values | None = None,
     seed: int = 0,
@@ -62,9 +63,10 @@ def find_feeds(
 
     Raises UsageError where none of the candidates runs, UnprovedError where no session can be opened.
     """
-    values = _arrays(model, given_values or {})
+    source = model if isinstance(model, Light) else light(model)
+    values = _arrays(source.model, given_values or {})
     given: dict[str, tuple[int | None, ...]] = {n: a.shape for n, a in values.items() if a.ndim}
-    return _search(model, default_sizes(model, given | dict(given_shapes or {})), values, seed)
+    return _search(source, default_sizes(source.model, given | dict(given_shapes or {})), values, seed)
 
 
 def check_given(model: onnx.ModelProto, shapes: Given, values: Values) -> None:
@@ -86,14 +88,14 @@ def feeds_for(
     arrays = _arrays(model, values or {})
     sizes = default_sizes(model, shapes)[0]
     if like is None:
-        return _search(model, [sizes], arrays, seed)
+        return _search(light(model), [sizes], arrays, seed)
     rng = np.random.default_rng(seed)
     specs = input_specs(model)
     return {n: _fitted(arrays[n], sizes[n]) if n in arrays else _alike(like[n], sizes[n], rng) for n in specs}
 
 
-def _search(model: onnx.ModelProto, candidates: list[Sizes], values: Feeds, seed: int) -> Feeds:
-    specs = input_specs(model)
+def _search(model: Light, candidates: list[Sizes], values: Feeds, seed: int) -> Feeds:
+    specs = input_specs(model.model)
     session = open_session(model)
     reason = ""
     for sizes in candidates:

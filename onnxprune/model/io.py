@@ -147,7 +147,7 @@ def save(
 
 def serialised(model: onnx.ModelProto, limit: int) -> bytes | None:
     """The bytes of the model, or None where they exceed the limit."""
-    if sum(raw_size(t) for t in model.graph.initializer) > limit:
+    if sum(raw_size(t) for t in model.graph.initializer if not is_external(t)) > limit:
         return None
     try:
         data = model.SerializeToString(deterministic=True)

@@ -13,6 +13,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from onnxprune.model.light import HEAVY
+from onnxprune.model.values import SharedValues
+
 STANDARD = ("", "ai.onnx")
 _SCALARS = {
     "value_float": np.float32,
@@ -56,12 +59,22 @@ class Stored:
         dtype = self.tensor.dtype
         return 2 if isinstance(dtype, int) else int(np.dtype(dtype).itemsize)
 
-    @cached_property
+    @property
     def values(self) -> np.ndarray:
-        """Load the values; the graph's own tensor is left unloaded, since it would copy them again."""
+        """Load the values; those of a heavy weight are kept nowhere, as they would stay for the whole run."""
         if self.literal is not None:
             return self.literal
+        heavy = int(np.prod(self.shape, dtype=np.int64)) * self.itemsize > HEAVY
+        return self._load() if heavy else self._kept
+
+    @cached_property
+    def _kept(self) -> np.ndarray:
+        return self._load()
+
+    def _load(self) -> np.ndarray:
         lazy = self.tensor._values
+        if isinstance(lazy, SharedValues):  # left unloaded: the graph's tensor would copy the values again
+            return onnx.numpy_helper.to_array(lazy.source)
         if isinstance(lazy, LazyValues):
             return onnx.numpy_helper.to_array(lazy.tensor)
         return np.asarray(self.tensor.values)

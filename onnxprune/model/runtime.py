@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,16 +15,18 @@ import onnxruntime as ort
 
 from onnxprune.errors import UnprovedError, shortened
 from onnxprune.model.io import PROTOBUF_LIMIT, save, serialised
+from onnxprune.model.light import Light, light
 
 _FATAL_ONLY = 4
 _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Non-zero status code returned while running )?")
 _NODE = re.compile(r"^(\w+) node\. Name:'([^']*)' Status Message: ")
 
 
-def open_session(model: onnx.ModelProto, optimised: bool = False) -> Any:
+def open_session(model: onnx.ModelProto | Light, optimised: bool = False) -> Any:
     """Open a session on the model, with optimisation off or at onnxruntime's default level.
 
-    Raises UnprovedError where onnxruntime has no kernel for an operator or refuses the model.
+    A large model's weights are mapped from a file, and kernels keep no packed copies of them. Raises
+    UnprovedError where onnxruntime has no kernel for an operator or refuses the model.
     """
     options = ort.SessionOptions()
     if not optimised:
@@ -31,13 +34,19 @@ def open_session(model: onnx.ModelProto, optimised: bool = False) -> Any:
     options.log_severity_level = _FATAL_ONLY
     # Idle threads that spin take the processor from whatever else runs, other sessions of ours included.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    given = model if isinstance(model, Light) else light(model)
     try:
-        data = serialised(model, PROTOBUF_LIMIT)
+        data = serialised(given.model, PROTOBUF_LIMIT)
+        if given.folder is not None and data is not None:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            path = Path(given.folder.name) / f"{secrets.token_hex(6)}.onnx"
+            path.write_bytes(data)
+            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         if data is not None:
             return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            save(model, path, external_over=PROTOBUF_LIMIT)
+            save(given.model, path, external_over=PROTOBUF_LIMIT)
             return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except runtime_errors() as error:
         raise UnprovedError(f"onnxruntime refuses the model: {one_line(error)}") from error
@@ -64,13 +73,14 @@ def run(session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
-def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> Light:
     """A copy of the model whose only outputs are the tensors named."""
+    source = light(model)
     copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy.CopyFrom(source.model)
     described = {info.name: info for info in (*copy.graph.output, *copy.graph.value_info)}
     outputs = [described.get(name, onnx.ValueInfoProto(name=name)) for name in names]
     kept = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in outputs]
     del copy.graph.output[:]
     copy.graph.output.extend(kept)
-    return copy
+    return Light(copy, source.folder)

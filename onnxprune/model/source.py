@@ -225,5 +225,7 @@ def _inside(location: str, path: Path, where: str) -> Path:
     folder = path.parent.resolve()
     resolved = (folder / relative).resolve()
     if not (resolved.is_relative_to(folder) or resolved.parent == path.resolve().parent):
-        raise ModelError(outside)
+        raise ModelError(
+            f"{outside}: its path is a link; 'cp -rL' of the folder makes files of links that you trust"
+        )
     return resolved

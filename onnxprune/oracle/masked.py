@@ -21,6 +21,7 @@ from onnxprune.analysis.replay import Replayed
 from onnxprune.analysis.shadow import Mean
 from onnxprune.analysis.trace import Step, Trace
 from onnxprune.model.carry import to_graph, to_model
+from onnxprune.model.light import Light
 from onnxprune.oracle.restricted import restrict
 from onnxprune.rules.signature import Signature
 
@@ -29,19 +30,19 @@ from onnxprune.rules.signature import Signature
 class Masked:
     """The masked original, the nodes that were restricted, and the outputs of all consumers."""
 
-    model: onnx.ModelProto
+    model: Light
     restricted: tuple[str, ...]
     watched: tuple[str, ...]
 
 
 def masked_original(
-    model: onnx.ModelProto, traced: Trace, replayed: Replayed, alive: np.ndarray, dtypes: Mapping[str, int]
+    model: Light, traced: Trace, replayed: Replayed, alive: np.ndarray, dtypes: Mapping[str, int]
 ) -> Masked:
-    """Build the masked original on a copy.
+    """Build the masked original on a copy that shares the weights.
 
     alive: booleans by label; dtypes: ONNX element types by tensor name.
     """
-    return _Masker(model, traced, replayed, alive, dtypes).run(model)
+    return _Masker(model.model, traced, replayed, alive, dtypes).run(model)
 
 
 def shown(labelled: Labelled, alive: np.ndarray) -> np.ndarray | None:
@@ -78,7 +79,7 @@ class _Masker:
         self.count = 0
         self.prefix = _free_prefix(traced)
 
-    def run(self, model: onnx.ModelProto) -> Masked:
+    def run(self, model: Light) -> Masked:
         nodes = list(self.graph.nodes)
         by_number = {step.number: step for step in self.traced.steps}
         made: list[gs.Node] = []
@@ -92,7 +93,8 @@ class _Masker:
             else:
                 made.append(node)
         self.graph.nodes[:] = made
-        return Masked(to_model(self.graph, model), tuple(self.restricted), tuple(self.watched))
+        masked = Light(to_model(self.graph, model.model), model.folder)
+        return Masked(masked, tuple(self.restricted), tuple(self.watched))
 
     def _masked(self, step: Step, node: gs.Node, signature: Signature) -> list[gs.Node]:
         assert step.met is not None

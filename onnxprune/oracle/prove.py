@@ -15,6 +15,7 @@ from onnxprune.analysis.replay import Kept, Replayed
 from onnxprune.analysis.shadow import selected
 from onnxprune.analysis.trace import Trace
 from onnxprune.errors import UnprovedError
+from onnxprune.model.light import Light, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.oracle.masked import Masked, masked_original
 from onnxprune.oracle.rounding import run_nudged
@@ -135,12 +136,12 @@ class Case:
     feeds: Feeds
 
 
-def prove(models: tuple[onnx.ModelProto, onnx.ModelProto], cases: Sequence[Case]) -> Proof:
+def prove(models: tuple[Light, onnx.ModelProto], cases: Sequence[Case]) -> Proof:
     """Prove that the pruned model equals the masked original in every case.
 
     models: the original and the pruned one.
     """
-    original, pruned = models
+    original, pruned = models[0], light(models[1])
     tally = _Tally()
     restricted: tuple[str, ...] = ()
     case: Case | None = None
@@ -168,7 +169,7 @@ class BrokenError(Exception):
     """A model made by us does not run on inputs on which the original does."""
 
 
-def _ran(model: onnx.ModelProto, feeds: Feeds, optimised: bool = False) -> dict[str, Any]:
+def _ran(model: Light, feeds: Feeds, optimised: bool = False) -> dict[str, Any]:
     """Run a model made by us.
 
     Raises BrokenError where it does not run.
@@ -191,8 +192,8 @@ def _named_in(message: str, traced: Trace) -> str:
     return ""
 
 
-def _unoptimised(masked: Masked, pruned: onnx.ModelProto, claim: Claim, case: Case, tally: _Tally) -> None:
-    outputs = [o.name for o in masked.model.graph.output]
+def _unoptimised(masked: Masked, pruned: Light, claim: Claim, case: Case, tally: _Tally) -> None:
+    outputs = [o.name for o in masked.model.model.graph.output]
     watched = list(dict.fromkeys([*masked.watched, *outputs]))
     expected = _ran(exposing(masked.model, watched), case.feeds)
     found = _ran(exposing(pruned, watched), case.feeds)
@@ -209,7 +210,7 @@ def _unoptimised(masked: Masked, pruned: onnx.ModelProto, claim: Claim, case: Ca
     tally.cases += 1
 
 
-def _noise(model: onnx.ModelProto, names: Sequence[str], case: Feeds, claim: Claim) -> dict[str, float]:
+def _noise(model: Light, names: Sequence[str], case: Feeds, claim: Claim) -> dict[str, float]:
     """Measure how far rounding alone moves these tensors of the masked original.
 
     Its own outputs at another optimisation level and at inputs nudged by one unit in the last place
@@ -251,9 +252,7 @@ def _gap(left: np.ndarray, right: np.ndarray) -> float:
     return float(np.abs(left[both].astype(np.float64) - right[both].astype(np.float64)).max(initial=0.0))
 
 
-def _optimised(
-    original: onnx.ModelProto, masked: Masked, pruned: onnx.ModelProto, case: Case, tally: _Tally
-) -> None:
+def _optimised(original: Light, masked: Masked, pruned: Light, case: Case, tally: _Tally) -> None:
     """Compare at onnxruntime's default level, with the original against itself as the yardstick."""
     feeds = case.feeds
     plain, best = run(open_session(original), feeds), run(open_session(original, optimised=True), feeds)
@@ -272,12 +271,12 @@ def _optimised(
     tally.cases += 1
 
 
-def exposing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+def exposing(model: Light, names: Sequence[str]) -> Light:
     """Return a copy whose outputs are these tensors."""
     copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    described = {o.name: onnx.ValueInfoProto.FromString(o.SerializeToString()) for o in model.graph.output}
+    copy.CopyFrom(model.model)
+    described = {o.name: onnx.ValueInfoProto.FromString(o.SerializeToString()) for o in copy.graph.output}
     del copy.graph.output[:]
     del copy.graph.value_info[:]
     copy.graph.output.extend(described.get(name, onnx.ValueInfoProto(name=name)) for name in names)
-    return copy
+    return Light(copy, model.folder)
