@@ -251,7 +251,8 @@ def _drop_dead(graph: gs.Graph, candidates: set[str]) -> None:
     while True:
         used = {t.name for node in graph.nodes for t in node.inputs} | {t.name for t in graph.outputs}
         used |= network(graph, {}).captured
-        dead = [n for n in graph.nodes if {t.name for t in n.outputs} <= candidates - used]
+        unread = candidates - used
+        dead = [n for n in graph.nodes if {t.name for t in n.outputs} <= unread]
         if not dead:
             return
         candidates = candidates | {t.name for n in dead for t in n.inputs}

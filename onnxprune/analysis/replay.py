@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.analysis.records import Met
 from onnxprune.analysis.replay_node import replay_node
 from onnxprune.analysis.shadow import ClashError, Conflict, Cut, Kept, Replayed, Rescale, Shadow
 from onnxprune.analysis.trace import Step, Trace
@@ -50,7 +51,18 @@ class _Replayer:
         return self.shadow.result
 
     def _lose(self, step: Step) -> None:
-        self.unknown.update(t.name for t in step.node.outputs)
+        """Forget what a node makes, but for what it makes itself, whatever arrives.
+
+        A layer behind a clash so reports clashes of its own in the same pass; one pass for each layer
+        made the time of a plan quadratic.
+        """
+        for place, tensor in enumerate(step.node.outputs):
+            if step.met is not None and _is_produced(step.met, place):
+                kept = self.shadow.natural(step.met.outputs[place])
+                if 0 not in kept.shape:
+                    self.shadow.result.tensors[tensor.name] = kept
+                    continue
+            self.unknown.add(tensor.name)
 
     def _check_output(self, name: str) -> None:
         if name in self.unknown or name not in self.traced.tensors:
@@ -114,6 +126,16 @@ class _Replayer:
             if operand.stored is None and any(c is not None for c in kept.coords):
                 labels = np.concatenate([f.labels.ravel() for f in operand.labelled.factors])
                 raise ClashError(f"{step.site.op} reads '{operand.tensor}', which changes", labels)
+
+
+def _is_produced(met: Met, place: int) -> bool:
+    """Tell whether all labels of an output are the node's own: channels that its weight produces."""
+    own = [c.tops[0] for c in met.clusters if len(c.tops) == 1 and all(v.factor < 0 for v in c.views)]
+    factors = [out for out in met.outs if out.output == place]
+    return bool(factors) and all(
+        len(out.axes) == 1 and out.take is None and any(out.block is block for block in own)
+        for out in factors
+    )
 
 
 __all__ = ["Conflict", "Cut", "Kept", "Replayed", "Rescale", "replay"]

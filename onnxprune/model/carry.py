@@ -163,7 +163,8 @@ class _GraphWriter:
             elif tensor is None and proto.name not in self.used_before:
                 result.initializer.add().CopyFrom(proto)
         listed.update(s.values.name for s in self.original.sparse_initializer)
-        added = [t for t in carry_values.own_constants(self.graph) if t.name not in listed | self.outer]
+        there = listed | self.outer
+        added = [t for t in carry_values.own_constants(self.graph) if t.name not in there]
         for tensor in added:
             carry_values.write_tensor(tensor, None, result.initializer.add())
         return added

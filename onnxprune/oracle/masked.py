@@ -7,6 +7,7 @@ takes a statistic over a pruned axis it is restricted to the kept channels.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -82,12 +83,14 @@ class _Masker:
     def run(self, model: Light) -> Masked:
         nodes = list(self.graph.nodes)
         by_number = {step.number: step for step in self.traced.steps}
+        means: dict[int, list[Mean]] = defaultdict(list)
+        for mean in self.replayed.means:
+            means[mean.step].append(mean)
         made: list[gs.Node] = []
         for number, node in enumerate(nodes):
             step = by_number.get(number)
-            for mean in self.replayed.means:
-                if mean.step == number:
-                    made += self._recounted(node, mean)
+            for mean in means[number]:
+                made += self._recounted(node, mean)
             if step is not None and number in self.replayed.refs and isinstance(step.verdict, Signature):
                 made += self._masked(step, node, step.verdict)
             else:
