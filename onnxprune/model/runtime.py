@@ -73,9 +73,9 @@ def run(session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
-def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> Light:
+def with_outputs(model: onnx.ModelProto | Light, names: Sequence[str]) -> Light:
     """A copy of the model whose only outputs are the tensors named."""
-    source = light(model)
+    source = model if isinstance(model, Light) else light(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(source.model)
     described = {info.name: info for info in (*copy.graph.output, *copy.graph.value_info)}

@@ -7,31 +7,34 @@ stands next to the border of two roundings; and onnxruntime leaves out a cast an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxprune.model.light import Light
 from onnxprune.model.runtime import open_session, run, with_outputs
 
 HALF_PLACE = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
 Feeds = Mapping[str, np.ndarray]
 
 
-def run_nudged(model: onnx.ModelProto, feeds: Feeds) -> dict[str, Any] | None:
+def run_nudged(given: Light, feeds: Feeds) -> dict[str, Any] | None:
     """Run a model in which what is cast to a coarser type moves by half a unit in its last place.
 
     Returns None for a model without such casts. Raises UnprovedError where onnxruntime refuses it.
     """
+    model = given.model
     made = {name for node in model.graph.node for name in node.output}
     shares = {n.input[0]: s for n in model.graph.node if n.input and n.input[0] in made and (s := _share(n))}
     if not shares:
         return None
-    before = run(open_session(with_outputs(model, list(shares))), feeds)
+    before = run(open_session(with_outputs(given, list(shares))), feeds)
     steps = {name: _steps(a, shares[name]) for name, a in before.items() if a.dtype == np.float32}
     fed = {_step_of(name): step for name, step in steps.items()}
-    return run(open_session(_with_steps(model, steps)), {**feeds, **fed})
+    return run(open_session(replace(given, model=_with_steps(model, steps))), {**feeds, **fed})
 
 
 def _share(node: onnx.NodeProto) -> float:
