@@ -10,7 +10,7 @@ from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs, node_macs
 from onnxprune.analysis.members import Member, members
 from onnxprune.analysis.units import Units
-from onnxprune.model.counting import float_elements
+from onnxprune.model.counting import parameters
 from onnxprune.report import GroupInfo, Holder, InspectReport, PinReport, Quantities
 from onnxprune.rules.signature import NO_RULE, Pinned
 
@@ -32,7 +32,7 @@ def inspected(analysis: Analysis, nbytes: int, warnings: tuple[str, ...]) -> Ins
     """Describe groups with their members and shares, and everything that is frozen."""
     found = analysis.units
     traced = found.traced
-    total = Quantities(float_elements(analysis.model), macs(traced), nbytes)
+    total = Quantities(parameters(analysis.model), macs(traced), nbytes)
     holders: dict[int, list[Holder]] = defaultdict(list)
     params, cost = _Share(), _Share()
     frozen = _Share()

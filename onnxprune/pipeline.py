@@ -21,7 +21,7 @@ from onnxprune.analysis.replay import Replayed
 from onnxprune.errors import NothingToPrune, OnnxPruneError, UnprovedError, UsageError
 from onnxprune.inlining import inlined, inlined_again
 from onnxprune.inspecting import pin_reports
-from onnxprune.model.counting import float_elements
+from onnxprune.model.counting import parameters
 from onnxprune.model.files import check_file, write_file
 from onnxprune.model.inlining import Inlined
 from onnxprune.model.interface import input_specs
@@ -166,8 +166,8 @@ def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Re
         ratios |= dict.fromkeys(groups_matching(found, [pattern], produced=True), ratio)
     stored = found.traced.network.everything()
     weights = sum(int(np.prod(s.shape, dtype=np.int64)) * s.itemsize for s in stored)
-    overhead = max(loaded.nbytes - weights, 0) + STAMP_BYTES
-    whole = {"macs": macs(found.traced), "params": float_elements(loaded.model), "size": loaded.nbytes}
+    overhead = max(loaded.nbytes - int(weights), 0) + STAMP_BYTES
+    whole = {"macs": macs(found.traced), "params": parameters(loaded.model), "size": loaded.nbytes}
     limits = {k: v * whole[k] if v <= 1 else v for k, v in settings.targets.items()}
     if limits and all(whole[k] <= limit for k, limit in limits.items()):
         met = ", ".join(f"{k} {amount(k, whole[k])} of {amount(k, v)} allowed" for k, v in limits.items())
@@ -320,8 +320,8 @@ def _report(
 ) -> PruneReport:  # fmt: skip
     found, decision = analysis.units, attempt.decision
     traced = found.traced
-    before = Quantities(float_elements(loaded.model), macs(traced), loaded.nbytes)
-    after = Quantities(float_elements(result), macs(traced, decision.replayed.sizes), result.ByteSize())
+    before = Quantities(parameters(loaded.model), macs(traced), loaded.nbytes)
+    after = Quantities(parameters(result), macs(traced, decision.replayed.sizes), result.ByteSize())
     rungs = {g: decision.rungs[b.id].name.lower() for b in decision.bundles for g in (*b.groups, *b.parents)}
     groups = tuple(
         GroupReport(

@@ -58,7 +58,7 @@ class Prices:
         by_name: dict[str, list[list[tuple[int, int]]]] = {}
         for step in traced.steps:
             for slot in step.met.slots if step.met is not None else ():
-                if slot.stored.is_float:
+                if slot.stored.is_parameter:
                     letters = {x for axis in slot.axes for x in axis}
                     clusters = step.met.clusters if step.met is not None else ()
                     factors, known = (
@@ -74,12 +74,12 @@ class Prices:
         for name, stored in traced.network.stored.items():
             count = float(np.prod(stored.shape, dtype=np.int64))
             for factors in by_name.get(name) or [[]]:
-                if stored.is_float:
+                if stored.is_parameter:
                     self._terms["params"].append((count, factors))
                 self._terms["size"].append((count * stored.itemsize, factors))
         for stored in traced.network.inner:
             count = float(np.prod(stored.shape, dtype=np.int64))
-            self._terms["params"].append((count if stored.is_float else 0.0, []))
+            self._terms["params"].append((count if stored.is_parameter else 0.0, []))
             self._terms["size"].append((count * stored.itemsize, []))
         self._terms["size"].append((float(overhead), []))
 

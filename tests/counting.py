@@ -18,12 +18,20 @@ Feeds = Mapping[str, np.ndarray]
 
 
 def count_params(model: onnx.ModelProto) -> int:
-    """Elements of float initializers and of the values of Constant nodes."""
-    total = sum(prod(t.dims) for t in model.graph.initializer if t.data_type in FLOATS)
+    """Elements of float initializers, of the values of Constant nodes, and of codes that are decoded."""
+    coded = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    aliases = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Identity"}
+    for _ in range(3):
+        coded |= {aliases[name] for name in coded if name in aliases}
+
+    def counts(name: str, tensor: onnx.TensorProto) -> bool:
+        return tensor.data_type in FLOATS or name in coded
+
+    total = sum(prod(t.dims) for t in model.graph.initializer if counts(t.name, t))
     for node in model.graph.node:
         if node.op_type == "Constant":
             for attr in node.attribute:
-                total += prod(attr.t.dims) if attr.name == "value" and attr.t.data_type in FLOATS else 0
+                total += prod(attr.t.dims) if attr.name == "value" and counts(node.output[0], attr.t) else 0
                 total += len(attr.floats) if attr.name == "value_floats" else attr.name == "value_float"
     return total
 

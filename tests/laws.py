@@ -205,7 +205,9 @@ def quantities(
 
 def unread(subject: Subject) -> int:
     """Count the elements of tensors that no node reads: nothing there is priced."""
-    read = sum(math.prod(s.shape) for s in subject.analysis.units.traced.network.everything() if s.is_float)
+    read = sum(
+        math.prod(s.shape) for s in subject.analysis.units.traced.network.everything() if s.is_parameter
+    )
     return count_params(subject.loaded.model) - read
 
 
@@ -213,7 +215,9 @@ def copied(traced: Trace) -> int:
     """Count the elements of vectors with several uses: how many copies a removal makes is not priced."""
     net = traced.network
     several = [name for name, uses in net.uses.items() if len(uses) > 1 and name not in traced.shared]
-    return sum(math.prod(net.stored[n].shape) * len(net.uses[n]) for n in several if net.stored[n].is_float)
+    return sum(
+        math.prod(net.stored[n].shape) * len(net.uses[n]) for n in several if net.stored[n].is_parameter
+    )
 
 
 def inserted(before: onnx.ModelProto, after: onnx.ModelProto) -> int:

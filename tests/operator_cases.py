@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 
 
@@ -22,6 +23,7 @@ class Fed:
     dtype: str = "float32"
 
 
+INT4, UINT4, FLOAT8 = ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.float8_e4m3fn
 Input: TypeAlias = Fed | np.ndarray | None
 
 
@@ -50,14 +52,26 @@ def case(
     return OperatorCase(op, tuple(_input(x) for x in inputs), opset, outputs, attrs, whole)
 
 
-def microsoft(op: str, *inputs: Any, outputs: int = 1, whole: bool = False, **attrs: Any) -> OperatorCase:
-    return replace(case(op, *inputs, outputs=outputs, whole=whole, **attrs), domain="com.microsoft")
+def microsoft(op: str, *inputs: Any, outputs: int = 1, whole: bool = False, **given: Any) -> OperatorCase:
+    """A case of an operator of onnxruntime's own domain."""
+    made = case(op, *inputs, opset=21, outputs=outputs, whole=whole)
+    return replace(made, attrs=given, domain="com.microsoft")
 
 
 def _input(given: Any) -> Input:
     if isinstance(given, tuple):
         return Fed(given)
     return np.asarray(given) if isinstance(given, list) else given
+
+
+def codes(*shape: int, dtype: Any = np.int8, step: int = 3) -> np.ndarray:
+    """Stored codes of a quantised tensor, no two neighbours alike."""
+    low = 0 if np.dtype(dtype).kind == "u" else -7
+    return (low + np.arange(np.prod(shape, dtype=int)) * step % 11).reshape(shape).astype(dtype)
+
+
+def bytes_(*shape: int) -> Fed:
+    return ints(*shape, dtype="uint8")
 
 
 def plain(*shape: int, dtype: str = "float32") -> Fed:
@@ -360,6 +374,76 @@ FUSED: Sequence[OperatorCase] = (
     microsoft("FusedMatMul", (2, 3, 4), (2, 5, 4), transB=1), microsoft("FusedMatMul", (3, 4), (4,)),
     microsoft("FusedMatMul", (3, 2, 4), stored(2, 4, 5), transBatchA=1, whole=True),
 )  # fmt: skip
+U8, I8 = np.uint8, np.int8
+ONE = (scalar(0.5), scalar(3, U8))  # scale and zero point of a tensor
+SIGNED = (scalar(0.25), scalar(-2, I8))
+ACCURATE = (scalar(0.02), scalar(100, U8))
+QUANTISED: Sequence[OperatorCase] = (
+    *(case("QuantizeLinear", (2, 4, 3), *ACCURATE, opset=o) for o in (10, 13, 19, 21, 23)),
+    case("QuantizeLinear", (2, 4, 3), scalar(0.02)),
+    case("QuantizeLinear", (2, 4, 3), stored(4), codes(4, dtype=U8)),
+    case("QuantizeLinear", (2, 4, 3), stored(3), axis=-1),
+    case("QuantizeLinear", (2, 4), stored(1), codes(1)),
+    case("QuantizeLinear", (4, 6), stored(2, 6), codes(2, 6), opset=21, axis=0, block_size=2),
+    case("QuantizeLinear", stored(3, 4), stored(4), codes(4)),
+    *(case("DequantizeLinear", bytes_(2, 4, 3), *ONE, opset=o) for o in (10, 13, 19, 21, 23)),
+    case("DequantizeLinear", ints(2, 4, 3, dtype="int8"), stored(4), codes(4)),
+    case("DequantizeLinear", ints(4, 6, dtype="int32"), scalar(0.5)),
+    case("DequantizeLinear", codes(4, 6), stored(4), codes(4), axis=0),
+    case("DequantizeLinear", codes(4, 6), stored(6), axis=1),
+    case("DequantizeLinear", codes(4, 6), scalar(0.5)),
+    case("DequantizeLinear", codes(5), stored(5), axis=0),
+    case("DequantizeLinear", codes(5), scalar(2.0), opset=10),
+    case("DequantizeLinear", codes(4, 6), stored(4, 3), codes(4, 3), opset=21, axis=1, block_size=2),
+    case("DequantizeLinear", codes(6, 4), stored(2, 4), opset=23, axis=0, block_size=3),
+    case("DequantizeLinear", codes(4, 6), stored(4, 1), opset=21, axis=1, block_size=6),
+    case("DequantizeLinear", codes(4, 6), stored(4, 6), opset=21, axis=1, block_size=1),
+    case("DequantizeLinear", codes(4, 5), stored(4, 3), opset=21, axis=1, block_size=2, whole=True),
+    *(case("DequantizeLinear", codes(4, 6, dtype=t), stored(4), opset=21, axis=0) for t in (INT4, UINT4)),
+    case("DequantizeLinear", codes(4, 6, dtype=FLOAT8), stored(4), opset=19, axis=0),
+    case("DynamicQuantizeLinear", (3, 5), opset=11, outputs=3),
+    case("DynamicQuantizeLinear", (1, 4, 3), outputs=3),
+    case("QLinearConv", bytes_(1, 4, 5), *ONE, codes(6, 4, 3), *SIGNED, *ONE),
+    case("QLinearConv", bytes_(1, 4, 5), *ONE, codes(6, 4, 1), stored(6), codes(6) * 0, *ONE, codes(6,
+         dtype=np.int32)),
+    case("QLinearConv", bytes_(1, 4, 5, 5), *ONE, codes(6, 2, 3, 3, dtype=U8), *ONE, *ONE, group=2),
+    case("QLinearConv", bytes_(1, 6, 4, 4), *ONE, codes(6, 1, 3, 3), stored(6), codes(6) * 0, *ONE, group=6),
+    case("ConvInteger", bytes_(1, 4, 5), codes(6, 4, 3, dtype=U8), scalar(3, U8), scalar(2, U8)),
+    case("ConvInteger", bytes_(1, 4, 5), codes(6, 4, 1, dtype=U8)),
+    case("ConvInteger", bytes_(2, 4, 5), codes(6, 2, 3), scalar(3, U8), group=2),
+    case("QLinearMatMul", bytes_(3, 4), *ONE, codes(4, 5), *SIGNED, *ONE),
+    case("QLinearMatMul", bytes_(2, 3, 4), *ONE, codes(4, 5), stored(5), codes(5), *ONE),
+    case("QLinearMatMul", bytes_(2, 3, 4), *ONE, bytes_(2, 4, 5), *ONE, *ONE),
+    case("MatMulInteger", bytes_(3, 4), codes(4, 5)),
+    case("MatMulInteger", bytes_(2, 3, 4), codes(4, 5), scalar(3, U8), codes(5)),
+    case("MatMulInteger", bytes_(3, 4), bytes_(4, 5), scalar(3, U8), scalar(1, U8)),
+    microsoft("QuantizeLinear", (2, 4, 3), *ACCURATE), microsoft("DequantizeLinear", bytes_(2, 4, 3), *ONE),
+    *(microsoft(op, bytes_(2, 4, 3), *ONE, bytes_(2, 4, 3), *ONE, *ONE) for op in ("QLinearAdd",
+         "QLinearMul")),
+    *(microsoft(op, bytes_(2, 4, 3), *ONE, codes(4, 1, dtype=U8), *ONE, *ONE) for op in ("QLinearAdd",
+         "QLinearMul")),
+    *(microsoft(op, bytes_(2, 4), *ONE, *ONE) for op in ("QLinearSigmoid", "QLinearLeakyRelu")),
+    microsoft("QLinearSoftmax", bytes_(2, 4, 3), *ONE, *ONE, axis=1, opset=9),
+    microsoft("QLinearSoftmax", bytes_(2, 4, 3), *ONE, *ONE, axis=-1, opset=13),
+    microsoft("QLinearGlobalAveragePool", bytes_(2, 4, 3, 3), *ONE, *ONE, channels_last=0),
+    microsoft("QLinearAveragePool", bytes_(2, 4, 5, 5), *ONE, *ONE, kernel_shape=[2, 2]),
+    microsoft("QLinearConcat", *ONE, bytes_(2, 3), *ONE, bytes_(2, 4), *ONE, axis=1),
+    microsoft("QLinearWhere", bools(2, 4), bytes_(2, 4), *ONE, bytes_(2, 4), *ONE, *ONE),
+    microsoft("QGemm", bytes_(3, 4), *ONE, codes(4, 5), *SIGNED, codes(5, dtype=np.int32), *ONE),
+    microsoft("QGemm", bytes_(3, 4), *ONE, codes(5, 4), stored(5), codes(5) * 0, transB=1),
+    microsoft("DynamicQuantizeMatMul", (3, 4), codes(4, 5), stored(5), codes(5)),
+    microsoft("DynamicQuantizeMatMul", (2, 3, 4), codes(4, 5), scalar(0.5), scalar(1, I8), stored(5)),
+    microsoft("MatMulIntegerToFloat", bytes_(3, 4), codes(4, 5), scalar(0.5), stored(5), scalar(2, U8),
+         codes(5)),
+    microsoft("MatMulIntegerToFloat", bytes_(2, 3, 4), codes(4, 5), scalar(0.5), scalar(0.5), None, None,
+         stored(5)),
+    microsoft("MatMulNBits", (3, 32), codes(6, 2, 8, dtype=U8, step=7), stored(12), K=32, N=6, bits=4,
+         block_size=16),
+    microsoft("MatMulNBits", (3, 32), codes(6, 2, 8, dtype=U8, step=7), stored(6, 2), codes(6, 1, dtype=U8),
+              K=32, N=6, bits=4, block_size=16),
+    microsoft("GatherBlockQuantized", codes(4, 32, dtype=UINT4), ints(5), stored(4, 2), whole=True,
+         block_size=16),
+)  # fmt: skip
 CASES = (
     *ELEMENTWISE,
     *NORMS,
@@ -370,6 +454,7 @@ CASES = (
     *RECURRENT,
     *ATTENTION,
     *FUSED,
+    *QUANTISED,
 )
 RANGES = {
     "Acos": (-0.9, 0.9), "Asin": (-0.9, 0.9), "Atanh": (-0.9, 0.9), "Acosh": (1.1, 3.0), "Log": (0.2, 3.0),

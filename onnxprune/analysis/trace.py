@@ -102,7 +102,7 @@ class _Tracer:
     def _is_shared(self, name: str, uses: list[tuple[int, int]]) -> bool:
         """Tell whether a weight proper has several uses: it is tied, lest the model grow."""
         stored = self.net.stored[name]
-        proper = stored.is_float and sum(size > 1 for size in stored.shape) > 1
+        proper = stored.is_parameter and sum(size > 1 for size in stored.shape) > 1
         return proper and (len(uses) > 1 or name in self.frozen)
 
     def _shared(self, name: str) -> Labelled:
@@ -206,7 +206,7 @@ class _Tracer:
         stored = self.net.root(tensor)
         if stored is None or int(np.prod(stored.shape, dtype=np.int64)) > SMALL:
             return None
-        if stored.is_float and len(stored.shape) > 1:
+        if stored.is_parameter and len(stored.shape) > 1:
             return None
         return Known.constant(np.asarray(stored.values))
 

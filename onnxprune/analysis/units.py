@@ -191,7 +191,7 @@ def _held(pinned: np.ndarray, rows: Rows) -> np.ndarray:
 def _groups(traced: Trace, of: np.ndarray, count: int, pinned: np.ndarray, rows: Rows) -> list[Group]:
     weighted = np.zeros(count, dtype=bool)
     for slot in _slots(traced):
-        if slot.stored.is_float:
+        if slot.stored.is_parameter:
             for entry in slot.entries:
                 weighted[of[entry.block.labels]] = True
     for labelled in traced.shared.values():

@@ -105,7 +105,9 @@ def consumers(found: Units) -> Iterator[Consumer]:
         if step.met is None or not isinstance(step.verdict, Signature):
             continue
         for slot in step.met.slots:
-            if slot.stored.is_float and len(found.traced.network.uses[slot.stored.name]) == 1:
+            stored = slot.stored
+            real = stored.is_parameter and not stored.coded and stored.itemsize > 1
+            if real and len(found.traced.network.uses[stored.name]) == 1:
                 made = _consumer(found, step, slot)
                 if made is not None:
                     yield made

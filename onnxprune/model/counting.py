@@ -1,4 +1,9 @@
-"""Counting parameters in a file, whoever reads them."""
+"""Counting parameters in a file, whoever reads them.
+
+Parameters are the elements of float constants and of quantised weights and biases: what an operator
+reads as codes of real numbers, and what has two or more axes and at most 8 bits an element. Scales are
+floats and count, zero points and shapes do not. Weights packed several to a byte count as bytes.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +12,49 @@ from math import prod
 
 import onnx
 
-_FLOATS = frozenset(
-    (
-        onnx.TensorProto.FLOAT,
-        onnx.TensorProto.FLOAT16,
-        onnx.TensorProto.BFLOAT16,
-        onnx.TensorProto.DOUBLE,
-    )
-)
+from onnxprune.model.coded import NARROW, coded_inputs
+from onnxprune.model.tensors import is_float
 
 
-def float_elements(model: onnx.ModelProto) -> int:
-    """Count the elements of float initializers and Constant nodes, in subgraphs and functions too."""
-    inner = sum(_of_nodes(function.node) for function in model.functions)
-    return _of_graph(model.graph) + inner
+def parameters(model: onnx.ModelProto) -> int:
+    """Count the parameters of a model, in subgraphs and functions too."""
+    coded = frozenset(_coded(model.graph, {}))
+    inner = sum(_of_nodes(function.node, coded) for function in model.functions)
+    return _of_graph(model.graph, coded) + inner
 
 
-def _of_graph(graph: onnx.GraphProto) -> int:
-    total = sum(prod(t.dims) for t in graph.initializer if t.data_type in _FLOATS)
-    total += sum(prod(t.dims) for t in graph.sparse_initializer if t.values.data_type in _FLOATS)
-    return total + _of_nodes(graph.node)
+def _coded(graph: onnx.GraphProto, aliases: dict[str, str]) -> Iterator[str]:
+    """List the tensors that are read as codes, through Identity aliases."""
+    for node in graph.node:
+        if node.op_type == "Identity" and node.domain in ("", "ai.onnx"):
+            aliases[node.output[0]] = aliases.get(node.input[0], node.input[0])
+        for place in coded_inputs(node.domain, node.op_type):
+            if place < len(node.input):
+                yield aliases.get(node.input[place], node.input[place])
+        for attribute in node.attribute:
+            for inner in _graphs(attribute):
+                yield from _coded(inner, aliases)
 
 
-def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> int:
-    return sum(_of_attribute(node, attribute) for node in nodes for attribute in node.attribute)
+def _counts(name: str, tensor: onnx.TensorProto, coded: frozenset[str]) -> bool:
+    narrow = tensor.data_type in NARROW and len(tensor.dims) > 1
+    return is_float(tensor) or narrow or name in coded
 
 
-def _of_attribute(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> int:
-    total = sum(_of_graph(graph) for graph in _graphs(attribute))
+def _of_graph(graph: onnx.GraphProto, coded: frozenset[str]) -> int:
+    total = sum(prod(t.dims) for t in graph.initializer if _counts(t.name, t, coded))
+    total += sum(prod(t.dims) for t in graph.sparse_initializer if is_float(t.values))
+    return total + _of_nodes(graph.node, coded)
+
+
+def _of_nodes(nodes: Iterable[onnx.NodeProto], coded: frozenset[str]) -> int:
+    return sum(_of_attribute(node, attribute, coded) for node in nodes for attribute in node.attribute)
+
+
+def _of_attribute(node: onnx.NodeProto, attribute: onnx.AttributeProto, coded: frozenset[str]) -> int:
+    total = sum(_of_graph(graph, coded) for graph in _graphs(attribute))
     if node.op_type == "Constant":
-        if attribute.name == "value" and attribute.t.data_type in _FLOATS:
+        if attribute.name == "value" and _counts(node.output[0], attribute.t, coded):
             total += prod(attribute.t.dims)
         elif attribute.name in ("value_float", "value_floats"):
             total += max(len(attribute.floats), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from onnxprune.model.coded import coded_inputs, is_narrow
 from onnxprune.model.light import HEAVY
+from onnxprune.model.tensors import bits_of
 from onnxprune.model.values import SharedValues
 
 STANDARD = ("", "ai.onnx")
@@ -27,12 +29,16 @@ _SCALARS = {
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A constant of the model: an initializer, or the value of a Constant node."""
+    """A constant of the model: an initializer, or the value of a Constant node.
+
+    coded: an operator reads its elements as codes of real numbers, as DequantizeLinear does.
+    """
 
     name: str
     tensor: Any
     literal: np.ndarray | None = None
     node: gs.Node | None = None
+    coded: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,22 +48,25 @@ class Stored:
         return tuple(self.tensor.shape)
 
     @property
-    def is_float(self) -> bool:
-        """Tell whether the elements count as parameters."""
+    def is_parameter(self) -> bool:
+        """Tell whether the elements count as parameters: floats, and the codes of quantised weights."""
+        if self.coded:
+            return True
         if self.literal is not None:
             return bool(np.issubdtype(self.literal.dtype, np.floating))
         dtype = self.tensor.dtype
+        if len(self.shape) > 1 and is_narrow(dtype):
+            return True
         if isinstance(dtype, int):
             return dtype == onnx.TensorProto.BFLOAT16
         return bool(np.issubdtype(dtype, np.floating)) or np.dtype(dtype).name in ("bfloat16",)
 
     @property
-    def itemsize(self) -> int:
-        """Return the bytes of one element."""
-        if self.literal is not None:
-            return int(self.literal.dtype.itemsize)
-        dtype = self.tensor.dtype
-        return 2 if isinstance(dtype, int) else int(np.dtype(dtype).itemsize)
+    def itemsize(self) -> float:
+        """Return the bytes of one element; those of 4 bits take half a byte."""
+        dtype = self.tensor.dtype if self.literal is None else self.literal.dtype
+        number = dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return bits_of(int(number)) / 8
 
     @property
     def values(self) -> np.ndarray:
@@ -141,8 +150,16 @@ def network(graph: gs.Graph, opsets: dict[str, int]) -> Network:
                     roots[node.outputs[0].name] = roots[tensor.name]
                 else:
                     uses[roots[tensor.name]].append((number, place))
+    _mark_codes(graph, stored, uses)
     inner = tuple(_inner(graph, {id(s.tensor) for s in stored.values()}))
     return Network(graph, opsets, stored, roots, dict(uses), frozenset(captured), tuple(names), inner)
+
+
+def _mark_codes(graph: gs.Graph, stored: dict[str, Stored], uses: dict[str, list[tuple[int, int]]]) -> None:
+    for name, places in uses.items():
+        nodes = ((graph.nodes[number], place) for number, place in places)
+        if any(place in coded_inputs(node.domain or "", node.op) for node, place in nodes):
+            stored[name] = replace(stored[name], coded=True)
 
 
 def _inner(graph: gs.Graph, seen: set[int]) -> Iterator[Stored]:

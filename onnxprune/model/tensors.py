@@ -33,9 +33,14 @@ def volume(dims: Iterable[int]) -> int:
     return total
 
 
+def bits_of(data_type: int) -> int:
+    """Bits of one element of an ONNX type in raw form."""
+    return _BITS.get(data_type, 8)
+
+
 def raw_size(tensor: onnx.TensorProto) -> int:
     """Bytes that the tensor's elements take in raw form, from its type and dims."""
-    return (volume(tensor.dims) * _BITS.get(tensor.data_type, 8) + 7) // 8
+    return (volume(tensor.dims) * bits_of(tensor.data_type) + 7) // 8
 
 
 def typed_count(tensor: onnx.TensorProto) -> int:

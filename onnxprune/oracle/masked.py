@@ -24,6 +24,7 @@ from onnxprune.analysis.trace import Step, Trace
 from onnxprune.model.carry import to_graph, to_model
 from onnxprune.model.light import Light
 from onnxprune.oracle.restricted import restrict
+from onnxprune.oracle.zeros import Decoding, Zeros
 from onnxprune.rules.signature import Signature
 
 
@@ -74,7 +75,8 @@ class _Masker:
         self.traced, self.replayed, self.alive = traced, replayed, alive
         self.dtypes = dict(dtypes)
         self.opset = traced.network.opset("")
-        self.masks: dict[tuple[str, bytes], gs.Variable] = {}
+        self.zeros = Zeros(self)
+        self.decoding = Decoding(traced)
         self.restricted: list[str] = []
         self.watched: list[str] = []
         self.count = 0
@@ -104,19 +106,23 @@ class _Masker:
         sizes = self.replayed.sizes[step.number]
         if any(sizes[x] != step.met.sizes[x] for x in signature.normalised):
             return self._restricted(step, node)
-        ends = self._ending(signature)
+        ends = signature.ending_letters()
         before: list[gs.Node] = []
         gone = self._mask_stored(step, node, signature)
         for view in step.met.views:
             consumed = ends.intersection(view.block.letters)
-            if view.frozen or not consumed or signature.neutral is None:
+            read = consumed | (signature.ranged & set(view.block.letters))
+            if view.frozen or not read or signature.neutral is None or not self.decoding.wanted(step):
                 continue
             mask = self._mask_of(step, view)
+            if mask is not None and not self.decoding.spared(step, view):
+                before += self.zeros.mask(step, node, view.operand, mask)
             if mask is not None:
-                before += self._mask_input(node, view.operand, mask, signature.neutral)
                 gone |= consumed
         fed_back = self._fed_back(step, node, step.met)
         before += fed_back
+        if signature.ranged and self.decoding.wanted(step):
+            self._ranged(step, node)
         if gone or fed_back:
             self._watch(node)
         after = self._rescaled(step, node, gone, sizes) if signature.counted and gone else []
@@ -134,7 +140,7 @@ class _Masker:
                 places = tuple(axes.index((x,)) for x in top.letters)
                 mask = shown(Labelled(operand.labelled.shape, (Factor(places, top.labels),)), self.alive)
                 if mask is not None and operand.stored is not None:
-                    made += self._mask_input(node, number, mask, 0.0)
+                    made += self.zeros.mask(step, node, number, mask)
         return made
 
     def _mask_stored(self, step: Step, node: gs.Node, signature: Signature) -> set[str]:
@@ -154,6 +160,17 @@ class _Masker:
                 gone |= inner
         return gone
 
+    def _ranged(self, step: Step, node: gs.Node) -> None:
+        """Let the removed elements of a stored tensor read zero too, and note what reads zero behind."""
+        operand = step.operands[0]
+        assert step.met is not None
+        mask = shown(step.met.outputs[0], self.alive)
+        if mask is None:
+            return
+        if operand is not None and operand.stored is not None:
+            self.zeros.mask_stored(step, node, mask)
+        self.zeros.note(step, node)
+
     def _recounted(self, node: gs.Node, mean: Mean) -> list[gs.Node]:
         """Let a mean that is written out divide by the number of kept elements."""
         source = node.inputs[mean.operand]
@@ -164,12 +181,6 @@ class _Masker:
         self.restricted.append(node.name or node.outputs[0].name)
         return [gs.Node("Mul", f"{result.name}_mul", inputs=[source, factor], outputs=[result])]
 
-    @staticmethod
-    def _ending(signature: Signature) -> set[str]:
-        """Return the letters that the node sums over or reduces."""
-        letters = {x for axes in signature.inputs if axes for axis in axes for x in axis}
-        return (letters - signature.kept_letters()) | signature.inner
-
     def _watch(self, node: gs.Node) -> None:
         self.watched += [t.name for t in node.outputs if t.name][:1]
 
@@ -178,42 +189,6 @@ class _Masker:
         assert operand is not None
         factor = operand.labelled.factors[view.factor]
         return shown(Labelled(operand.labelled.shape, (factor,)), self.alive)
-
-    def _mask_input(self, node: gs.Node, place: int, mask: np.ndarray, neutral: float) -> list[gs.Node]:
-        source = node.inputs[place]
-        key = (source.name, mask.tobytes() + bytes(str((mask.shape, neutral)), "ascii"))
-        if key in self.masks:
-            node.inputs[place] = self.masks[key]
-            return []
-        self.masks[key], nodes = self._where(source, mask, neutral)
-        node.inputs[place] = self.masks[key]
-        return nodes
-
-    def _where(
-        self, source: gs.Tensor, mask: np.ndarray, neutral: float
-    ) -> tuple[gs.Variable, list[gs.Node]]:
-        dtype = self.dtype(source.name)
-        filler = filler_of(neutral, dtype)
-        result = self.variable("masked", dtype)
-        if self.opset >= 9:
-            inputs = [self.constant("mask", mask), source, self.constant("neutral", filler)]
-            return result, [gs.Node("Where", f"{result.name}_where", inputs=inputs, outputs=[result])]
-        product = self.variable("masked", dtype)
-        offset = np.where(mask, np.zeros((), dtype), filler).astype(dtype)
-        return result, [
-            gs.Node(
-                "Mul",
-                f"{result.name}_mul",
-                inputs=[source, self.constant("mask", mask.astype(dtype))],
-                outputs=[product],
-            ),
-            gs.Node(
-                "Add",
-                f"{result.name}_add",
-                inputs=[product, self.constant("neutral", offset)],
-                outputs=[result],
-            ),
-        ]
 
     def dtype(self, name: str) -> np.dtype:
         """Return the numpy type of a tensor."""
@@ -262,11 +237,3 @@ def _free_prefix(traced: Trace) -> str:
     while any(name.startswith(prefix) for name in names):
         prefix = f"_{prefix}"
     return prefix
-
-
-def filler_of(neutral: float, dtype: np.dtype) -> np.ndarray:
-    """Return the neutral element in a type; an infinity becomes the type's extreme finite value."""
-    if np.isfinite(neutral):
-        return np.asarray(neutral, dtype=dtype)
-    limits = np.finfo(dtype) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype)
-    return np.asarray(limits.min if neutral < 0 else limits.max, dtype=dtype)

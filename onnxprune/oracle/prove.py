@@ -17,12 +17,14 @@ from onnxprune.analysis.trace import Trace
 from onnxprune.errors import UnprovedError
 from onnxprune.model.light import Light, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
+from onnxprune.oracle.codes import inexact, nudged
 from onnxprune.oracle.masked import Masked, masked_original
 from onnxprune.oracle.rounding import run_nudged
 
 PROVED, WEAK, UNPROVED, FAILED = "proved", "weak", "unproved", "failed"
 WEAK_SIGNAL = 100.0
 NOISE_FACTOR = 4.0
+NUDGES = 2
 Feeds = Mapping[str, np.ndarray]
 
 
@@ -86,13 +88,21 @@ def relative_tolerance(dtype: np.dtype) -> float:
     return 2e-3 if dtype == np.float16 else 1e-5
 
 
+def is_code(dtype: np.dtype) -> bool:
+    """Tell whether a type holds codes of a quantisation, or sums of them; int64 holds places and sizes."""
+    return dtype.kind in "iu" and dtype.itemsize <= 4
+
+
 def compare(tensor: str, case: str, pruned: np.ndarray, masked: np.ndarray, slack: float = 0.0) -> Difference:
-    """Compare one tensor; NaN and Inf must stand at the same places.
+    """Compare one tensor; NaN and Inf must stand at the same places, integers must be equal.
 
     slack: absolute error that is allowed on top, from the original against itself.
     """
     if pruned.shape != masked.shape or pruned.dtype != masked.dtype:
         return Difference(tensor, case, float("inf"), 1.0, 0.0)
+    if is_code(masked.dtype):
+        steps = np.abs(pruned.astype(np.int64) - masked.astype(np.int64)).max(initial=0)
+        return Difference(tensor, case, float(steps), 1e-6, 0.0)
     if not np.issubdtype(masked.dtype, np.floating):
         same = np.array_equal(pruned, masked)
         return Difference(tensor, case, 0.0 if same else 1.0, 1e-6, 0.0)
@@ -204,31 +214,39 @@ def _unoptimised(masked: Masked, pruned: Light, claim: Claim, case: Case, tally:
         if isinstance(expected[name], np.ndarray)
     ]
     failing = [d.tensor for d in differences if not d.ratio <= 1]
-    noise = _noise(masked.model, failing, case.feeds, claim) if failing else {}
+    noise = _noise(masked, failing, case, claim) if failing else {}
     for difference in differences:
         tally.add(replace(difference, tolerance=difference.tolerance + noise.get(difference.tensor, 0.0)))
     tally.cases += 1
 
 
-def _noise(model: Light, names: Sequence[str], case: Feeds, claim: Claim) -> dict[str, float]:
+def _noise(masked: Masked, names: Sequence[str], case: Case, claim: Claim) -> dict[str, float]:
     """Measure how far rounding alone moves these tensors of the masked original.
 
     Its own outputs at another optimisation level and at inputs nudged by one unit in the last place
     show it; a sigmoid behind large logits, or a sum that cancels, amplifies what the tolerance allows.
     What is cast to a coarser type in the middle is nudged by half a unit in that type's last place.
+    Codes move by whole steps; those that depend on no float sum over a pruned axis have no noise.
     Raises UnprovedError where the same input gives other outputs.
     """
-    exposed = exposing(model, names)
+    exposed, feeds = exposing(masked.model, names), case.feeds
     session = open_session(exposed)
-    plain, again = run(session, case), run(session, case)
+    plain, again = run(session, feeds), run(session, feeds)
     for name in names:
         if not np.array_equal(plain[name], again[name], equal_nan=plain[name].dtype.kind == "f"):
             raise UnprovedError(f"'{name}' is random: the same input gives other values each time")
-    others = [run(open_session(exposed, optimised=True), case), run(session, _nudged(case))]
-    rounded = run_nudged(exposed, case)
+    others = [run(open_session(exposed, optimised=True), feeds), run(session, _nudged(feeds))]
+    rounded = run_nudged(exposed, feeds)
     others += [] if rounded is None else [rounded]
+    moved = inexact(masked.model.model, masked.watched, case.dtypes)
+    known = {n: (labelled.shape, case.dtypes.get(n, 0)) for n, labelled in case.traced.tensors.items()}
+    for seed in range(NUDGES):
+        other = nudged(exposed.model, moved, known, seed)
+        others += [run(open_session(replace(exposed, model=other)), feeds)] if other is not None else []
     found: dict[str, float] = {}
     for name in names:
+        if is_code(plain[name].dtype) and name not in moved:
+            continue
         base = claim.of(name, plain[name])
         gaps = [_gap(base, claim.of(name, other[name])) for other in others]
         found[name] = NOISE_FACTOR * max(gaps)
@@ -246,6 +264,8 @@ def _nudged(case: Feeds) -> dict[str, np.ndarray]:
 
 
 def _gap(left: np.ndarray, right: np.ndarray) -> float:
+    if is_code(left.dtype):
+        return float(np.abs(left.astype(np.int64) - right.astype(np.int64)).max(initial=0))
     if not np.issubdtype(left.dtype, np.floating):
         return 0.0
     both = np.isfinite(left) & np.isfinite(right)
@@ -265,7 +285,7 @@ def _optimised(original: Light, masked: Masked, pruned: Light, case: Case, tally
         slack = 2 * _gap(plain[name], best[name])
         difference = compare(name, f"{case.label}, optimisation on", found[name], wanted, slack)
         if not difference.ratio <= 1:
-            noise = _noise(masked.model, [name], feeds, whole)[name]
+            noise = _noise(masked, [name], case, whole).get(name, 0.0)
             difference = replace(difference, tolerance=difference.tolerance + noise)
         tally.add(difference)
     tally.cases += 1

@@ -6,17 +6,18 @@ from onnxprune.rules import (
     elementwise,
     fused,
     layout,
+    quantised,
     recurrent,
     reduction,
     selection,
 )
 from onnxprune.rules.plugins import load_plugins
 from onnxprune.rules.registry import REGISTRY, Registry, Rule, rule
-from onnxprune.rules.signature import Fix, Pinned, Shrunk, Signature, Site, Take, Verdict
+from onnxprune.rules.signature import Code, Fix, Pinned, Shrunk, Signature, Site, Take, Verdict
 
-FAMILIES = (attention, contraction, elementwise, fused, layout, recurrent, reduction, selection)
+FAMILIES = (attention, contraction, elementwise, fused, layout, quantised, recurrent, reduction, selection)
 
 __all__ = [
-    "FAMILIES", "REGISTRY", "Fix", "Pinned", "Registry", "Rule", "Shrunk", "Signature", "Site",
+    "FAMILIES", "REGISTRY", "Code", "Fix", "Pinned", "Registry", "Rule", "Shrunk", "Signature", "Site",
     "Take", "Verdict", "load_plugins", "rule",
 ]  # fmt: skip

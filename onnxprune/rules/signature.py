@@ -118,6 +118,17 @@ Repair: TypeAlias = Callable[[Site, Shrunk], list[Fix]]
 
 
 @dataclass(frozen=True)
+class Code:
+    """The inputs that say which real numbers the codes of another input stand for.
+
+    A code q stands for (q - zero) * scale; None stands for a zero of 0, or a scale of 1.
+    """
+
+    scale: int | None = None
+    zero: int | None = None
+
+
+@dataclass(frozen=True)
 class Signature:
     """The axes of one node, and what happens along them.
 
@@ -136,6 +147,9 @@ class Signature:
     inner: letters that are summed over inside the node although an output may hold them: the head
         dimension of attention in one node. What is removed along them must read 0 in every input.
     neutral: what a removed element must read so that a reduction over it ignores it.
+    ranged: letters that stay in the output, but along which a removed element must read `neutral` too:
+        it sets the range of a quantisation, or the codes are masked before they are decoded.
+    codes: inputs that hold codes of real numbers, with their scale and zero; there `neutral` is the zero.
     counted: the number of reduced elements enters the result (a mean).
     macs: letters whose sizes multiply to the node's MACs.
     more_macs: further products of sizes that add to them.
@@ -155,6 +169,8 @@ class Signature:
     normalised: frozenset[str] = frozenset()
     inner: frozenset[str] = frozenset()
     neutral: float | None = 0.0
+    ranged: frozenset[str] = frozenset()
+    codes: Mapping[int, Code] = field(default_factory=dict)
     counted: bool = False
     macs: Axis = ()
     more_macs: tuple[Axis, ...] = ()
@@ -164,6 +180,11 @@ class Signature:
     def products(self) -> tuple[Axis, ...]:
         """Return the products of sizes that add up to the node's MACs."""
         return tuple(letters for letters in (self.macs, *self.more_macs) if letters)
+
+    def ending_letters(self) -> set[str]:
+        """Return the letters that the node sums or reduces over."""
+        letters = {x for axes in self.inputs if axes for axis in axes for x in axis}
+        return (letters - self.kept_letters()) | self.inner
 
     def kept_letters(self) -> set[str]:
         """Return the letters that live on in an output, by place or by a take."""

@@ -1,0 +1,66 @@
+"""What a quantisation makes of rounding: a code that lies between two integers falls to either side.
+
+A float sum over fewer channels is rounded differently, and where it is quantised behind, a code may
+move by one. How far such steps reach is measured on the masked original: what is quantised behind a
+float sum over a pruned axis is nudged by as much as the oracle allows a float to differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+FLOATS: dict[int, float] = {
+    TensorProto.FLOAT: 1e-5,
+    TensorProto.DOUBLE: 1e-5,
+    TensorProto.FLOAT16: 2e-3,
+    TensorProto.BFLOAT16: 1e-2,
+}
+QUANTISING = ("QuantizeLinear", "DynamicQuantizeLinear")
+
+
+def inexact(model: onnx.ModelProto, sums: Sequence[str], dtypes: Mapping[str, int]) -> frozenset[str]:
+    """Return the tensors that depend on a float sum over a pruned axis: they need not be equal to the bit."""
+    found = {name for name in sums if dtypes.get(name) in FLOATS}
+    for node in model.graph.node:
+        if found.intersection(node.input):
+            found.update(node.output)
+    return frozenset(found)
+
+
+def nudged(
+    model: onnx.ModelProto,
+    moved: frozenset[str],
+    tensors: Mapping[str, tuple[tuple[int, ...], int]],
+    seed: int,
+) -> onnx.ModelProto | None:
+    """Return a copy in which what is quantised is nudged by a share of itself, None where nothing is.
+
+    moved: the tensors that may be nudged; tensors: shape and element type by name.
+    """
+    rng = np.random.default_rng(seed)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type in QUANTISING and node.input[0] in moved and node.output[0] in tensors:
+            shape, kind = tensors[node.output[0]][0], tensors.get(node.input[0], ((), TensorProto.FLOAT))[1]
+            share = FLOATS.get(kind, 0.0)
+            node = onnx.NodeProto.FromString(node.SerializeToString())
+            factor = 1 + np.where(rng.random(shape) < 0.5, -share, share)
+            tensor = numpy_helper.from_array(
+                factor.astype(helper.tensor_dtype_to_np_dtype(kind)), f"{node.output[0]}__nudge"
+            )
+            copy.graph.initializer.append(tensor)
+            names = [node.input[0], tensor.name]
+            nodes.append(helper.make_node("Mul", names, [f"{node.output[0]}__nudged"]))
+            node.input[0] = nodes[-1].output[0]
+        nodes.append(node)
+    if len(nodes) == len(model.graph.node):
+        return None
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy

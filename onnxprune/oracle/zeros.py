@@ -1,0 +1,230 @@
+"""Masking one input of a node: removed elements read the neutral element, which of codes is their zero.
+
+The masked original of a quantised model must be fused as the pruned one is, or both round differently:
+QuantizeLinear, DequantizeLinear and the operator between have to stay next to each other. So the codes of
+a weight are masked in the file, and what it is multiplied with needs no mask, since decoded codes are
+finite; elsewhere codes are masked in front of DequantizeLinear or DynamicQuantizeLinear, and what comes
+out of these reads zero.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxprune.analysis.decoding import stored_param
+from onnxprune.analysis.records import View
+from onnxprune.analysis.trace import Step, Trace
+from onnxprune.rules.signature import Axes, Signature
+
+WITHOUT_WHERE = ("int8", "int16", "uint16")  # onnxruntime 1.31 has no kernel for these on the CPU
+
+
+class Maker(Protocol):
+    """What makes the tensors of the oracle: fresh names and known types."""
+
+    opset: int
+
+    def dtype(self, name: str) -> np.dtype:
+        """Return the numpy type of a tensor."""
+
+    def constant(self, kind: str, values: np.ndarray) -> gs.Constant:
+        """Make a constant."""
+
+    def variable(self, kind: str, dtype: np.dtype) -> gs.Variable:
+        """Make a tensor."""
+
+
+class Decoding:
+    """Where DequantizeLinear stands: which of its inputs must be masked, and which need not."""
+
+    def __init__(self, traced: Trace) -> None:
+        self.decoders: dict[str, Step] = {}
+        self.readers: dict[str, list[Step]] = {}
+        for step in traced.steps:
+            if step.node.op == "DequantizeLinear" and step.met is not None:
+                self.decoders[step.node.outputs[0].name] = step
+            for operand in step.operands:
+                if operand is not None and operand.stored is None:
+                    self.readers.setdefault(operand.tensor, []).append(step)
+
+    def wanted(self, step: Step) -> bool:
+        """Tell whether what a node decodes must read zero; True for other nodes."""
+        name = step.node.outputs[0].name
+        if name not in self.decoders or _is_stored(step):
+            return True
+        return any(
+            view.operand == place and _consumed(reader, view) and not self.spared(reader, view)
+            for reader in self.readers.get(name, ())
+            for place, operand in enumerate(reader.operands)
+            if operand is not None and operand.tensor == name
+            for view in (reader.met.views if reader.met is not None else ())
+        )
+
+    def spared(self, step: Step, view: View) -> bool:
+        """Tell whether decoded codes are multiplied with a stored weight that is masked itself."""
+        source = step.operands[view.operand]
+        signature = step.verdict
+        if source is None or source.tensor not in self.decoders or not isinstance(signature, Signature):
+            return False
+        if not signature.macs or not (gone := _consumed(step, view)):
+            return False
+        for place, operand in enumerate(step.operands):
+            decoder = None if operand is None else self.decoders.get(operand.tensor)
+            if place == view.operand or decoder is None or not _is_stored(decoder):
+                continue
+            if gone <= {letter for axis in signature.inputs[place] or () for letter in axis}:
+                return True
+        return False
+
+
+def _is_stored(step: Step) -> bool:
+    operand = step.operands[0]
+    return operand is not None and operand.stored is not None
+
+
+def _consumed(step: Step, view: View) -> set[str]:
+    """Return the letters of a view that the node sums or reduces over."""
+    signature = step.verdict
+    assert isinstance(signature, Signature)
+    return signature.ending_letters().intersection(view.block.letters)
+
+
+class Zeros:
+    """Masks inputs, each tensor once for each mask, and remembers what reads zero already."""
+
+    def __init__(self, maker: Maker) -> None:
+        self.maker = maker
+        self.masks: dict[tuple[str, bytes], gs.Variable] = {}
+        self.zeroed: dict[str, str] = {}
+
+    def mask(self, step: Step, node: gs.Node, place: int, mask: np.ndarray) -> list[gs.Node]:
+        """Mask an input of a node; return the nodes that do it.
+
+        mask: booleans that broadcast to the input.
+        """
+        signature = step.verdict
+        assert isinstance(signature, Signature)
+        assert signature.neutral is not None
+        source, zero = node.inputs[place], self._zero_at(step, node, place)
+        reads_zero = place in signature.codes or signature.neutral == 0
+        if reads_zero and self.zeroed.get(source.name) == zero:
+            return []
+        key = (source.name, mask.tobytes() + bytes(str((mask.shape, signature.neutral, zero)), "utf-8"))
+        made: list[gs.Node] = []
+        if key not in self.masks:
+            filler, made = self._filler(step, node, place, signature)
+            self.masks[key], more = self._where(source, mask, filler)
+            made += more
+        node.inputs[place] = self.masks[key]
+        return made
+
+    def mask_stored(self, step: Step, node: gs.Node, mask: np.ndarray) -> None:
+        """Mask the first input of a node, which is a constant."""
+        operand, signature = step.operands[0], step.verdict
+        assert operand is not None
+        assert operand.stored is not None
+        assert isinstance(signature, Signature)
+        values = np.asarray(operand.stored.values)
+        zero = stored_param(step, 0, signature.codes[0].zero) if 0 in signature.codes else None
+        filler = np.zeros((), values.dtype) if zero is None else zero.astype(values.dtype)
+        node.inputs[0] = self.maker.constant("codes", np.where(mask, values, filler))
+
+    def note(self, step: Step, node: gs.Node) -> None:
+        """Note that what comes out of a quantising node reads zero where its input does."""
+        signature = step.verdict
+        if isinstance(signature, Signature) and signature.inputs[0] == signature.outputs[0]:
+            dynamic = node.op == "DynamicQuantizeLinear"
+            self.zeroed[node.outputs[0].name] = node.outputs[2].name if dynamic else ""
+
+    def _zero_at(self, step: Step, node: gs.Node, place: int) -> str:
+        """Return the name of the zero point of an input, nothing where zero is 0."""
+        signature = step.verdict
+        assert isinstance(signature, Signature)
+        code = signature.codes.get(place)
+        return "" if code is None or code.zero is None else str(node.inputs[code.zero].name)
+
+    def _filler(
+        self, step: Step, node: gs.Node, place: int, signature: Signature
+    ) -> tuple[gs.Tensor, list[gs.Node]]:
+        """Return what a removed element reads: the neutral element, or the zero point."""
+        dtype = self.maker.dtype(node.inputs[place].name)
+        code = signature.codes.get(place)
+        if code is None:
+            assert signature.neutral is not None
+            return self.maker.constant("neutral", filler_of(signature.neutral, dtype)), []
+        if code.zero is None:
+            return self.maker.constant("neutral", np.zeros((), dtype)), []
+        known = stored_param(step, place, code.zero)
+        if known is not None:
+            return self.maker.constant("zero", np.ascontiguousarray(known).astype(dtype)), []
+        own, target = signature.inputs[code.zero], signature.inputs[place]
+        assert own is not None
+        assert target is not None
+        return self._broadcast(node.inputs[code.zero], own, target, dtype)
+
+    def _broadcast(
+        self, zero: gs.Tensor, own: Axes, target: Axes, dtype: np.dtype
+    ) -> tuple[gs.Tensor, list[gs.Node]]:
+        """Give a vector of computed zero points the rank of the tensor that it belongs to."""
+        if len(own) != 1 or not own[0]:
+            return zero, []
+        shape = [-1 if axis == own[0] else 1 for axis in target]
+        result = self.maker.variable("zero", dtype)
+        inputs = [zero, self.maker.constant("shape", np.asarray(shape, np.int64))]
+        return result, [gs.Node("Reshape", f"{result.name}_reshape", inputs=inputs, outputs=[result])]
+
+    def _where(
+        self, source: gs.Tensor, mask: np.ndarray, filler: gs.Tensor
+    ) -> tuple[gs.Variable, list[gs.Node]]:
+        dtype = self.maker.dtype(source.name)
+        if self.maker.opset < 9:
+            return self._product(source, mask, filler, dtype)
+        if dtype.name in WITHOUT_WHERE:
+            return self._through_int32(source, mask, filler, dtype)
+        result = self.maker.variable("masked", dtype)
+        inputs = [self.maker.constant("mask", mask), source, filler]
+        return result, [gs.Node("Where", f"{result.name}_where", inputs=inputs, outputs=[result])]
+
+    def _through_int32(
+        self, source: gs.Tensor, mask: np.ndarray, filler: gs.Tensor, dtype: np.dtype
+    ) -> tuple[gs.Variable, list[gs.Node]]:
+        wide = np.dtype(np.int32)
+        data, fill, chosen = (self.maker.variable("wide", wide) for _ in range(3))
+        result = self.maker.variable("masked", dtype)
+        inputs = [self.maker.constant("mask", mask), data, fill]
+        return result, [
+            _cast(source, data, wide),
+            _cast(filler, fill, wide),
+            gs.Node("Where", f"{result.name}_where", inputs=inputs, outputs=[chosen]),
+            _cast(chosen, result, dtype),
+        ]
+
+    def _product(
+        self, source: gs.Tensor, mask: np.ndarray, filler: gs.Tensor, dtype: np.dtype
+    ) -> tuple[gs.Variable, list[gs.Node]]:
+        """Mask before opset 9, which has no Where: x * mask + neutral * (1 - mask)."""
+        product, result = (self.maker.variable("masked", dtype) for _ in range(2))
+        offset = np.where(mask, np.zeros((), dtype), np.asarray(filler.values)).astype(dtype)
+        factors = [source, self.maker.constant("mask", mask.astype(dtype))]
+        terms = [product, self.maker.constant("neutral", offset)]
+        return result, [
+            gs.Node("Mul", f"{result.name}_mul", inputs=factors, outputs=[product]),
+            gs.Node("Add", f"{result.name}_add", inputs=terms, outputs=[result]),
+        ]
+
+
+def _cast(source: gs.Tensor, result: gs.Variable, dtype: np.dtype) -> gs.Node:
+    to = int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
+    return gs.Node("Cast", f"{result.name}_cast", attrs={"to": to}, inputs=[source], outputs=[result])
+
+
+def filler_of(neutral: float, dtype: np.dtype) -> np.ndarray:
+    """Return the neutral element in a type; an infinity becomes the type's extreme finite value."""
+    if np.isfinite(neutral):
+        return np.asarray(neutral, dtype=dtype)
+    limits = np.finfo(dtype) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype)
+    return np.asarray(limits.min if neutral < 0 else limits.max, dtype=dtype)
