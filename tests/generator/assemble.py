@@ -13,6 +13,7 @@ from .convs import conv
 from .core import OPSETS, Dim, Net, Shape, Style, T, root
 from .linears import linear
 from .merges import alike
+from .quantised import quantised
 from .spatials import flat, pooled
 from .table import BLOCKS, Block
 from .variations import PASSES, initializers_as_inputs
@@ -38,6 +39,7 @@ FEATURES: tuple[str, ...] = tuple(
             *MODEL_FEATURES,
             *PASSES,
             "initializers_as_inputs",
+            "quantised",
         }
     )
 )
@@ -245,6 +247,8 @@ def cosine(net: Net, y: T) -> T:
 
 # -- the model -----------------------------------------------------------------------------------------------
 def build(net: Net, outputs: list[T]) -> onnx.ModelProto:
+    if quantised(net):
+        net.note("quantised")
     for name, (share, change) in PASSES.items():
         if net.chance(share) and change(net):
             net.note(name)

@@ -1,0 +1,86 @@
+"""A quantised graph: weights behind DequantizeLinear, activations through pairs of nodes, codes in between.
+
+Scales follow the output channels, as quantisers write them, and activations of a MatMul are uint8:
+onnxruntime 1.31 fuses other forms into nodes that it then refuses.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from .core import Net
+
+SHARE = 0.1
+CONTRACTING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def quantised(net: Net) -> bool:
+    """Quantise some of the weights and what they meet; the draws are its own, so that other graphs stay."""
+    rng = np.random.default_rng([net.seed, 77])
+    if rng.random() >= SHARE or net.opset < 13 or net.style.dtype != np.float32:
+        return False
+    front = [
+        node
+        for name, axis, convolves in _weights(net)
+        if rng.random() < 0.8
+        for node in _decoded(net, name, axis, convolves, rng)
+    ]
+    made: list[NodeProto] = []
+    for node in net.nodes:
+        if node.op_type in CONTRACTING and node.input[0] not in net.params and rng.random() < 0.7:
+            made += _through_codes(net, node, rng)
+        made.append(node)
+    net.nodes[:] = [*front, *made]
+    return bool(front)
+
+
+def _weights(net: Net) -> list[tuple[str, int, bool]]:
+    """List the weights with the axis of their output channels, and whether a convolution reads them."""
+    places = {name: node for node in net.nodes for name in node.input[1:2] if node.op_type in CONTRACTING}
+    found = [n for n, a in net.params.items() if n in places and a.ndim > 1 and a.size]
+    return [
+        (n, _output_axis(places[n], net.params[n].ndim), places[n].op_type.startswith("Conv")) for n in found
+    ]
+
+
+def _output_axis(node: NodeProto, rank: int) -> int:
+    turned = any(a.name == "transB" and a.i for a in node.attribute)
+    return 0 if node.op_type == "Conv" or turned else 1 if node.op_type == "ConvTranspose" else rank - 1
+
+
+def _stored(net: Net, array: np.ndarray, hint: str) -> str:
+    """Store an array in its own type."""
+    name = net.param_name(hint)
+    net.params[name] = array
+    return name
+
+
+def _decoded(net: Net, name: str, axis: int, convolves: bool, rng: np.random.Generator) -> list[NodeProto]:
+    """Store codes, for a tensor or for each index of an axis, and decode them under the old name."""
+    values = net.params.pop(name)
+    rest = tuple(i for i in range(values.ndim) if i != axis)
+    each = bool(rng.random() < 0.6) and (convolves or values.ndim == 2)
+    largest = np.abs(values).max(axis=rest) if each else np.abs(values).max()
+    scale = (np.maximum(largest, 1e-3) / 120).astype(np.float32)
+    wide = scale.reshape([-1 if i == axis else 1 for i in range(values.ndim)]) if each else scale
+    dtype, middle = ((np.int8, 0), (np.uint8, 128))[int(rng.integers(2))]
+    limits = np.iinfo(dtype)
+    codes = np.clip(np.round(values / wide) + middle, limits.min, limits.max).astype(dtype)
+    inputs = [_stored(net, codes, "codes"), _stored(net, scale, "scale")]
+    if middle or rng.random() < 0.5:
+        inputs.append(_stored(net, np.full(scale.shape, middle, dtype), "zero"))
+    return [helper.make_node("DequantizeLinear", inputs, [name], name=f"decode_{name}", axis=axis)]
+
+
+def _through_codes(net: Net, node: NodeProto, rng: np.random.Generator) -> list[NodeProto]:
+    forms = ((np.uint8, 120), (np.int8, 3))
+    dtype, middle = forms[int(rng.integers(2)) if node.op_type.startswith("Conv") else 0]
+    scale = net.param(np.asarray(rng.uniform(0.02, 0.06), np.float32), "scale")
+    zero = _stored(net, np.asarray(middle, dtype), "zero")
+    codes, values = net.fresh("Quantize"), net.fresh("Dequantize")
+    source, node.input[0] = node.input[0], values
+    return [
+        helper.make_node("QuantizeLinear", [source, scale, zero], [codes], name=f"code_{codes}"),
+        helper.make_node("DequantizeLinear", [codes, scale, zero], [values], name=f"decode_{values}"),
+    ]
