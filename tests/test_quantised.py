@@ -158,6 +158,23 @@ def test_two_swapped_codes_fail_the_proof() -> None:
     assert proof(analysis, pruned, decision.replayed, decision.dead, found).status == FAILED
 
 
+def test_joined_channels_stay_groups_of_their_own() -> None:
+    # The decoded inner axis of the last weight spans the join, but its channels come from two weights.
+    q, scale = coded(random(8, 2))
+    nodes = [
+        node("DequantizeLinear", ["q", "s"], ["t"]),
+        node("Transpose", ["t"], ["turned"], perm=[1, 0]),
+        node("Transpose", ["turned"], ["back"], perm=[1, 0]),
+        node("MatMul", ["x", "u"], ["y"]),
+        node("MatMul", ["x", "w"], ["z"]),
+        node("Concat", ["y", "z"], ["j"], axis=1),
+        node("MatMul", ["j", "back"], ["o"]),
+    ]
+    params = {"u": random(3, 4), "w": random(3, 4, seed=1), "q": q, "s": scale}
+    found = onnxprune.inspect(model_of(nodes, {"x": [4, 3]}, {"o": [4, 2]}, params))
+    assert sorted((g.name, g.channels) for g in found.groups) == [("u", 4), ("w", 4)]
+
+
 def test_stored_codes_are_parameters_wherever_a_rule_reads_codes() -> None:
     for case in QUANTISED:
         for step in bench(case).units.traced.steps:

@@ -14,7 +14,8 @@ import numpy as np
 
 from onnxprune.analysis.decoding import decoded
 from onnxprune.analysis.letters import joined
-from onnxprune.analysis.records import CARRIES, CONSUMES, PRODUCES, Entry, Slot
+from onnxprune.analysis.readers import Readers, is_decoder
+from onnxprune.analysis.records import CARRIES, PRODUCES, Entry, Slot
 from onnxprune.analysis.trace import Step
 from onnxprune.analysis.units import Units
 from onnxprune.model.network import Stored
@@ -59,10 +60,10 @@ class Member:
 
 def members(found: Units) -> Iterator[Member]:
     """List the members of all units, in graph order."""
-    readers = _Readers(found)
+    readers = Readers(found.traced)
     for name, labelled in found.traced.shared.items():
         stored = found.traced.network.stored[name]
-        load = readers.loader(stored, readers.steps.get(name, ()))
+        load = _loader(stored, readers.steps.get(name, ()))
         for factor in labelled.factors:
             units = found.of[factor.labels]
             yield Member(stored, -1, "", "", 0, PRODUCES, labelled.shape, factor.axes, units, load)
@@ -72,58 +73,37 @@ def members(found: Units) -> Iterator[Member]:
                 yield from _of_slot(found, readers, step, slot)
 
 
-def _of_slot(found: Units, readers: _Readers, step: Step, slot: Slot) -> Iterator[Member]:
+def _of_slot(found: Units, readers: Readers, step: Step, slot: Slot) -> Iterator[Member]:
     letters = joined(slot.axes, range(len(slot.axes)))
     assert step.met is not None
     dims = _dims(slot, letters, step.met.sizes)
-    load = readers.loader(slot.stored, ((step, slot.operand), *readers.behind(step)))
+    load = _loader(slot.stored, ((step, slot.operand), *readers.behind(step)))
     for entry in slot.entries:
         own = [x for x in letters if x in entry.block.letters]
         units = found.of[entry.block.arranged(own)]
         along = tuple(letters.index(x) for x in own)
-        reader, place, role = readers.reader(step, slot, entry)
+        reader, place, role = _reader(readers, step, slot, entry)
         node, op = reader.site.name, reader.node.op
         yield Member(slot.stored, reader.number, node, op, place, role, dims, along, units, load)
 
 
-class _Readers:
-    """Who reads the real numbers of a quantised constant, and how they are loaded."""
+def _loader(stored: Stored, steps: Sequence[tuple[Step, int]]) -> Callable[[], np.ndarray]:
+    """Return what loads the values: decoded as the first of these steps that reads codes does."""
+    for reader, place in steps:
+        code = reader.verdict.codes.get(place) if isinstance(reader.verdict, Signature) else None
+        if code is not None and (reader.site.inputs[place] == stored.shape or _is_scalar(reader, code)):
+            return partial(_decoded, stored, reader, place, code)
+    return partial(_plain, stored)
 
-    def __init__(self, found: Units) -> None:
-        self.steps: dict[str, list[tuple[Step, int]]] = {}
-        for step in found.traced.steps:
-            for place, operand in enumerate(step.operands):
-                if operand is not None and operand.stored is None:
-                    self.steps.setdefault(operand.tensor, []).append((step, place))
 
-    def loader(self, stored: Stored, steps: Sequence[tuple[Step, int]]) -> Callable[[], np.ndarray]:
-        """Return what loads the values: decoded as the first of these steps that reads codes does."""
-        for reader, place in steps:
-            code = reader.verdict.codes.get(place) if isinstance(reader.verdict, Signature) else None
-            if code is not None and (reader.site.inputs[place] == stored.shape or _is_scalar(reader, code)):
-                return partial(_decoded, stored, reader, place, code)
-        return partial(_plain, stored)
-
-    def reader(self, step: Step, slot: Slot, entry: Entry) -> tuple[Step, int, str]:
-        """Return the node that contracts with a constant behind DequantizeLinear, and its role there."""
-        behind = [(s, place) for s, place in self.behind(step) if s.met is not None]
-        if not slot.stored.coded or step.node.op != "DequantizeLinear" or not behind or step.met is None:
-            return step, slot.operand, entry.role
-        reader, place = behind[0]
-        out = next((o for o in step.met.outs if o.block is entry.block), None)
-        factor = -1 if out is None else step.met.outs.index(out)
-        assert reader.met is not None
-        kept = reader.met.signature.kept_letters()
-        consumed = any(
-            view.operand == place and view.factor == factor and not set(view.block.letters) & kept
-            for view in reader.met.views
-        )
-        single = sum(size > 1 for size in slot.stored.shape) < 2
-        return reader, place, CONSUMES if consumed else CARRIES if single else PRODUCES
-
-    def behind(self, step: Step) -> list[tuple[Step, int]]:
-        """Return the steps that read the first output of a step, with the input at which they do."""
-        return self.steps.get(step.node.outputs[0].name, []) if step.node.outputs else []
+def _reader(readers: Readers, step: Step, slot: Slot, entry: Entry) -> tuple[Step, int, str]:
+    """Return the node that contracts with a constant behind DequantizeLinear, and its role there."""
+    behind = [(s, place) for s, place in readers.behind(step) if s.met is not None]
+    if not is_decoder(step) or slot.operand or not behind:
+        return step, slot.operand, entry.role
+    single = sum(size > 1 for size in slot.stored.shape) < 2
+    role = readers.role(step, entry.block)
+    return *behind[0], CARRIES if single and role == PRODUCES else role
 
 
 def _is_scalar(step: Step, code: Code) -> bool:

@@ -11,7 +11,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from onnxprune.analysis.labels import Family, Pin
-from onnxprune.analysis.records import Slot
+from onnxprune.analysis.readers import Readers, is_decoder
+from onnxprune.analysis.records import PRODUCES, Slot
 from onnxprune.analysis.trace import Trace
 
 
@@ -200,7 +201,10 @@ def _groups(traced: Trace, of: np.ndarray, count: int, pinned: np.ndarray, rows:
     level = np.zeros(count, dtype=np.int64)
     level[rows.parent] = 1
     pairs = []
+    ending = _ending(traced)
     for labels in traced.book.produced:
+        if id(labels) in ending:
+            continue
         members = np.unique(of[labels])
         members = members[~pinned[members]]
         for tier in (0, 1):
@@ -218,6 +222,30 @@ def _groups(traced: Trace, of: np.ndarray, count: int, pinned: np.ndarray, rows:
     return groups
 
 
+def _ending(traced: Trace) -> set[int]:
+    """Find the labels of decoded constants that consume or carry what arrives: these join no channels."""
+    readers = Readers(traced)
+    return {
+        id(entry.block.labels)
+        for step in traced.steps
+        if step.met is not None and is_decoder(step)
+        for slot in step.met.slots
+        for entry in slot.entries
+        if readers.role(step, entry.block) != PRODUCES
+    }
+
+
+def _decoded_vectors(traced: Trace) -> set[int]:
+    """Find the slots of decoded biases and the like, after which no unit is named that a weight holds."""
+    return {
+        id(slot)
+        for step in traced.steps
+        if step.met is not None and is_decoder(step)
+        for slot in step.met.slots
+        if sum(size > 1 for size in slot.stored.shape) < 2
+    }
+
+
 def _slots(traced: Trace) -> Iterator[Slot]:
     for step in traced.steps:
         if step.met is not None:
@@ -225,12 +253,16 @@ def _slots(traced: Trace) -> Iterator[Slot]:
 
 
 def _names(traced: Trace, of: np.ndarray, count: int) -> list[str]:
-    """Name each unit after the first constant that holds it."""
+    """Name each unit after the first constant that holds it, decoded vectors last."""
     slots = list(_slots(traced))
+    late, ending = _decoded_vectors(traced), _ending(traced)
     first = np.full(count, -1)
-    for number in range(len(slots) - 1, -1, -1):
-        for entry in slots[number].entries:
-            first[of[entry.block.labels]] = number
+    for last in (False, True):
+        for number, slot in enumerate(slots):
+            for entry in slot.entries:
+                units = of[entry.block.labels].ravel()
+                if (id(slot) in late or id(entry.block.labels) in ending) == last:
+                    first[units[first[units] < 0]] = number
     names = ["" if number < 0 else slots[number].stored.name for number in first.tolist()]
     for name, labelled in traced.shared.items():
         for factor in labelled.factors:

@@ -24,7 +24,7 @@ from onnxprune.oracle.rounding import run_nudged
 PROVED, WEAK, UNPROVED, FAILED = "proved", "weak", "unproved", "failed"
 WEAK_SIGNAL = 100.0
 NOISE_FACTOR = 4.0
-NUDGES = 2
+NUDGES = 4
 Feeds = Mapping[str, np.ndarray]
 
 
