@@ -15,9 +15,11 @@ from onnxprune.analysis.trace import Trace, trace
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
 from onnxprune.model.interface import ValueInfo, input_specs
+from onnxprune.model.light import light
 from onnxprune.model.runtime import open_session, run, runtime_errors
 from onnxprune.model.shapes import all_shapes, infer
-from onnxprune.oracle.prove import FAILED, UNPROVED, Case, Difference, Proof, prove
+from onnxprune.model.widened import runnable, wide_dtypes, widened
+from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Case, Difference, Proof, prove
 from onnxprune.rewrite import factors
 
 FAR_BATCH, FAR_FACTOR = 17, 3
@@ -25,10 +27,11 @@ FAR_BATCH, FAR_FACTOR = 17, 3
 
 @dataclass(frozen=True)
 class Cases:
-    """Inputs to prove with; `reason` says why there are none."""
+    """Inputs to prove with; `reason` says why there are none, `wide` that they are for a copy in fp32."""
 
     feeds: tuple[dict[str, np.ndarray], ...]
     reason: str = ""
+    wide: bool = False
 
 
 def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, Any], seed: int) -> Cases:
@@ -37,7 +40,9 @@ def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, An
     Raises UsageError where none runs.
     """
     try:
-        base = analysis.feeds or find_feeds(analysis.light, shapes or analysis.sizes, values, seed)
+        model, wide = runnable(analysis.model)
+        ready = light(model) if wide else analysis.light
+        base = analysis.feeds or find_feeds(ready, shapes or analysis.sizes, values, seed)
     except UnprovedError as error:
         return Cases((), str(error))
     found = [base]
@@ -45,12 +50,12 @@ def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, An
     specs = input_specs(analysis.model)
     for sizes in _other_sizes(specs, {n: a.shape for n, a in base.items()}, set(shapes)):
         try:
-            feeds = feeds_for(analysis.model, sizes, values, seed + len(found), like=base)
-            run(open_session(analysis.light), feeds)
+            feeds = feeds_for(model, sizes, values, seed + len(found), like=base)
+            run(open_session(ready), feeds)
         except failures:
             continue
         found.append(feeds)
-    return Cases(tuple(found))
+    return Cases(tuple(found), wide=wide)
 
 
 def _other_sizes(
@@ -83,6 +88,12 @@ def proof(
     """Prove a pruned model on the cases; unproved where there are none."""
     if not found.feeds:
         return Proof(UNPROVED, 0, None, reason=found.reason)
+    if found.wide:
+        types = wide_dtypes(analysis.dtypes)
+        copy = replace(analysis, model=widened(analysis.model), dtypes=types)
+        outcome = proof(copy, widened(pruned), replayed, dead, replace(found, wide=False))
+        proved = outcome.status in (PROVED, WEAK)
+        return replace(outcome, reason="on a copy in fp32") if proved else outcome
     alive = analysis.units.alive(dead)
     prepared: list[Case] = []
     for number, feeds in enumerate(found.feeds):

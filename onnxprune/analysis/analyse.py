@@ -19,6 +19,7 @@ from onnxprune.model.feeds import find_feeds
 from onnxprune.model.light import Light, light
 from onnxprune.model.network import network
 from onnxprune.model.shapes import all_shapes, default_sizes, infer
+from onnxprune.model.widened import runnable
 from onnxprune.rules import load_plugins
 
 Shapes = Mapping[str, "tuple[int | None, ...]"]
@@ -60,12 +61,13 @@ def analyse(
     feeds = None
     if any(value.shape is None for value in info.values()):
         try:
-            feeds = find_feeds(model, shapes, values)
+            ready, _ = runnable(model)
+            feeds = find_feeds(ready, shapes, values)
         except UnprovedError:
             feeds = None
         else:
             sizes = {name: tuple(array.shape) for name, array in feeds.items()}
-            info = all_shapes(model, feeds)
+            info = all_shapes(ready, feeds)
     net = network(to_graph(model), {o.domain: o.version for o in model.opset_import})
     found = units(trace(net, {name: value.shape for name, value in info.items()}))
     return Analysis(model, found, {name: value.dtype for name, value in info.items()}, sizes, feeds)
