@@ -22,9 +22,9 @@ def quantised(net: Net) -> bool:
         return False
     front = [
         node
-        for name, axis, convolves in _weights(net)
+        for name, axis, apart in _weights(net)
         if rng.random() < 0.8
-        for node in _decoded(net, name, axis, convolves, rng)
+        for node in _decoded(net, name, axis, apart, rng)
     ]
     made: list[NodeProto] = []
     for node in net.nodes:
@@ -36,12 +36,16 @@ def quantised(net: Net) -> bool:
 
 
 def _weights(net: Net) -> list[tuple[str, int, bool]]:
-    """List the weights with the axis of their output channels, and whether a convolution reads them."""
+    """List the weights with the axis of their output channels, and whether each may have a scale."""
     places = {name: node for node in net.nodes for name in node.input[1:2] if node.op_type in CONTRACTING}
-    found = [n for n, a in net.params.items() if n in places and a.ndim > 1 and a.size]
-    return [
-        (n, _output_axis(places[n], net.params[n].ndim), places[n].op_type.startswith("Conv")) for n in found
-    ]
+    uses = [name for node in net.nodes for name in node.input]
+    found = []
+    for name, node in places.items():
+        if name in net.params and net.params[name].ndim > 1 and net.params[name].size:
+            rank = net.params[name].ndim
+            alone = uses.count(name) == 1 and (node.op_type.startswith("Conv") or rank == 2)
+            found.append((name, _output_axis(node, rank), alone))
+    return found
 
 
 def _output_axis(node: NodeProto, rank: int) -> int:
@@ -56,11 +60,11 @@ def _stored(net: Net, array: np.ndarray, hint: str) -> str:
     return name
 
 
-def _decoded(net: Net, name: str, axis: int, convolves: bool, rng: np.random.Generator) -> list[NodeProto]:
+def _decoded(net: Net, name: str, axis: int, apart: bool, rng: np.random.Generator) -> list[NodeProto]:
     """Store codes, for a tensor or for each index of an axis, and decode them under the old name."""
     values = net.params.pop(name)
     rest = tuple(i for i in range(values.ndim) if i != axis)
-    each = bool(rng.random() < 0.6) and (convolves or values.ndim == 2)
+    each = bool(rng.random() < 0.6) and apart
     largest = np.abs(values).max(axis=rest) if each else np.abs(values).max()
     scale = (np.maximum(largest, 1e-3) / 120).astype(np.float32)
     wide = scale.reshape([-1 if i == axis else 1 for i in range(values.ndim)]) if each else scale
