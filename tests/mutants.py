@@ -23,6 +23,7 @@ from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.replay import Replayed, replay
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.units import Units, units
+from onnxprune.model.light import light
 from onnxprune.model.runtime import runtime_errors
 from onnxprune.oracle.prove import FAILED, PROVED, WEAK, Case, prove
 from onnxprune.rewrite import apply as rewritten
@@ -230,7 +231,7 @@ class Arena:
             return LOADING, None
         case = Case("", found.traced, replayed, found.alive(dead), self.dtypes, self.feeds)
         try:
-            status = prove((self.model, pruned), [case]).status
+            status = prove((light(self.model), pruned), [case]).status
         except CRASHES:
             return LOADING, None
         return {PROVED: PROVED, WEAK: PROVED, FAILED: FAILED}.get(status, LOADING), pruned

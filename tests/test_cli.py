@@ -112,6 +112,7 @@ def test_every_option_of_prune_is_listed() -> None:
         "-o", "--ratio", "--target", "--criterion", "--scope", "--granularity", "--align", "--min-channels",
         "--exclude", "--seed", "--plan", "--dry-run", "--force", "--no-bench", "--allow-unproved", "--json",
         "-v", "-q", "--input-shape", "--input-value", "--provider", "--threads", "--inline",
+        "--calib", "--recover", "--memory-limit",
     }  # fmt: skip
     assert isinstance(program.commands["prune"], click.Command)
     names = {o for p in program.commands["prune"].params for o in p.opts}
@@ -318,7 +319,7 @@ def test_plan_file_equal_to_a_model(plan: str, tmp_path: Path) -> None:
         (("-o", "OUT", *HALF, "--input-value", "input=a", "--input-value", "input=b"), "given twice"),
         (("-o", "OUT", *HALF, "--exclude", "0.0.weigth"), "0.0.weight"),
         (("-o", "OUT", "--ratio", "0.0.weigth=0.5"), "0.0.weight"),
-        (("-o", "OUT", *HALF, "--calib", "x"), "No such option"),
+        (("-o", "OUT", *HALF, "--steps", "3"), "No such option"),
         (("-o", "OUT", *HALF, "-q", "-v"), "exclude each other"),
         (("-o", "no folder/o.onnx", *HALF), "does not exist"),
         (("-o", "OUT", *HALF, "--exclude", "type:conv"), "nearest: 'Conv'"),
