@@ -1,0 +1,158 @@
+"""Accuracy of trained classifiers before and after pruning: python scripts/bench_accuracy.py MODELS DATA.
+
+Channels are chosen and weights repaired on calibration inputs without labels only; the evaluation file
+is read once, at the end. Each row is the mean over several calibration subsets, with a 95 % interval of
+the difference to the unpruned model. --write puts the table into docs/accuracy.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+import onnxprune
+from onnxprune import PruneSettings
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
+START, END = "<!-- table -->", "<!-- end of table -->"
+METHODS: Mapping[str, Mapping[str, str]] = {
+    "L1 norm": {"criterion": "l1", "recover": "none"},
+    "obs, no repair": {"criterion": "obs", "recover": "none"},
+    "obs, ls": {"criterion": "obs", "recover": "ls"},
+    "obs, refit": {"criterion": "obs", "recover": "refit"},
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classifier, its data files, and the shares of MACs that remain."""
+
+    model: str
+    calib: str
+    evaluation: str
+    shares: tuple[float, ...]
+    samples: int
+
+
+TASKS = (
+    Task("cifar_resnet20", "cifar10_calib", "cifar10_eval", (0.5,), 768),
+    Task("cifar_resnet56", "cifar10_calib", "cifar10_eval", (0.5, 0.375), 768),
+    Task("squeezenet_fp32", "imagenet_calib_u8", "imagenet_eval_u8", (0.8, 1 / 1.5), 80),
+)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Top-1, agreement with the unpruned model, and the drift of the logits."""
+
+    right: np.ndarray
+    same: float
+    drift: float
+
+
+def inputs(path: Path) -> np.ndarray:
+    """Read the inputs of a data file; bytes of images are turned into the BGR of Caffe."""
+    data = np.load(path)
+    if "input" in data:
+        return np.asarray(data["input"])
+    images = data["images"][..., ::-1].astype(np.float32) - np.float32([103.939, 116.779, 123.68])
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def logits(model: onnx.ModelProto, values: np.ndarray) -> np.ndarray:
+    """Run a classifier over inputs, one batch of its size at a time."""
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    node = session.get_inputs()[0]
+    size = node.shape[0] if isinstance(node.shape[0], int) else 50
+    parts = [session.run(None, {node.name: values[i : i + size]})[0] for i in range(0, len(values), size)]
+    return np.concatenate(parts).reshape(len(values), -1)
+
+
+def scores(model: onnx.ModelProto, values: np.ndarray, labels: np.ndarray, first: np.ndarray) -> Scores:
+    """Judge a model on the evaluation inputs."""
+    found = logits(model, values)
+    apart = np.linalg.norm(found - first, axis=1) / np.linalg.norm(first, axis=1)
+    return Scores(
+        found.argmax(1) == labels, float((found.argmax(1) == first.argmax(1)).mean()), float(apart.mean())
+    )
+
+
+def row(task: Task, share: float, method: str, found: list[Scores], base: np.ndarray, seconds: float) -> str:
+    """Return one row of the table; the interval is of the paired difference over subsets and samples."""
+    lost = np.mean([s.right.astype(float) - base for s in found], axis=0)
+    half = 1.96 * float(lost.std(ddof=1)) / np.sqrt(len(lost))
+    cells = (
+        f"`{task.model}`", f"{share:.3g}", method,
+        f"{100 * np.mean([s.right.mean() for s in found]):.1f} %",
+        f"{100 * lost.mean():+.1f} ± {100 * half:.1f}",
+        f"{100 * np.mean([s.same for s in found]):.1f} %", f"{np.mean([s.drift for s in found]):.2f}",
+        f"{seconds:.0f} s",
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def measured(task: Task, folders: tuple[Path, Path], subsets: int, methods: list[str]) -> Iterator[str]:
+    """Yield the rows of one task."""
+    model = onnx.load(folders[0] / f"{task.model}.onnx")
+    name = next(i.name for i in model.graph.input if i.name not in {t.name for t in model.graph.initializer})
+    calib = inputs(folders[1] / f"{task.calib}.npz")
+    values = inputs(folders[1] / f"{task.evaluation}.npz")
+    labels = np.load(folders[1] / f"{task.evaluation}.npz")["labels"]
+    first = logits(model, values)
+    base = (first.argmax(1) == labels).astype(float)
+    yield f"| `{task.model}` | 1 | unpruned | {100 * base.mean():.1f} % | | | | |"
+    for share in task.shares:
+        for method in methods:
+            found, begun = [], perf_counter()
+            for seed in range(subsets if METHODS[method]["criterion"] == "obs" else 1):
+                chosen = np.sort(np.random.default_rng(seed).permutation(len(calib))[: task.samples])
+                settings = PruneSettings(
+                    targets={"macs": share},
+                    align=1,
+                    bench=False,
+                    calib={name: calib[chosen]},
+                    **METHODS[method],
+                )
+                result = onnxprune.prune(model, settings).model
+                found.append(scores(result, values, labels, first))
+            yield row(task, share, method, found, base, (perf_counter() - begun) / len(found))
+
+
+def main() -> None:
+    """Print the table, or write it into the document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", type=Path, help="folder of the models")
+    parser.add_argument("data", type=Path, help="folder of the calibration and evaluation files")
+    parser.add_argument("--subsets", type=int, default=5, help="calibration subsets for each row")
+    parser.add_argument("--only", default="", help="only models with this in their name")
+    parser.add_argument("--method", action="append", choices=tuple(METHODS), help="only these methods")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/accuracy.md")
+    options = parser.parse_args()
+    rows = [
+        "| model | MACs kept | method | top-1 | against unpruned | agreement | logit drift | time |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(rows))
+    for task in TASKS:
+        if options.only in task.model and (options.models / f"{task.model}.onnx").exists():
+            for line in measured(
+                task, (options.models, options.data), options.subsets, options.method or list(METHODS)
+            ):
+                print(line, flush=True)
+                rows.append(line)
+    if options.write:
+        table = "\n".join(rows)
+        text = re.sub(f"{START}.*{END}", f"{START}\n{table}\n{END}", DOCUMENT.read_text(), flags=re.DOTALL)
+        DOCUMENT.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
