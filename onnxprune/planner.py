@@ -155,7 +155,7 @@ class Kitchen:
             rung = rungs[bundle.id]
             if (bundle.id, rung) not in self._made:
                 listed = menus(self.found, bundle, rung, self.scores)
-                self._made[bundle.id, rung] = [_offer(self.found, m) for m in listed if m.atoms]
+                self._made[bundle.id, rung] = [_offer(self.found, m) for m in listed if m.atoms and m.groups]
             made = self._made[bundle.id, rung]
             if made or rung in (Rung.ANY, Rung.NOTHING):
                 return made

@@ -34,7 +34,9 @@ def test_laws_hold_on_random_graphs(start: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "seed", [1423, 2104, 2715, 2950, 5146], ids=["no end", *["float16 inside"] * 3, "index of one"]
+    "seed",
+    [1423, 1617, 2104, 2715, 2950, 5146],
+    ids=["no end", "rows without a group", *["float16 inside"] * 3, "index of one"],
 )
 def test_laws_hold_where_they_were_broken(seed: int) -> None:
     broken = [str(b) for b in check(seed).broken]
