@@ -101,16 +101,47 @@ def refitted(
     layers = linears(second)
     changed: list[str] = []
     for number, layer in enumerate(layers):
-        name = layer.node.output[0]
-        if name in first.made and layer.features <= WIDEST:
+        if layer.node.output[0] in first.made and layer.features <= WIDEST:
             second.until(layer.place)
+            following = layers[number + 1].place if number + 1 < len(layers) else len(second.nodes)
+            name, others = _goal(second, layer, following)
             first.until(first.made[name] + 1)
             targets = _targets(first, name, traced, replayed)
             if targets is not None:
-                changed += _fitted(second, layer, targets, data, dampings)
+                changed += _fitted(second, layer, _less(second, targets, others), data, dampings)
         if progress is not None:
             progress(number + 1, len(layers))
     return _with_weights(models[1], second, changed), tuple(changed)
+
+
+def _goal(walk: Walk, layer: Linear, following: int) -> tuple[str, list[str]]:
+    """Return the tensor that a layer is to get right, and what is added to its output on the way there.
+
+    At the end of a residual branch it is the sum: so each branch also repairs what the stream lost before
+    (He et al. 2017). following: the place of the next layer; a sum behind it is not waited for.
+    """
+    own = name = layer.node.output[0]
+    others: list[str] = []
+    while True:
+        places = walk.readers.get(name, [])
+        reader = walk.nodes[places[0]] if len(places) == 1 and places[0] < following else None
+        if reader is None or reader.op_type != "Add" or reader.input[0] == reader.input[1]:
+            return own, []
+        others.append(next(n for n in reader.input if n != name))
+        name = reader.output[0]
+        if others[-1] in walk.values[0]:
+            return name, others
+        if others[-1] not in walk.weights:
+            return own, []
+
+
+def _less(walk: Walk, targets: Sequence[np.ndarray], others: Sequence[str]) -> list[np.ndarray]:
+    """Subtract what is added to the output of a layer anyway."""
+    found = list(targets)
+    for name in others:
+        for i, values in enumerate(walk.values):
+            found[i] = found[i] - (values[name] if name in values else stored(walk, name))
+    return found
 
 
 def _targets(first: Walk, name: str, traced: Trace, replayed: Replayed) -> list[np.ndarray] | None:

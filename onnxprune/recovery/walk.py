@@ -18,7 +18,8 @@ class Walk:
     """Runs the nodes of a graph in order, up to a place at a time.
 
     weights: stored tensors by name, through Constant nodes and Identity aliases; they may be replaced
-    before their node runs. made, last: the node that makes a tensor, and the last that reads it.
+    before their node runs. made, last: the node that makes a tensor, and the last that reads it; readers:
+    all of them, the number of nodes standing for the outside.
     """
 
     def __init__(self, model: onnx.ModelProto, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
@@ -28,6 +29,12 @@ class Walk:
         self.values: list[dict[str, np.ndarray]] = [dict(batch) for batch in batches]
         self.made = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
         self.last = {name: i for i, node in enumerate(self.nodes) for name in read_by(node)}
+        self.readers: dict[str, list[int]] = {}
+        for place, node in enumerate(self.nodes):
+            for name in read_by(node):
+                self.readers.setdefault(name, []).append(place)
+        for output in model.graph.output:
+            self.readers.setdefault(output.name, []).append(len(self.nodes))
         self.at = 0
 
     def _without_constants(self) -> list[onnx.NodeProto]:
