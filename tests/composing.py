@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxprune.analysis.labels import Labelled
 from onnxprune.analysis.letters import joined
 from onnxprune.analysis.meeting import Slot
-from onnxprune.analysis.replay import Cut, Replayed
-from onnxprune.analysis.trace import Step
+from onnxprune.analysis.replay import Cut, Kept, Replayed
+from onnxprune.analysis.trace import Step, Trace
 from onnxprune.analysis.units import Units
 from onnxprune.rewrite import index_along
 
@@ -23,13 +24,14 @@ def compose(first: Units, replayed: Replayed, second: Units, dead: np.ndarray) -
     counterpart.
 
     second: units of the graph that the first replay makes. Units are matched by the elements of stored
-    tensors that they hold, since the order of channels may differ.
+    tensors that they hold, since the order of channels may differ. A weight that the first plan leaves a
+    vector no longer ties its uses; where these then keep different channels, a unit has no counterpart.
     """
     came_from = dict(_origins(first, replayed))
     held: dict[Use, list[np.ndarray]] = {}
     for use, old in owners(first):
         held.setdefault(use, []).append(old)
-    found = np.zeros(first.count, dtype=bool)
+    found, spared = np.zeros((2, first.count), dtype=bool)
     matched = np.zeros(second.count, dtype=bool)
     for use, new in owners(second):
         for old in held.get(use, ()):
@@ -37,8 +39,47 @@ def compose(first: Units, replayed: Replayed, second: Units, dead: np.ndarray) -
             if pulled.size == new.size and _one_to_one(new.ravel(), pulled):
                 matched[new.ravel()] = True
                 found[pulled[dead[new.ravel()]]] = True
+                spared[pulled[~dead[new.ravel()]]] = True
     complete = matched[dead & (second.group_of_units >= 0)].all() and not (found & first.pinned).any()
-    return found if complete else None
+    untied = first.traced.shared.keys() - second.traced.shared.keys()
+    return found if complete and not (untied and (found & spared).any()) else None
+
+
+def laid_out_otherwise(
+    first: tuple[Trace, Replayed], second: tuple[Trace, Replayed], composed: Replayed
+) -> bool:
+    """Tell whether a grid whose rows keep columns of their own is another grid the other way.
+
+    What the first plan leaves of it has rows and columns of its own: the second plan may keep as many from
+    each of these where the composed one, on the first grid, keeps as many from each column.
+    """
+    for name, kept in first[1].tensors.items():
+        if not any(_uneven(coords) for coords in kept.coords if coords is not None):
+            continue
+        once = _kept_places(first[0].tensors[name], composed.tensors[name])
+        before = _kept_places(first[0].tensors[name], kept)
+        after = second[1].tensors.get(name)
+        twice = before if after is None else before.ravel()[_kept_places(second[0].tensors[name], after)]
+        if not np.array_equal(once, twice):
+            return True
+    return False
+
+
+def _uneven(coords: tuple[np.ndarray, ...]) -> bool:
+    return any(
+        (places != places[tuple(slice(None) if i == dim else slice(1) for i in range(places.ndim))]).any()
+        for dim, places in enumerate(coords)
+    )
+
+
+def _kept_places(labelled: Labelled, kept: Kept) -> np.ndarray:
+    """For every element that a tensor keeps, its place in the whole one."""
+    index = list(np.indices(kept.shape, sparse=True))
+    for factor, coords in zip(labelled.factors, kept.coords, strict=True):
+        shape = [n if i in factor.axes else 1 for i, n in enumerate(kept.shape)]
+        for axis, places in zip(factor.axes, coords or (), strict=coords is not None):
+            index[axis] = places.reshape(shape)
+    return np.ravel_multi_index(np.broadcast_arrays(*index), labelled.shape)
 
 
 def _one_to_one(left: np.ndarray, right: np.ndarray) -> bool:
@@ -85,11 +126,7 @@ def _dims(slot: Slot, sizes: dict[str, int]) -> list[int]:
 def _origins(units: Units, replayed: Replayed) -> Iterator[tuple[Use, np.ndarray]]:
     """For every use that is cut, the place in the old tensor that each new element came from."""
     for name, labelled in units.traced.shared.items():
-        kept = replayed.tensors[name]
-        places = np.arange(int(np.prod(labelled.shape))).reshape(labelled.shape)
-        for factor, coords in zip(labelled.factors, kept.coords, strict=True):
-            places = places if coords is None else np.take(places, coords[0], axis=factor.axes[0])
-        yield (name, -1), places
+        yield (name, -1), _kept_places(labelled, replayed.tensors[name])
     steps = {step.number: step for step in units.traced.steps}
     for cut in replayed.cuts:
         yield (_named(steps[cut.step]), cut.slot.operand), _places(cut)

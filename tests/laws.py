@@ -35,7 +35,7 @@ from onnxprune.pricing import Prices
 from onnxprune.proving import Cases, proof
 from onnxprune.rewrite import apply as rewritten
 from onnxprune.settings import PruneSettings
-from tests.composing import compose, parameters_read
+from tests.composing import compose, laid_out_otherwise, parameters_read
 from tests.counting import FLOATS, count_macs, count_params, exposed, run_once
 from tests.generator import Case, generate
 
@@ -282,6 +282,10 @@ def composition(
     dead = units.rows.close(first.dead | more)
     replayed = replay(units.traced, units.alive(dead))
     if replayed.conflicts:  # uneven removals one after the other need not be one removal of even rows
+        result.refused += 1
+        return
+    traces = (units.traced, again.analysis.units.traced)
+    if laid_out_otherwise((traces[0], first.replayed), (traces[1], second.replayed), replayed):
         result.refused += 1
         return
     result.composed += 1

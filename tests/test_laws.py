@@ -35,8 +35,15 @@ def test_laws_hold_on_random_graphs(start: int) -> None:
 
 @pytest.mark.parametrize(
     "seed",
-    [1423, 1617, 2104, 2715, 2950, 5146],
-    ids=["no end", "rows without a group", *["float16 inside"] * 3, "index of one"],
+    [1423, 1617, 2104, 2715, 2950, 5146, 112, 893, 1528],
+    ids=[
+        "no end",
+        "rows without a group",
+        *["float16 inside"] * 3,
+        "index of one",
+        "left a vector",
+        *["uneven grid"] * 2,
+    ],
 )
 def test_laws_hold_where_they_were_broken(seed: int) -> None:
     broken = [str(b) for b in check(seed).broken]
