@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import onnx
@@ -26,6 +27,8 @@ from onnxprune.model.light import Light
 from onnxprune.oracle.restricted import restrict
 from onnxprune.oracle.zeros import Decoding, Zeros
 from onnxprune.rules.signature import Signature
+
+MAX_COUNT = 1 << 24  # elements that a mean is taken over, at most
 
 
 @dataclass(frozen=True)
@@ -175,11 +178,18 @@ class _Masker:
         """Let a mean that is written out divide by the number of kept elements."""
         source = node.inputs[mean.operand]
         dtype = self.dtype(source.name)
-        result = self.variable("count", dtype)
-        factor = self.constant("factor", np.asarray(mean.factor, dtype=dtype))
+        # The denominator divides the count, so that the division is exact also in float16.
+        share = Fraction(mean.factor).limit_denominator(MAX_COUNT)
+        divided, result = self.variable("count", dtype), self.variable("count", dtype)
         node.inputs[mean.operand] = result
         self.restricted.append(node.name or node.outputs[0].name)
-        return [gs.Node("Mul", f"{result.name}_mul", inputs=[source, factor], outputs=[result])]
+        parts = [
+            self.constant("factor", np.asarray(n, dtype=dtype)) for n in (share.denominator, share.numerator)
+        ]
+        return [
+            gs.Node("Div", f"{divided.name}_div", inputs=[source, parts[0]], outputs=[divided]),
+            gs.Node("Mul", f"{result.name}_mul", inputs=[divided, parts[1]], outputs=[result]),
+        ]
 
     def _watch(self, node: gs.Node) -> None:
         self.watched += [t.name for t in node.outputs if t.name][:1]
