@@ -12,6 +12,7 @@ import onnx
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.replay import Conflict, Replayed, Rescale, replay
 from onnxprune.analysis.trace import Trace, trace
+from onnxprune.analysis.units import units
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
 from onnxprune.model.interface import ValueInfo, input_specs
@@ -180,9 +181,11 @@ def _carried_over(old: Trace, new: Trace, alive: np.ndarray) -> tuple[np.ndarray
     """Carry living labels to a trace at other sizes.
 
     Both make the same labels at a node in the same order, but for those along an axis that follows an
-    input size: these are told apart by name, and none of them may be dead.
+    input size: these are told apart by name, and none of them may be dead. Whether parents live follows
+    from their children.
     """
     found = np.ones(new.book.count, dtype=bool)
+    produced = {int(labels.flat[0]) for labels in old.book.produced if labels.size}
     for place, made in old.book.made.items():
         there = new.book.made.get(place, [])
         ordered = len(there) == len(made)
@@ -192,10 +195,13 @@ def _carried_over(old: Trace, new: Trace, alive: np.ndarray) -> tuple[np.ndarray
             part = alive[mine.start : mine.start + mine.size]
             if other is not None and other.size == mine.size:
                 found[other.start : other.start + other.size] = part
-            elif not part.all():
+            elif not part.all() and mine.start in produced:
                 labels = np.arange(mine.start, mine.start + mine.size)
                 return found, Conflict("", "an axis that follows an input size is cut", labels)
-    return found, None
+    there_units = units(new)
+    dead = np.zeros(there_units.count, dtype=bool)
+    dead[there_units.of[~found]] = True
+    return there_units.alive(there_units.rows.close(dead)), None
 
 
 def suspects(analysis: Analysis, replayed: Replayed, dead: np.ndarray, outcome: Proof) -> set[int]:
