@@ -35,7 +35,7 @@ def test_laws_hold_on_random_graphs(start: int) -> None:
 
 @pytest.mark.parametrize(
     "seed",
-    [1423, 1617, 1985, 2104, 2715, 2950, 3234, 3302, 5146, 112, 893, 1528],
+    [1423, 1617, 1985, 2104, 2715, 2950, 3234, 3302, 3478, 5146, 112, 893, 1528],
     ids=[
         "no end",
         "rows without a group",
@@ -43,6 +43,7 @@ def test_laws_hold_on_random_graphs(start: int) -> None:
         *["float16 inside"] * 3,
         "spatial phases",
         "optimiser fails",
+        "fused codes",
         "index of one",
         "left a vector",
         *["uneven grid"] * 2,

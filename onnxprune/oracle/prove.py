@@ -20,6 +20,7 @@ from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.oracle.codes import inexact, nudged
 from onnxprune.oracle.masked import Masked, masked_original
 from onnxprune.oracle.rounding import run_nudged
+from onnxprune.rules.signature import Signature
 
 PROVED, WEAK, UNPROVED, FAILED = "proved", "weak", "unproved", "failed"
 WEAK_SIGNAL = 100.0
@@ -293,9 +294,17 @@ def _optimised(original: Light, masked: Masked, pruned: Light, case: Case, tally
         difference = compare(name, f"{case.label}, optimisation on", found[name], wanted, slack)
         if not difference.ratio <= 1:
             noise = _noise(masked, [name], case, whole).get(name, 0.0)
+            if _is_quantised(case.traced):
+                # Both are fused in their own way; with optimisation off they were compared already.
+                noise += 2 * _gap(found[name], _ran(pruned, feeds)[name])
             difference = replace(difference, tolerance=difference.tolerance + noise)
         tally.add(difference)
     tally.cases += 1
+
+
+def _is_quantised(traced: Trace) -> bool:
+    """Tell whether a node reads codes, which onnxruntime's fusions round in their own way."""
+    return any(isinstance(step.verdict, Signature) and step.verdict.codes for step in traced.steps)
 
 
 def exposing(model: Light, names: Sequence[str]) -> Light:
