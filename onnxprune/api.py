@@ -10,14 +10,14 @@ from typing import Any
 
 import onnx
 
-from onnxprune import pipeline
 from onnxprune.analysis.analyse import analyse
+from onnxprune.applying import apply, verified
 from onnxprune.errors import UsageError
 from onnxprune.inlining import inlined
 from onnxprune.inspecting import inspected
 from onnxprune.model.feeds import check_given, find_feeds
 from onnxprune.model.io import check_output, load, save
-from onnxprune.pipeline import Model, PruneResult, apply, prune
+from onnxprune.pipeline import Model, PruneResult, prune
 from onnxprune.plan import Plan
 from onnxprune.report import InspectReport, VerifyReport
 from onnxprune.timing import BenchResult, BenchSettings, check_provider
@@ -58,7 +58,7 @@ def verify(
 
     Raises UsageError for a plan that does not fit the original, UnprovedError where nothing runs.
     """
-    return pipeline.verified(load(pruned).model, load(original), plan, input_values or {}, seed)
+    return verified(load(pruned).model, load(original), plan, input_values or {}, seed)
 
 
 def bench(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -18,24 +17,22 @@ import onnxprune
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.cost import macs
 from onnxprune.analysis.replay import Replayed
-from onnxprune.errors import NothingToPrune, OnnxPruneError, UnprovedError, UsageError
-from onnxprune.inlining import inlined, inlined_again
+from onnxprune.errors import NothingToPrune, OnnxPruneError, UnprovedError
+from onnxprune.inlining import inlined
 from onnxprune.inspecting import pin_reports
 from onnxprune.model.counting import parameters
 from onnxprune.model.files import check_file, write_file
 from onnxprune.model.inlining import Inlined
-from onnxprune.model.interface import input_specs
 from onnxprune.model.io import Loaded, check_output, load, save
-from onnxprune.oracle.equal import model_differences
 from onnxprune.oracle.inlined import require_same
 from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
-from onnxprune.plan import Plan, read_plan
-from onnxprune.planfile import derived, group_plans, removal
+from onnxprune.plan import Plan
+from onnxprune.planfile import derived, group_plans
 from onnxprune.planner import Decision, Request, criterion_warnings, decide, resolved_step
 from onnxprune.proving import Cases, cases, proof, suspects
 from onnxprune.quantities import amount
-from onnxprune.recovering import Evidence, Recovery, gathered, hashes, recovered, scored
-from onnxprune.report import Dropped, GroupReport, PruneReport, Quantities, VerifyReport
+from onnxprune.recovering import Evidence, Recovery, gathered, recovered, scored
+from onnxprune.report import Dropped, GroupReport, PruneReport, Quantities
 from onnxprune.rewrite import apply as rewritten
 from onnxprune.rules.signature import NO_RULE, Pinned
 from onnxprune.selecting import groups_matching
@@ -47,7 +44,6 @@ Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 MAX_DROPS = 20
 STAMP_BYTES = 320
 IR_WITH_DEFAULTS = 4  # from here on an initializer among the inputs is a default that callers may replace
-MAX_ELEMENTS = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ def prune(
     if not leaves:
         raise NothingToPrune(f"nothing to prune: {_why_nothing(analysis)}")
     found = cases(analysis, settings.input_shapes, settings.input_values, settings.seed)
-    _check_inlined(loaded, written_out, found)
+    check_inlined(loaded, written_out, found)
     watch.lap("inputs")
     evidence = gathered(analysis, settings)
     scores = scored(analysis, evidence, settings)
@@ -136,7 +132,7 @@ def prune(
         watch.lap("write")
     timing, trouble = _bench(loaded.model, result, found, settings)
     watch.lap("bench")
-    report = _report(analysis, attempt, request, loaded, result, timing, watch)
+    report = reported(analysis, attempt, request, loaded, result, timing, watch)
     said = (*report.warnings, *criterion_warnings(analysis.units, settings), *written_out.kept, *trouble)
     told = None if repair is None else repair.to_dict()
     return PruneResult(result, plan, replace(report, warnings=said, inlined=written_out.names, recovery=told))
@@ -151,7 +147,7 @@ def _repaired(
     return recovered(analysis, attempt.model, removal, evidence, settings)
 
 
-def _check_inlined(loaded: Loaded, written_out: Inlined, found: Cases) -> None:
+def check_inlined(loaded: Loaded, written_out: Inlined, found: Cases) -> None:
     """Require that writing functions out changed no output; the proof is about what came of it."""
     if written_out.names:
         require_same(loaded.model, written_out.model, found.feeds)
@@ -314,7 +310,7 @@ def _bench(
         return None, (f"the result could not be timed: {error}",)
 
 
-def _report(
+def reported(
     analysis: Analysis, attempt: Attempt, request: Request, loaded: Loaded, result: onnx.ModelProto,
     timing: Mapping[str, object] | None, watch: Stopwatch,
 ) -> PruneReport:  # fmt: skip
@@ -360,127 +356,3 @@ def _interface_warning(before: onnx.ModelProto, after: onnx.ModelProto) -> Itera
             f"{len(cut)} weights that are listed among the inputs have new shapes, the first '{cut[0]}': "
             "who feeds them must cut them too"
         )
-
-
-def apply(
-    model: Model,
-    plan: str | Path | bytes | Plan,
-    output: str | os.PathLike[str] | None = None,
-    force: bool = False,
-    input_values: Values | None = None,
-    seed: int = 0,
-) -> PruneResult:
-    """Carry out a plan, prove the result, and write it where an output is given.
-
-    input_values: inputs to run the model with, where those generated do not do. Raises UsageError for
-    a plan that does not fit the model or does not replay, and as `prune` does.
-    """
-    watch = Stopwatch()
-    if output is not None:
-        check_output(output, model if isinstance(model, (str, os.PathLike)) else None, force)
-    if (
-        output is not None
-        and isinstance(plan, (str, Path))
-        and Path(plan).resolve() == Path(output).resolve()
-    ):
-        raise UsageError(f"output '{output}' is the plan; choose another name")
-    read, loaded = read_plan(plan), load(model)
-    watch.lap("load")
-    written_out = inlined_again(loaded.model, _planned_functions(read))
-    attempt, analysis, request = _applied(read, (loaded, written_out), input_values or {}, seed, watch)
-    if attempt.outcome.status == FAILED:
-        raise UnprovedError(
-            f"the plan's result differs from the masked original at '{attempt.outcome.failures[0].tensor}'"
-        )
-    result = stamped(attempt.model, read)
-    if output is not None:
-        save(result, output, force=force)
-        watch.lap("write")
-    report = _report(analysis, attempt, request, loaded, result, None, watch)
-    asked = {g.id: g.asked for g in read.groups}
-    groups = tuple(replace(g, asked=asked.get(g.id, g.channels)) for g in report.groups)
-    settings = {**read.settings, "align": read.align}
-    said = replace(report, groups=groups, settings=settings, inlined=written_out.names)
-    return PruneResult(result, read, said)
-
-
-def _applied(
-    plan: Plan, given: tuple[Loaded, Inlined], values: Values, seed: int, watch: Stopwatch
-) -> tuple[Attempt, Analysis, Request]:
-    loaded, written_out = given
-    shapes = _planned_shapes(plan, loaded)
-    analysis = analyse(written_out.model, shapes, values)
-    watch.lap("analyse")
-    dead, replayed = removal(analysis.units, plan, loaded.sha256)
-    pruned = rewritten(analysis.model, analysis.units.traced, replayed)
-    watch.lap("rewrite")
-    found = cases(analysis, {}, values, seed)
-    _check_inlined(loaded, written_out, found)
-    outcome = proof(analysis, pruned, replayed, dead, found)
-    watch.lap("verify")
-    if outcome.status == UNPROVED:
-        raise UnprovedError(f"the result cannot be proved: {outcome.reason}")
-    decision = Decision(dead, replayed, {}, (), np.zeros(analysis.units.count))
-    request = Request({}, {}, frozenset(), plan.align, 0, PruneSettings(ratio=0.0))
-    return Attempt(decision, pruned, outcome, ()), analysis, request
-
-
-def _planned_shapes(plan: Plan, loaded: Loaded) -> dict[str, tuple[int | None, ...]]:
-    """Read the input sizes that a plan was made at; groups are numbered as they were then.
-
-    Raises UsageError where they are not sizes of this model's inputs.
-    """
-    given = plan.settings.get("input_shapes", {})
-    specs = input_specs(loaded.model)
-    good = isinstance(given, dict) and all(
-        name in specs and isinstance(sizes, list) and _sensible(sizes) for name, sizes in given.items()
-    )
-    if not good:
-        raise UsageError(
-            "the plan's settings.input_shapes are not sizes of this model's inputs: make a new plan"
-        )
-    return {name: tuple(sizes) for name, sizes in given.items()}
-
-
-def _planned_functions(plan: Plan) -> list[str]:
-    """Read which functions were written out before the plan was made.
-
-    Raises UsageError where these are no names.
-    """
-    names = plan.settings.get("inlined", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UsageError("the plan's settings.inlined are no names of functions: make a new plan")
-    return names
-
-
-def _sensible(sizes: list[object]) -> bool:
-    """Tell whether these are sizes of a tensor that can be made."""
-    counts = [n for n in sizes if type(n) is int and 0 < n <= MAX_ELEMENTS]
-    return len(counts) == len(sizes) and prod(counts) <= MAX_ELEMENTS
-
-
-def verified(
-    pruned: onnx.ModelProto, original: Loaded, plan: str | Path | bytes | Plan, values: Values, seed: int
-) -> VerifyReport:
-    """Prove the plan on the original, and compare what it makes with the model given."""
-    read = read_plan(plan)
-    written_out = inlined_again(original.model, _planned_functions(read))
-    attempt, _, _ = _applied(read, (original, written_out), values, seed, Stopwatch())
-    differences = (
-        *model_differences(attempt.model, pruned, frozenset(read.repaired)),
-        *_other_repairs(pruned, read.repaired),
-    )
-    return VerifyReport(attempt.outcome.to_dict(), not differences, differences)
-
-
-def _other_repairs(pruned: onnx.ModelProto, repaired: Mapping[str, str]) -> Iterator[str]:
-    """Compare repaired values with the hashes in the plan: only the plan can vouch for them."""
-    stored = hashes(pruned) if repaired else {}
-    for name, wanted in repaired.items():
-        if name not in stored:
-            yield f"tensor '{name}', which the plan calls repaired, is missing"
-        elif stored[name] != wanted:
-            yield f"the values of tensor '{name}' are not the repaired ones of the plan"
-
-
-__all__ = ["PruneResult", "UsageError", "apply", "prune", "verified"]

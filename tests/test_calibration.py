@@ -290,6 +290,9 @@ def test_verify_knows_the_repaired_values_and_no_others() -> None:
     result = halved(model, calib=CALIB)
     assert result.plan.repaired
     assert onnxprune.verify(result.model, model, result.plan).matches_plan
+    applied = onnxprune.apply(model, result.plan)
+    assert any("repaired on calibration data" in warning for warning in applied.report.warnings)
+    assert not onnxprune.verify(applied.model, model, result.plan).matches_plan
     name = next(iter(result.plan.repaired))
     tampered = onnx.ModelProto.FromString(result.model.SerializeToString())
     tensor = next(t for t in tampered.graph.initializer if t.name == name)
