@@ -1,13 +1,12 @@
 """Sensitivity: how far the outputs drift when a share of one group goes, measured on calibration data.
 
 The consumers of the whole coupled group are folded (channel-level least squares) and nothing else
-changes, so a curve tells what the group costs by itself.
+changes, so the drift tells what the group costs by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -22,25 +21,6 @@ from onnxprune.model.runtime import open_session, run
 Feeds = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
 PROBE = 0.4  # share at which a group is measured for the allocation
-
-
-@dataclass(frozen=True)
-class Point:
-    """One measurement: the share of a group's channels removed, how many that are, and the drift."""
-
-    share: float
-    removed: int
-    drift: float
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The sensitivity of one group."""
-
-    id: str
-    name: str
-    channels: int
-    points: tuple[Point, ...]
 
 
 class Probe:
@@ -114,20 +94,3 @@ def calibrated(probe: Probe, scores: np.ndarray, progress: Progress | None = Non
     for group in probe.found.groups:
         result[group.units] = scores[group.units] * scales.get(group.id, usual)
     return result
-
-
-def curves(
-    probe: Probe, scores: np.ndarray, shares: Sequence[float], progress: Progress | None = None
-) -> Iterator[Curve]:
-    """Measure every group at these shares, in graph order; groups that nothing reads give no points."""
-    leaves = [g for g in probe.found.groups if g.level == 0]
-    for number, group in enumerate(leaves):
-        points = []
-        for share in shares:
-            dead = probe.removal(group, scores, share)
-            seen = probe.drift(dead) if dead.any() else 0.0
-            if seen is not None:
-                points.append(Point(share, int(dead[group.units].sum()), seen))
-        if progress is not None:
-            progress(number + 1, len(leaves))
-        yield Curve(f"g{group.id}", group.name, len(group.units), tuple(points))
