@@ -19,7 +19,7 @@ from onnxprune.choices import DATA_CRITERIA
 from onnxprune.datascore import data_importance
 from onnxprune.drift import drift
 from onnxprune.model.tensors import raw_bytes
-from onnxprune.planner import slices_of
+from onnxprune.planner import score, slices_of
 from onnxprune.recovery.fold import folded_into
 from onnxprune.recovery.refit import DAMPING, refitted
 from onnxprune.scoring import importance
@@ -80,7 +80,7 @@ def scored(analysis: Analysis, evidence: Evidence | None, settings: PruneSetting
     """Score every unit by the criterion of the settings; where groups compete, by measured drift."""
     units, criterion = analysis.units, settings.resolved_criterion
     if evidence is None or criterion not in DATA_CRITERIA:
-        return importance(criterion, units.count, slices_of(units), settings.seed)
+        return score(units, settings)
     norms = importance("l2", units.count, slices_of(units), settings.seed)
     scores = data_importance(criterion, units, evidence.readers, evidence.grams, norms)
     if settings.resolved_scope == "local" and not settings.targets:

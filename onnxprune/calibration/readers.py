@@ -6,7 +6,6 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -212,13 +211,11 @@ def _batched(rows: Sequence[Feeds], specs: Mapping[str, InputSpec]) -> Iterator[
     """Join feeds of equal shapes along a leading axis that all inputs share and that is free."""
     free = all(_is_batched(spec) for spec in specs.values())
     names = {(spec.dims or (None,))[0] for spec in specs.values()}
-    if not free or len(names) > 1 or any(len({a.shape for a in r.values()}) < 1 for r in rows):
+    if not free or len(names) > 1:
         yield from rows
         return
-    waiting = iter(rows)
     group: list[Feeds] = []
-    while chunk := list(islice(waiting, 1)):
-        row = chunk[0]
+    for row in rows:
         same = not group or all(row[n].shape[1:] == group[0][n].shape[1:] for n in row)
         if group and (not same or sum(len(next(iter(r.values()))) for r in group) >= BATCH):
             yield _joined(group)

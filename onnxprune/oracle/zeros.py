@@ -9,8 +9,6 @@ out of these reads zero.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -18,24 +16,10 @@ import onnx_graphsurgeon as gs
 from onnxprune.analysis.decoding import stored_param
 from onnxprune.analysis.records import View
 from onnxprune.analysis.trace import Step, Trace
+from onnxprune.oracle.restricted import Maker
 from onnxprune.rules.signature import Axes, Signature
 
 WITHOUT_WHERE = ("int8", "int16", "uint16")  # onnxruntime 1.31 has no kernel for these on the CPU
-
-
-class Maker(Protocol):
-    """What makes the tensors of the oracle: fresh names and known types."""
-
-    opset: int
-
-    def dtype(self, name: str) -> np.dtype:
-        """Return the numpy type of a tensor."""
-
-    def constant(self, kind: str, values: np.ndarray) -> gs.Constant:
-        """Make a constant."""
-
-    def variable(self, kind: str, dtype: np.dtype) -> gs.Variable:
-        """Make a tensor."""
 
 
 class Decoding:

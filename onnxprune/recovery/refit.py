@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from onnxprune.analysis.shadow import Replayed, selected
 from onnxprune.analysis.trace import Trace
 from onnxprune.calibration.readers import Calibration
+from onnxprune.folding import with_values
 from onnxprune.recovery.linear import Linear, linears, stored
 from onnxprune.recovery.walk import Walk
 
@@ -111,7 +111,8 @@ def refitted(
                 changed += _fitted(second, layer, _less(second, targets, others), data, dampings)
         if progress is not None:
             progress(number + 1, len(layers))
-    return _with_weights(models[1], second, changed), tuple(changed)
+    values = {name: stored(second, name) for name in changed}
+    return with_values(models[1], values), tuple(changed)
 
 
 def _goal(walk: Walk, layer: Linear, following: int) -> tuple[str, list[str]]:
@@ -215,17 +216,3 @@ def _changes(fit: Moments, dampings: Sequence[float]) -> Iterator[np.ndarray]:
         return
     for damping in WIDE_DAMPING:
         yield np.linalg.solve(fit.features + damping * mean * np.eye(size), fit.crossed)
-
-
-def _with_weights(model: onnx.ModelProto, walk: Walk, changed: Sequence[str]) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    wanted = {name: walk.weights[name] for name in changed}
-    for tensor in copy.graph.initializer:
-        if tensor.name in wanted:
-            tensor.CopyFrom(wanted[tensor.name])
-    for node in copy.graph.node:
-        if node.op_type == "Constant" and node.output[0] in wanted:
-            values = numpy_helper.to_array(wanted[node.output[0]])
-            next(a for a in node.attribute if a.name == "value").t.CopyFrom(numpy_helper.from_array(values))
-    return copy
