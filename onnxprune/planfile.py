@@ -111,9 +111,8 @@ def _mask(node: str, operand: int, place: int, labelled: Labelled, alive: np.nda
 def _repairs(traced: Trace, replayed: Replayed) -> Iterator[RepairPlan]:
     names = traced.network.names
     for number, fix in replayed.fixes:
-        value = list(fix.value) if isinstance(fix.value, tuple) else fix.value
         kind = "attribute" if isinstance(fix.where, str) else "input"
-        yield RepairPlan(names[number], kind, str(fix.where), value)
+        yield RepairPlan(names[number], kind, str(fix.where), fix.listed())
     for rescale in replayed.rescales:
         for op, factor in factors(rescale):
             yield RepairPlan(names[rescale.step], op.lower(), str(rescale.operand), factor.ravel().tolist())

@@ -106,7 +106,7 @@ class _Writer:
             if fix.value is None:
                 node.attrs.pop(fix.where, None)
             else:
-                node.attrs[fix.where] = list(fix.value) if isinstance(fix.value, tuple) else fix.value
+                node.attrs[fix.where] = fix.listed()
             return
         if fix.where >= len(node.inputs) or not node.inputs[fix.where].name:
             self._add_input(node, fix)
@@ -117,9 +117,9 @@ class _Writer:
             return
         old = np.asarray(stored.values)
         values = np.asarray(fix.value, dtype=old.dtype)
-        self.replace(
-            number, fix.where, values.reshape(old.shape) if values.size == old.size else values.ravel()
-        )
+        if not isinstance(fix.value, np.ndarray):
+            values = values.reshape(old.shape) if values.size == old.size else values.ravel()
+        self.replace(number, fix.where, values)
 
     def _replace_computed(self, node: gs.Node, place: int, values: np.ndarray) -> None:
         """Put a constant where the model computes one from constants."""

@@ -5,8 +5,9 @@ unaltered engine removing the same elements of the stored tensors.
 
 HOLE: it got through and an output changed. "wider": it got through where the unaltered replay refuses, so
 there is nothing to compare with. These are mutants without the pin of an operator that selects by value
-(ArgMax, TopK, Hardmax, a maximum over space) and that never selects what was removed on the inputs at
-hand, and of CumSum and LRN, where the channel at the end has nothing behind it: masked or gone is the same.
+(ArgMax, TopK, Hardmax, a maximum over space) or by an index (GatherND, ScatterElements) and that never
+selects what was removed on the inputs at hand, and of CumSum and LRN, where the channel at the end has
+nothing behind it: masked or gone is the same.
 """
 
 from __future__ import annotations

@@ -72,8 +72,7 @@ def _repair(arrived: Arrivals, outputs: Sequence[Kept | None]) -> dict[int, np.n
 
 
 def _changes(step: Step, fix: Fix) -> bool:
-    value = list(fix.value) if isinstance(fix.value, tuple) else fix.value
     if isinstance(fix.where, str):
-        return step.site.attrs.get(fix.where) != value
+        return step.site.attrs.get(fix.where) != fix.listed()
     before = step.site.value(fix.where)
-    return before is None or not np.array_equal(np.ravel(before), np.ravel(np.asarray(value)))
+    return before is None or not np.array_equal(np.ravel(before), np.ravel(np.asarray(fix.value)))

@@ -5,6 +5,7 @@ from onnxprune.rules import (
     contraction,
     elementwise,
     fused,
+    indexing,
     layout,
     quantised,
     recurrent,
@@ -15,7 +16,9 @@ from onnxprune.rules.plugins import load_plugins
 from onnxprune.rules.registry import REGISTRY, Registry, Rule, rule
 from onnxprune.rules.signature import Code, Fix, Pinned, Shrunk, Signature, Site, Take, Verdict
 
-FAMILIES = (attention, contraction, elementwise, fused, layout, quantised, recurrent, reduction, selection)
+FAMILIES = (
+    attention, contraction, elementwise, fused, indexing, layout, quantised, recurrent, reduction, selection,
+)  # fmt: skip
 
 __all__ = [
     "FAMILIES", "REGISTRY", "Code", "Fix", "Pinned", "Registry", "Rule", "Shrunk", "Signature", "Site",

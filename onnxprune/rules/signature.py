@@ -93,11 +93,17 @@ class Take:
 class Fix:
     """A value that a node must get after a removal: an attribute, or the input of that number.
 
-    An attribute whose value is None goes away.
+    An attribute whose value is None goes away. An array is stored with its own shape.
     """
 
     where: str | int
-    value: int | float | tuple[int, ...] | tuple[float, ...] | None
+    value: int | float | tuple[int, ...] | tuple[float, ...] | np.ndarray | None
+
+    def listed(self) -> Any:
+        """Return the value with lists in place of tuples and arrays."""
+        if isinstance(self.value, np.ndarray):
+            return self.value.tolist()
+        return list(self.value) if isinstance(self.value, tuple) else self.value
 
 
 @dataclass(frozen=True)
