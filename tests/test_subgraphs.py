@@ -12,7 +12,10 @@ from onnx import numpy_helper, parser
 
 import onnxprune
 from onnxprune import PruneSettings
+from onnxprune.analysis.analyse import analyse
+from onnxprune.analysis.replay import replay
 from onnxprune.errors import ModelError
+from tests.generator import generate
 
 WEIGHTS = {"w": (8, 16), "v": (16, 16), "u": (16, 4)}
 
@@ -156,6 +159,31 @@ def test_the_boundary(name: str, seed: int) -> None:
     found = {t.name: tuple(t.dims) for t in result.model.graph.initializer}
     assert {n: found[n] for n in CASES[name].left} == CASES[name].left
     assert inner_bytes(result.model) == inner_bytes(model)
+
+
+@pytest.mark.parametrize("name", ["branches read a tensor", "a branch in a branch reads another"])
+def test_a_removal_of_what_a_subgraph_reads_is_refused_by_the_replay_itself(name: str) -> None:
+    found = analyse(build(CASES[name])).units
+    read = found.traced.tensors["k"].factors[0].labels
+    for label in (read[0], read[-1]):
+        dead = np.zeros(found.count, dtype=bool)
+        dead[found.of[label]] = True
+        replayed = replay(found.traced, found.alive(found.rows.close(dead)))
+        assert [c.reason for c in replayed.conflicts] == [
+            "a channel of 'k' is removed that stays: read inside a subgraph"
+        ]
+        assert label in replayed.conflicts[0].labels
+
+
+def test_every_pin_is_checked_by_the_replay() -> None:
+    for seed in range(0, 40, 8):
+        found = analyse(generate(seed).model).units
+        assert found.pins
+        for members, pin in found.pins:
+            dead = np.zeros(found.count, dtype=bool)
+            dead[members[:1]] = True
+            conflicts = replay(found.traced, found.alive(dead)).conflicts
+            assert any(pin.node == c.node and pin.reason in c.reason for c in conflicts), f"{seed}: {pin}"
 
 
 def inner_bytes(model: onnx.ModelProto) -> list[bytes]:

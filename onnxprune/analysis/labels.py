@@ -7,6 +7,7 @@ axis without a factor is fixed: it cannot shrink.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,6 +103,14 @@ class Book:
     def pin(self, labels: np.ndarray, pin: Pin) -> None:
         """State that these labels stay."""
         self.pins.append((labels.ravel(), pin))
+
+    def broken(self, alive: np.ndarray) -> Iterator[tuple[np.ndarray, Pin]]:
+        """List the pins that a removal breaks, with the labels that are gone.
+
+        alive: booleans by label.
+        """
+        gone = [labels[~alive[labels]] for labels, _ in self.pins]
+        return ((dead, pin) for dead, (_, pin) in zip(gone, self.pins, strict=True) if dead.size)
 
     def grid(self, labels: np.ndarray) -> None:
         """Note labels with rows and columns: their removals must stay rectangular."""

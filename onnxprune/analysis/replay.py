@@ -2,8 +2,9 @@
 
 A tensor of the shrunk graph is claimed to be an ordered selection of the original's elements; the
 replay carries that selection along. Producers start with what survives, movement is executed on
-the selections, and where operands meet both must select the same places in the same order. It
-needs no weights. What it finds on the way is what the rewrite does: the slices of every constant,
+the selections, and where operands meet both must select the same places in the same order. What is
+pinned must be there: a subgraph, say, reads tensors that no node of the graph is given. It needs no
+weights. What it finds on the way is what the rewrite does: the slices of every constant,
 the repaired attributes and shape inputs.
 """
 
@@ -17,6 +18,8 @@ from onnxprune.analysis.shadow import ClashError, Conflict, Cut, Kept, Replayed,
 from onnxprune.analysis.trace import Step, Trace
 from onnxprune.analysis.values import Known, evaluate, shape_value, size_value
 from onnxprune.rules.signature import Pinned
+
+NO_CHANNELS = "its axis holds no channels"
 
 
 def replay(traced: Trace, alive: np.ndarray) -> Replayed:
@@ -35,6 +38,9 @@ class _Replayer:
         self.interface = {tensor.name for tensor in traced.network.graph.outputs}
 
     def run(self) -> Replayed:
+        for labels, pin in self.traced.book.broken(self.shadow.alive):
+            reason = f"a channel of '{pin.tensor}' is removed that stays: {pin.reason or NO_CHANNELS}"
+            self.shadow.result.conflicts.append(Conflict(pin.node, reason, labels))
         for name, labelled in self.traced.shared.items():
             self.shadow.result.tensors[name] = self.shadow.natural(labelled)
         for step in self.traced.steps:
