@@ -103,10 +103,11 @@ def decide(found: Units, request: Request, scores: np.ndarray, banned: Iterable[
         dead = _guarded(held, offers, chosen)
         replayed = replay(found.traced, found.alive(dead))
         if not replayed.conflicts:
-            idle = _idle(found, every, rungs, request, dead)
-            if not idle:
+            unfit = _idle(found, every, rungs, request, dead)
+            unfit += _overdone(found, every, rungs, request, (offers, chosen, dead))
+            if not unfit:
                 return Decision(dead, replayed, rungs, tuple(every), scores, tuple(clashes))
-            for bundle in idle:
+            for bundle in unfit:
                 rungs[bundle.id] = Rung(rungs[bundle.id] + 1)
             continue
         clashes += replayed.conflicts
@@ -140,6 +141,32 @@ def _idle(
         if Rung.ANY < rungs[bundle.id] < Rung.NOTHING and asked and whole:
             result.append(bundle)
     return result
+
+
+def _overdone(
+    found: Units,
+    every: list[Bundle],
+    rungs: Mapping[int, Rung],
+    request: Request,
+    removal: tuple[list[Offer], list[int], np.ndarray],
+) -> list[Bundle]:
+    """List the bundles that lose more than was asked: what was chosen empties a row, whose parent dies.
+
+    On a lower rung every row gives its share, or goes with all that goes with it.
+    """
+    if request.limits or request.settings.resolved_scope != "local":
+        return []
+    offers, chosen, dead = removal
+    taken = np.zeros(len(found.groups), np.int64)
+    for offer, depth in zip(offers, chosen, strict=True):
+        np.add.at(taken, list(offer.groups), offer.taken[:depth].sum(axis=0))
+
+    def over(group: int) -> bool:
+        units = found.groups[group].units
+        asked = int(np.floor(request.ratios.get(group, 0.0) * len(units) + 1e-9))
+        return int(dead[units].sum()) > max(asked, int(taken[group]))
+
+    return [b for b in every if rungs[b.id] < Rung.ROWS and any(over(g) for g in b.groups)]
 
 
 class Kitchen:
