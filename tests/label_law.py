@@ -23,7 +23,7 @@ from onnxprune.analysis.shadow import selected
 from onnxprune.analysis.units import Units
 from onnxprune.rewrite import apply as rewritten
 from tests.composing import owners
-from tests.operator_cases import RANGES, Fed, OperatorCase
+from tests.operator_cases import CODES, RANGES, Fed, OperatorCase
 
 NEUTRAL = {
     "ReduceMax": -math.inf, "ReduceMin": math.inf, "ReduceProd": 1.0, "ReduceLogSumExp": -math.inf,
@@ -147,7 +147,7 @@ class _Maker:
     def _values(self, given: Fed) -> np.ndarray:
         low, high = RANGES.get(self.case.op, (-1.5, 1.5))
         if given.dtype not in ("float32", "bool"):
-            low, high = 0.0, 3.9
+            low, high = CODES.get(given.dtype, (0.0, 3.9))
         values = self.rng.uniform(low, high, given.shape).astype(np.float32)
         return np.trunc(values) if given.dtype == "bool" else values
 
