@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,13 +14,21 @@ FLOATS = {
     onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16,
 }  # fmt: skip
 RECURRENT = ("GRU", "LSTM", "RNN")
-COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", *RECURRENT)
+ATTENTION = ("Attention", "MultiHeadAttention")
+INTEGER = {"QLinearConv": "Conv", "QLinearMatMul": "MatMul"}
+CODES = {"DequantizeLinear": (0,), "QLinearConv": (3, 8), "QLinearMatMul": (3,)}  # inputs that count
+COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", *RECURRENT, *ATTENTION, *INTEGER)
 Feeds = Mapping[str, np.ndarray]
 
 
 def count_params(model: onnx.ModelProto) -> int:
     """Elements of float initializers, of the values of Constant nodes, and of codes that are decoded."""
-    coded = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    coded = {
+        node.input[place]
+        for node in model.graph.node
+        for place in CODES.get(node.op_type, ())
+        if place < len(node.input)
+    }
     aliases = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Identity"}
     for _ in range(3):
         coded |= {aliases[name] for name in coded if name in aliases}
@@ -61,7 +70,7 @@ def count_macs(model: onnx.ModelProto, feeds: Feeds) -> int:
     """Multiply-accumulates of contractions and recurrent layers, from the shapes of a run."""
     nodes = [n for n in model.graph.node if n.op_type in COUNTED]
     made = {name for node in model.graph.node for name in node.output}
-    wanted = {name for n in nodes for name in (*n.input[:3], n.output[0]) if name in made and name}
+    wanted = {name for n in nodes for name in (*n.input[:4], n.output[0]) if name in made and name}
     shapes: dict[str, tuple[int, ...]] = {t.name: tuple(t.dims) for t in model.graph.initializer}
     shapes |= {name: array.shape for name, array in feeds.items()}
     if wanted:
@@ -74,18 +83,30 @@ def recurrent_macs(x: Sequence[int], w: Sequence[int], r: Sequence[int]) -> int:
     return x[0] * x[1] * (prod(w) + prod(r))
 
 
+def attention_macs(shapes: Sequence[Sequence[int]], attrs: Mapping[str, Any]) -> int:
+    """Q times K and scores times V, of [B, S, heads x dim]; with packed weights their product, too."""
+    q, k, v = shapes
+    if len(k) == 2:  # x [B, S, in], weight [in, 3 x heads x dim], bias
+        return prod(q) * k[1] + 2 * prod(q[:2]) * q[1] * (k[1] // 3)
+    heads, few = (attrs.get(name, attrs.get("num_heads")) for name in ("q_num_heads", "kv_num_heads"))
+    return q[0] * q[1] * k[1] * heads * (q[2] // heads + v[2] // few)
+
+
 def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
     if node.op_type in RECURRENT:
         return recurrent_macs(*(shapes[name] for name in node.input[:3]))
-    a, b, out = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]
     attrs = {attr.name: onnx.helper.get_attribute_value(attr) for attr in node.attribute}
-    if node.op_type == "Conv":
+    if node.op_type in ATTENTION:
+        return attention_macs([shapes[name] for name in node.input[:3]], attrs)
+    op, other = INTEGER.get(node.op_type, node.op_type), 3 if node.op_type in INTEGER else 1
+    a, b, out = shapes[node.input[0]], shapes[node.input[other]], shapes[node.output[0]]
+    if op == "Conv":
         return prod(out) * prod(b[1:])
     if node.op_type == "ConvTranspose":
         return prod(a) * prod(b[1:])
     if node.op_type == "Gemm":
         return prod(out) * (a[0] if attrs.get("transA") else a[1])
-    if node.op_type == "MatMul":
+    if op == "MatMul":
         return prod(out) * a[-1]
     equation = attrs["equation"].decode().replace(" ", "").split("->")[0].split(",")
     sizes = {

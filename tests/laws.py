@@ -40,6 +40,7 @@ from tests.counting import FLOATS, count_macs, count_params, exposed, run_once
 from tests.generator import Case, generate
 
 RATIOS = (0.5, 0.25, 0.75)
+WINDOWED = ("Conv", "ConvTranspose", "QLinearConv")
 
 
 @dataclass(frozen=True)
@@ -367,7 +368,7 @@ def _pins_have_reasons(analysis: Analysis) -> Iterator[str]:
     reasoned = np.zeros(found.count, dtype=bool)
     for members, pin in found.pins:
         reasoned[members] = True
-        if not pin.reason and pin.op not in ("Conv", "ConvTranspose"):  # their kernel axes need none
+        if not pin.reason and pin.op not in WINDOWED:  # their kernel axes need none
             yield f"a pin of '{pin.tensor}' has no reason"
     if (reasoned & ~found.pinned).any():
         yield "a unit with a reason is not pinned"

@@ -8,7 +8,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from . import activations, attentions, channelwise, gates, merges, norms, ops, recurrents, spatials, tokens
+from . import (
+    activations,
+    attentions,
+    channelwise,
+    fused,
+    gates,
+    merges,
+    norms,
+    ops,
+    recurrents,
+    spatials,
+    tokens,
+)
 from .convs import conv
 from .core import OPSETS, Dim, Net, Shape, Style, T, root
 from .linears import linear
@@ -19,7 +31,18 @@ from .table import BLOCKS, Block
 from .variations import PASSES, initializers_as_inputs
 
 # importing these modules fills the table of blocks (so does convs)
-BLOCK_MODULES = (activations, attentions, channelwise, gates, merges, norms, recurrents, spatials, tokens)
+BLOCK_MODULES = (
+    activations,
+    attentions,
+    channelwise,
+    fused,
+    gates,
+    merges,
+    norms,
+    recurrents,
+    spatials,
+    tokens,
+)
 IR_VERSION = {9: 4, 11: 6, 13: 7, 17: 8, 18: 8, 21: 10, 26: 12}
 KINDS = ("image", "line", "volume", "tokens", "vector")
 KIND_SHARES = (0.56, 0.11, 0.07, 0.2, 0.06)
@@ -40,10 +63,12 @@ FEATURES: tuple[str, ...] = tuple(
             *PASSES,
             "initializers_as_inputs",
             "quantised",
+            "quantised.integers",
         }
     )
 )
 KNOWN = frozenset(FEATURES)
+MODERN = 0.25  # share of the models that may have modern blocks
 BATCHES = (2, 1, 3, 2)
 OFFSETS = ((0, 1, 2, 7), (0, 3, 1, 6), (0, 2, 3, 1))
 
@@ -62,6 +87,7 @@ def generate(seed: int) -> Case:
     """The model of a seed, always the same."""
     rng = np.random.default_rng(seed)
     net = Net(seed, rng, draw_style(rng), KNOWN)
+    net.modern = bool(np.random.default_rng([seed, 99]).random() < MODERN) and net.style.dtype == np.float32
     kind = KINDS[int(np.searchsorted(np.cumsum(KIND_SHARES), rng.random()))]
     note_style(net, kind)
     probes = add_inputs(net, kind)
@@ -149,8 +175,10 @@ def grow(net: Net) -> None:
     """Add 4 to 30 blocks behind random live tensors, the newest most often."""
     depth = 4 + int(26 * net.rng.random() ** 1.5)
     done = 0
-    rows = list(BLOCKS.values())
+    rows = [row for row in BLOCKS.values() if not row.modern]
     wanted = [net.pick(rows), net.pick(rows), rows[net.seed % len(rows)]]
+    if net.modern:
+        wanted = 3 * [row for row in BLOCKS.values() if row.modern] + wanted
     for _ in range(3 * depth):
         if done == depth:
             break
@@ -269,9 +297,9 @@ def build(net: Net, outputs: list[T]) -> onnx.ModelProto:
     weights = [numpy_helper.from_array(array, name) for name, array in net.params.items()]
     infos += initializers_as_inputs(net)
     graph = helper.make_graph(net.nodes, "generated", infos, results, weights, value_info=between)
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", net.opset)], producer_name="generator"
-    )
+    versions = {"": net.opset} | {node.domain: 1 for node in net.nodes if node.domain}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    model = helper.make_model(graph, opset_imports=opsets, producer_name="generator")
     model.ir_version = net.style.ir_version
     return model
 

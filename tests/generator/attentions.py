@@ -73,13 +73,17 @@ def grouped(net: Net, x: T, heads: Heads) -> list[T]:
     q = to_heads(net, linear(net, x, heads.count * heads.width), heads.count)
     result = [q]
     for _ in range(2):
-        y = to_heads(net, linear(net, x, few * heads.width), few)
-        wide = ops.unsqueeze(net, y, [2], "heads")
-        target = net.ints([1, 1, 2, 1, 1])
-        shape = (*wide.shape[:2], 2, *wide.shape[3:])
-        wide = net.out(net.node("Expand", [wide, target]), wide, shape=shape)
-        result.append(ops.reshape(net, wide, [ops.ax(0), ops.ax(1, 2), ops.ax(3), ops.ax(4)]))
+        result.append(repeated(net, to_heads(net, linear(net, x, few * heads.width), few)))
     return result
+
+
+def repeated(net: Net, y: T) -> T:
+    """Every head twice, one after the other."""
+    wide = ops.unsqueeze(net, y, [2], "heads")
+    target = net.ints([1, 1, 2, 1, 1])
+    shape = (*wide.shape[:2], 2, *wide.shape[3:])
+    wide = net.out(net.node("Expand", [wide, target]), wide, shape=shape)
+    return ops.reshape(net, wide, [ops.ax(0), ops.ax(1, 2), ops.ax(3), ops.ax(4)])
 
 
 def scaled(net: Net, q: T, width: int) -> T:

@@ -129,6 +129,7 @@ class Net:
     block: int = 0
     widest: int = 48
     plain_split: bool = False
+    modern: bool = False
     count: int = 0
 
     @property

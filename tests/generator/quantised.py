@@ -12,6 +12,8 @@ from onnx import NodeProto, helper
 from .core import Net
 
 SHARE = 0.1
+INTEGERS = 0.6  # share of these with operators on codes
+INTEGER = {"Conv": "QLinearConv", "MatMul": "QLinearMatMul"}
 CONTRACTING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -26,12 +28,19 @@ def quantised(net: Net) -> bool:
         if rng.random() < 0.8
         for node in _decoded(net, name, axis, apart, rng)
     ]
+    integers = np.random.default_rng([net.seed, 174]).random() < INTEGERS
+    decoders = {node.output[0]: node for node in front if integers}
     made: list[NodeProto] = []
     for node in net.nodes:
         if node.op_type in CONTRACTING and node.input[0] not in net.params and rng.random() < 0.7:
             made += _through_codes(net, node, rng)
+            decoder = decoders.get(node.input[1])
+            if decoder is not None and node.op_type in INTEGER and rng.random() < 0.7:
+                made += _in_integers(net, node, decoder, made)
+                continue
         made.append(node)
-    net.nodes[:] = [*front, *made]
+    read = {name for node in made for name in node.input}
+    net.nodes[:] = [*(node for node in front if node.output[0] in read), *made]
     return bool(front)
 
 
@@ -87,4 +96,36 @@ def _through_codes(net: Net, node: NodeProto, rng: np.random.Generator) -> list[
     return [
         helper.make_node("QuantizeLinear", [source, scale, zero], [codes], name=f"code_{codes}"),
         helper.make_node("DequantizeLinear", [codes, scale, zero], [values], name=f"decode_{values}"),
+    ]
+
+
+def _in_integers(net: Net, node: NodeProto, decoder: NodeProto, made: list[NodeProto]) -> list[NodeProto]:
+    """Write a node between codes as the operator on codes; or leave it, where there is no such form.
+
+    made: the nodes so far, of which the last decodes what the node reads; it goes where this is done.
+    """
+    source = made[-1]
+    given, weight, own = list(source.input), list(decoder.input), list(node.input[2:])
+    stored = bool(own) and own[0] in net.params
+    if net.params[given[2]].dtype != np.uint8 or (own and not stored):
+        return [node]
+    made.pop()
+    scale = net.params[weight[1]]
+    if len(weight) < 3:
+        weight.append(_stored(net, np.zeros(scale.shape, net.params[weight[0]].dtype), "zero"))
+    made_scale = _stored(net, np.asarray(0.05, np.float32), "scale")
+    made_zero = _stored(net, np.asarray(124, np.uint8), "zero")
+    inputs = [*given, *weight, made_scale, made_zero]
+    if stored:
+        steps = net.params[own[0]].reshape(-1) / (net.params[given[1]] * scale)
+        inputs.append(_stored(net, np.round(steps).astype(np.int32), "bias"))
+    codes = net.fresh(INTEGER[node.op_type])
+    whole = helper.make_node(INTEGER[node.op_type], inputs, [codes], name=f"integer_{codes}")
+    whole.attribute.extend(node.attribute)
+    net.note("quantised.integers")
+    return [
+        whole,
+        helper.make_node(
+            "DequantizeLinear", [codes, made_scale, made_zero], list(node.output), name=f"whole_{codes}"
+        ),
     ]
