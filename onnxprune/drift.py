@@ -21,7 +21,7 @@ def drift(
     Raises ModelError for a model that onnxruntime cannot load, UsageError without samples or float
     outputs, where an output's name or shape differs, and where a model does not run on the samples.
     """
-    first, second = _open(original, "the original"), _open(other, "the other model")
+    first, second = opened(original, "the original"), opened(other, "the other model")
     names = [o.name for o in first.get_outputs()]
     missing = set(names) - {o.name for o in second.get_outputs()}
     if missing:
@@ -32,7 +32,7 @@ def drift(
     samples = 0
     for sample in feeds:
         samples += 1
-        before_all, after_all = _run(first, sample), _run(second, sample)
+        before_all, after_all = ran(first, sample), ran(second, sample)
         for name in names:
             before, after = before_all[name], after_all[name]
             if isinstance(before, np.ndarray) and np.issubdtype(before.dtype, np.floating):
@@ -64,7 +64,7 @@ def distance(value: np.ndarray, reference: np.ndarray) -> float:
     return apart / float(np.linalg.norm(old)) if apart and old.any() else (float("inf") if apart else 0.0)
 
 
-def _open(model: onnx.ModelProto, name: str) -> Any:
+def opened(model: onnx.ModelProto, name: str) -> Any:
     from onnxprune.model.runtime import one_line, open_session
 
     try:
@@ -75,7 +75,7 @@ def _open(model: onnx.ModelProto, name: str) -> Any:
         ) from error
 
 
-def _run(session: Any, sample: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def ran(session: Any, sample: Mapping[str, np.ndarray]) -> dict[str, Any]:
     from onnxprune.model.runtime import one_line, run, runtime_errors
 
     try:

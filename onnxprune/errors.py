@@ -24,6 +24,17 @@ class TargetMissed(OnnxPruneError):
     exit_code = 1
 
 
+class GateFailed(TargetMissed):
+    """The pruned model is worse than the gate allows, so nothing was written.
+
+    result: what would have been written, with the report.
+    """
+
+    def __init__(self, message: str, result: object) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 class UsageError(OnnxPruneError):
     """Options, paths, plans or inputs that cannot be used as given."""
 

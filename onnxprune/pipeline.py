@@ -17,7 +17,7 @@ import onnxprune
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.cost import macs
 from onnxprune.analysis.replay import Replayed
-from onnxprune.errors import NothingToPrune, OnnxPruneError, UnprovedError
+from onnxprune.errors import GateFailed, NothingToPrune, OnnxPruneError, UnprovedError
 from onnxprune.inlining import inlined
 from onnxprune.inspecting import pin_reports
 from onnxprune.model.counting import parameters
@@ -38,6 +38,7 @@ from onnxprune.rules.signature import NO_RULE, Pinned
 from onnxprune.selecting import groups_matching
 from onnxprune.settings import PruneSettings
 from onnxprune.timing import BenchSettings, bench, check_provider
+from onnxprune.validating import Validated, judge
 
 Values: TypeAlias = Mapping[str, Any]
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -89,30 +90,24 @@ def prune(
     """Prune a model, prove the result, and write it where an output is given.
 
     model: a path, bytes or ModelProto; it is not changed. plan_output: a file for the plan, which is
-    written before the model. Raises UsageError, ModelError, NothingToPrune, UnprovedError and
+    written before the model. Raises UsageError, ModelError, NothingToPrune, UnprovedError, GateFailed and
     ResourceError; a missed target is in the report.
     """
     watch = Stopwatch()
     check_provider(settings.provider)
-    given = Path(model) if isinstance(model, (str, os.PathLike)) else None
-    if output is not None:
-        check_output(output, given, force)
-    if plan_output is not None:
-        check_file(Path(plan_output), (given, Path(output) if output is not None else None), force)
+    _check_files(model, output, plan_output, force)
     loaded = load(model)
     watch.lap("load")
     written_out = inlined(loaded.model, settings.inline)
     analysis = analyse(written_out.model, settings.input_shapes, settings.input_values)
     watch.lap("analyse")
     request = requested(analysis, settings, loaded)
-    leaves = [g.id for g in analysis.units.groups if g.level == 0]
-    if leaves and request.excluded.issuperset(leaves):
-        raise NothingToPrune(f"nothing to prune: --exclude names all {len(leaves)} groups; exclude less")
-    if not leaves:
-        raise NothingToPrune(f"nothing to prune: {_why_nothing(analysis)}")
+    _check_groups(analysis, request)
     found = cases(analysis, settings.input_shapes, settings.input_values, settings.seed)
     check_inlined(loaded, written_out, found)
     watch.lap("inputs")
+    judged = judge(loaded.model, settings)
+    watch.lap("validate")
     evidence = gathered(analysis, settings)
     scores = scored(analysis, evidence, settings)
     watch.lap("score")
@@ -125,17 +120,55 @@ def prune(
         plan = msgspec.structs.replace(plan, repaired=dict(repair.repaired))
     result = stamped(repair.model if repair is not None else attempt.model, plan)
     watch.lap("plan")
-    if plan_output is not None:
+    validated = judged(result) if judged is not None else None
+    watch.lap("validate")
+    passed = validated is None or validated.passed
+    if plan_output is not None and passed:
         write_file(Path(plan_output), plan.to_json())
-    if output is not None:
+    if output is not None and passed:
         save(result, output, force=force)
         watch.lap("write")
-    timing, trouble = _bench(loaded.model, result, found, settings)
+    timing, trouble = _bench(loaded.model, result, found, settings) if passed else (None, ())
     watch.lap("bench")
     report = reported(analysis, attempt, request, loaded, result, timing, watch)
     said = (*report.warnings, *criterion_warnings(analysis.units, settings), *written_out.kept, *trouble)
     told = None if repair is None else repair.to_dict()
-    return PruneResult(result, plan, replace(report, warnings=said, inlined=written_out.names, recovery=told))
+    report = replace(
+        report, warnings=said, inlined=written_out.names, recovery=told,
+        validation=None if validated is None else validated.to_dict(),
+    )  # fmt: skip
+    finished = PruneResult(result, plan, report)
+    if validated is not None and not passed:
+        raise GateFailed(_gate_line(validated), finished)
+    return finished
+
+
+def _check_files(
+    model: Model,
+    output: str | os.PathLike[str] | None,
+    plan_output: str | os.PathLike[str] | None,
+    force: bool,
+) -> None:
+    given = Path(model) if isinstance(model, (str, os.PathLike)) else None
+    if output is not None:
+        check_output(output, given, force)
+    if plan_output is not None:
+        check_file(Path(plan_output), (given, Path(output) if output is not None else None), force)
+
+
+def _check_groups(analysis: Analysis, request: Request) -> None:
+    leaves = [g.id for g in analysis.units.groups if g.level == 0]
+    if leaves and request.excluded.issuperset(leaves):
+        raise NothingToPrune(f"nothing to prune: --exclude names all {len(leaves)} groups; exclude less")
+    if not leaves:
+        raise NothingToPrune(f"nothing to prune: {_why_nothing(analysis)}")
+
+
+def _gate_line(validated: Validated) -> str:
+    return (
+        f"gate failed: {validated} on {validated.samples} samples, worse by {validated.drop:.4g} where "
+        f"--max-drop allows {validated.max_drop:.4g}; nothing is written"
+    )
 
 
 def _repaired(

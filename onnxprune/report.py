@@ -68,6 +68,7 @@ class PruneReport:
     warnings: tuple[str, ...] = ()
     recovery: Mapping[str, Any] | None = None
     inlined: tuple[str, ...] = ()
+    validation: Mapping[str, Any] | None = None
 
     @property
     def missed(self) -> tuple[str, ...]:

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxprune.choices import CRITERIA, DATA_CRITERIA, GRANULARITIES, INLINING, RECOVERIES, SCOPES, TARGETS
+from onnxprune.choices import (
+    CRITERIA,
+    DATA_CRITERIA,
+    GRANULARITIES,
+    INLINING,
+    METRICS,
+    RECOVERIES,
+    SCOPES,
+    TARGETS,
+)
 from onnxprune.errors import UsageError
 
 
@@ -20,6 +29,9 @@ class PruneSettings:
     inline: which model-local functions are written out, `auto` for those without a rule.
     calib: calibration data as `read_calibration` takes it. criterion, scope, recover: None for what
     suits the rest. memory_limit: bytes for the Gram matrices of one pass over the data.
+    validate: data to judge the whole model on, as for `calib`, with `labels` or targets beside the inputs;
+    metric: one of METRICS, `script.py:function` or a function (outputs by name, labels or None), None for
+    what suits the data; max_drop: by how much it may get worse, or nothing is written.
     Raises UsageError for values that make no sense.
     """
 
@@ -43,6 +55,9 @@ class PruneSettings:
     recover: str | None = None
     memory_limit: int = 2 << 30
     inline: str = "auto"
+    validate: Any = None
+    metric: Any = None
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -75,6 +90,7 @@ class PruneSettings:
             raise UsageError(f"criterion {self.criterion} looks at activations: give --calib DATA, or a norm")
         if self.calib is None and self.resolved_recover != "none":
             raise UsageError(f"--recover {self.recover} fits to activations: give --calib DATA")
+        self._check_validation()
         _one_of("granularity", self.granularity, GRANULARITIES)
         _one_of("inline", self.inline, INLINING)
         if self.scope is not None:
@@ -83,6 +99,15 @@ class PruneSettings:
             raise UsageError(f"--min-channels must be at least 1: got {self.min_channels}")
         if self.align < 0:
             raise UsageError(f"--align is 'auto' or at least 1: got {self.align}")
+
+    def _check_validation(self) -> None:
+        if self.validate is None and (self.metric is not None or self.max_drop is not None):
+            option = "--metric" if self.metric is not None else "--max-drop"
+            raise UsageError(f"{option} judges on validation data: give --validate DATA")
+        if self.metric is not None and not callable(self.metric) and ".py:" not in str(self.metric):
+            _one_of("metric", self.metric, (*METRICS, "script.py:function"))
+        if self.max_drop is not None and not 0 <= self.max_drop < float("inf"):
+            raise UsageError(f"--max-drop must be at least 0: got {self.max_drop:g}")
 
     @property
     def resolved_criterion(self) -> str:

@@ -16,6 +16,7 @@ FLOORS = {
     "datascore": 5, "folding": 5, "recovery": 5, "recovering": 6, "sensitivity": 6,
     "align": 4, "allocation": 4, "plan": 4, "scoring": 4, "settings": 4, "surgeon": 4,
     "inlining": 5, "planfile": 5, "planner": 5, "pricing": 5, "rewrite": 5, "selecting": 5, "unstructured": 5,
+    "metrics": 6, "validating": 6,
     "drift": 6, "inspecting": 6, "oracle": 6, "proving": 6, "report": 6, "timing": 6,
     "api": 7, "applying": 7, "cli": 7, "pipeline": 7, "__main__": 7,
 }  # fmt: skip

@@ -1,17 +1,20 @@
-"""Calibration data: inputs without labels, from files, a script or Python, checked against the model."""
+"""Data of a user: inputs, with labels or targets beside them, from files, a script or Python.
+
+Calibration data is inputs alone; validation data may hold what the outputs should be.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx
 
+from onnxprune.calibration.scripts import function_in, guarded, is_script
 from onnxprune.errors import UsageError
 from onnxprune.model.feeds import np_dtype
 from onnxprune.model.interface import InputSpec, input_specs
@@ -21,6 +24,7 @@ Source: TypeAlias = Any
 BATCH = 32
 HELD_OUT = 5  # every fifth batch is held out
 MAX_SAMPLES = 1024
+LABELS = "labels"  # the array of labels beside the inputs
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,27 @@ class Calibration:
         return number == len(self.batches) - 1 > 0 if few else number % HELD_OUT == HELD_OUT - 1
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Batches of inputs, and what the outputs should be where that is known.
+
+    labels, targets: in the order of the samples; targets by the name of the output.
+    """
+
+    batches: tuple[Feeds, ...]
+    labels: np.ndarray | None = None
+    targets: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a feed holds: the inputs of the model, what may stand beside them, and the word for the data."""
+
+    specs: Mapping[str, InputSpec]
+    word: str
+    beside: tuple[str, ...] = ()
+
+
 def read_calibration(source: Source, model: onnx.ModelProto, most: int = MAX_SAMPLES) -> Calibration:
     """Read calibration data for a model.
 
@@ -57,11 +82,51 @@ def read_calibration(source: Source, model: onnx.ModelProto, most: int = MAX_SAM
     iterable of feeds, or onnxruntime's CalibrationDataReader. most: samples that are read.
     Raises UsageError for data that does not fit the model, with the first thing that is wrong.
     """
+    form = _Form(input_specs(model), "calibration")
+    rows, count = [], 0
+    for row, _ in _read(source, form):
+        rows.append(row)
+        count += _samples(row, form.specs)
+        if count >= most:
+            break
+    return Calibration(tuple(_batched(rows, form.specs)), count)
+
+
+def read_validation(source: Source, model: onnx.ModelProto) -> Validation:
+    """Read all validation data for a model: as for calibration, with what should come out beside the inputs.
+
+    An array `labels` holds a class for each sample, one with the name of an output that output's target.
+    Raises UsageError for data that does not fit the model, with the first thing that is wrong.
+    """
     specs = input_specs(model)
-    feeds = _feeds(source, specs)
-    rows: list[Feeds] = []
-    count = 0
-    while count < most:
+    names = dict.fromkeys((LABELS, *(output.name for output in model.graph.output)))
+    form = _Form(specs, "validation", tuple(name for name in names if name not in specs))
+    rows, beside = [], []
+    for row, more in _read(source, form):
+        rows.append(row)
+        beside.append(more)
+    for number, more in enumerate(beside):
+        for name in more.keys() ^ beside[0].keys():
+            with_it, without = (number, 0) if name in more else (0, number)
+            raise UsageError(f"validation feed {without} lacks '{name}', which feed {with_it} holds")
+    known = {name: _strung([more[name] for more in beside], name) for name in beside[0]}
+    labels = known.pop(LABELS, None)
+    return Validation(tuple(_batched(rows, specs)), labels, known)
+
+
+def _strung(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
+    try:
+        return np.concatenate([np.atleast_1d(part) for part in parts])
+    except ValueError as error:
+        raise UsageError(
+            f"the validation data's '{name}' differ in shape from feed to feed: {error}"
+        ) from error
+
+
+def _read(source: Source, form: _Form) -> Iterator[tuple[Feeds, Feeds]]:
+    """Yield the inputs of each feed, checked, and the arrays beside them."""
+    feeds, number = _feeds(source, form), 0
+    while True:
         try:
             feed = next(feeds)
         except StopIteration:
@@ -70,14 +135,13 @@ def read_calibration(source: Source, model: onnx.ModelProto, most: int = MAX_SAM
             raise
         except Exception as error:
             raise UsageError(
-                f"the calibration data ends with an error after {len(rows)} feeds: "
+                f"the {form.word} data ends with an error after {number} feeds: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        rows.append(_checked(feed, specs, len(rows)))
-        count += _samples(rows[-1], specs)
-    if not rows:
-        raise UsageError("the calibration data holds no samples: give at least one")
-    return Calibration(tuple(_batched(rows, specs)), count)
+        yield _checked(feed, form, number), {n: np.asarray(feed[n]) for n in form.beside if n in feed}
+        number += 1
+    if not number:
+        raise UsageError(f"the {form.word} data holds no samples: give at least one")
 
 
 def _samples(feed: Feeds, specs: Mapping[str, InputSpec]) -> int:
@@ -89,71 +153,61 @@ def _is_batched(spec: InputSpec) -> bool:
     return bool(spec.dims) and not isinstance((spec.dims or (0,))[0], int)
 
 
-def _feeds(source: Source, specs: Mapping[str, InputSpec]) -> Iterator[Mapping[str, Any]]:
+def _feeds(source: Source, form: _Form) -> Iterator[Mapping[str, Any]]:
     if isinstance(source, (str, Path)):
-        return _from_path(str(source), specs)
+        return _from_path(str(source), form)
     if isinstance(source, Mapping):
-        return _rows({n: np.asarray(a) for n, a in source.items()}, specs, "the calibration data")
+        return _rows({n: np.asarray(a) for n, a in source.items()}, form, f"the {form.word} data")
     if hasattr(source, "get_next"):
         return iter(source.get_next, None)
     if isinstance(source, Iterable):
         return iter(source)
     raise UsageError(
-        "calibration data must be a path, a dict of arrays or an iterable of feeds: "
+        f"{form.word} data must be a path, a dict of arrays or an iterable of feeds: "
         f"got {type(source).__name__}"
     )
 
 
-def _from_path(text: str, specs: Mapping[str, InputSpec]) -> Iterator[Mapping[str, Any]]:
-    script, _, function = text.rpartition(":")
-    if script.endswith(".py"):
-        return iter(_called(Path(script), function))
+def _from_path(text: str, form: _Form) -> Iterator[Mapping[str, Any]]:
+    if is_script(text):
+        maker = function_in(text, form.word)
+        return guarded(lambda: iter(maker()), f"{form.word} script '{text}'")
     path = Path(text)
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".npy", ".npz"))
         if not files:
-            raise UsageError(f"calibration folder '{path}' holds no .npy or .npz file")
-        return (_one_feed(file, specs) for file in files)
-    arrays = _loaded(path)
+            raise UsageError(f"{form.word} folder '{path}' holds no .npy or .npz file")
+        return (_one_feed(file, form) for file in files)
+    arrays = _loaded(path, form.word)
     if isinstance(arrays, np.ndarray):
-        return _rows({next(iter(specs), "input"): arrays}, specs, f"'{path}'")
-    return _rows(arrays, specs, f"'{path}'")
+        return _rows({next(iter(form.specs), "input"): arrays}, form, f"'{path}'")
+    return _rows(arrays, form, f"'{path}'")
 
 
-def _loaded(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+def _loaded(path: Path, word: str) -> np.ndarray | dict[str, np.ndarray]:
     try:
         found = np.load(path, allow_pickle=False)
         return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     except FileNotFoundError:
-        raise UsageError(f"calibration data '{path}' does not exist") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"calibration data '{path}' is no .npy or .npz file: {error}") from error
+        raise UsageError(f"{word} data '{path}' does not exist") from None
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise UsageError(f"{word} data '{path}' is no .npy or .npz file: {error}") from error
 
 
-def _one_feed(path: Path, specs: Mapping[str, InputSpec]) -> Mapping[str, Any]:
-    found = _loaded(path)
+def _one_feed(path: Path, form: _Form) -> Mapping[str, Any]:
+    found = _loaded(path, form.word)
     if not isinstance(found, np.ndarray):
         return found
-    if len(specs) != 1:
-        raise UsageError(f"'{path}' holds one array, but the model has {len(specs)} inputs: write an .npz")
-    return {next(iter(specs)): found}
+    if len(form.specs) != 1:
+        raise UsageError(
+            f"'{path}' holds one array, but the model has {len(form.specs)} inputs: write an .npz"
+        )
+    return {next(iter(form.specs)): found}
 
 
-def _called(script: Path, function: str) -> Iterable[Mapping[str, Any]]:
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    if spec is None or spec.loader is None or not script.is_file():
-        raise UsageError(f"calibration script '{script}' does not exist")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[script.stem] = module
-    spec.loader.exec_module(module)
-    maker: Callable[[], Iterable[Mapping[str, Any]]] | None = getattr(module, function, None)
-    if maker is None:
-        raise UsageError(f"calibration script '{script}' has no function '{function}'")
-    return maker()
-
-
-def _rows(arrays: Mapping[str, np.ndarray], specs: Mapping[str, InputSpec], where: str) -> Iterator[Feeds]:
-    """Cut arrays with samples along a leading axis into feeds."""
+def _rows(arrays: Mapping[str, np.ndarray], form: _Form, where: str) -> Iterator[Feeds]:
+    """Cut arrays with samples along a leading axis into feeds, what stands beside the inputs alike."""
+    specs = form.specs
     missing = [name for name in specs if name not in arrays]
     if missing:
         raise UsageError(
@@ -167,20 +221,28 @@ def _rows(arrays: Mapping[str, np.ndarray], specs: Mapping[str, InputSpec], wher
                 f"{where}, input '{name}': got {arrays[name].ndim} dimensions, expected {rank} "
                 f"(samples along the first) or {rank + 1} (one feed a row)"
             )
-        first = (spec.dims or (None,))[0]
-        step[name] = 0 if arrays[name].ndim == rank + 1 else first if isinstance(first, int) else 1
+        size = (spec.dims or (None,))[0]
+        step[name] = 0 if arrays[name].ndim == rank + 1 else size if isinstance(size, int) else 1
     counts = {n: len(arrays[n]) // (step[n] or 1) for n in specs}
     if len(set(counts.values())) > 1:
         raise UsageError(f"{where}: the inputs hold different numbers of samples: {counts}")
+    first = next(iter(specs), "")
+    for name in (n for n in form.beside if first and n in arrays):
+        if arrays[name].shape[:1] != arrays[first].shape[:1]:
+            got = arrays[name].shape[0] if arrays[name].ndim else "a single value"
+            raise UsageError(
+                f"{where}, '{name}': got {got}, expected {len(arrays[first])}, one for each '{first}'"
+            )
+        step[name] = step[first]
     for i in range(min(counts.values(), default=0)):
-        yield {n: arrays[n][i * step[n] : (i + 1) * step[n]] if step[n] else arrays[n][i] for n in specs}
+        yield {n: arrays[n][i * k : (i + 1) * k] if k else arrays[n][i] for n, k in step.items()}
 
 
-def _checked(feed: Mapping[str, Any], specs: Mapping[str, InputSpec], number: int) -> Feeds:
-    where = f"calibration feed {number}"
+def _checked(feed: Mapping[str, Any], form: _Form, number: int) -> Feeds:
+    specs, where = form.specs, f"{form.word} feed {number}"
     if not isinstance(feed, Mapping):
         raise UsageError(f"{where} is {type(feed).__name__}, expected a dict of arrays by input name")
-    extra = [name for name in feed if name not in specs]
+    extra = [name for name in feed if name not in specs and name not in form.beside]
     missing = [name for name in specs if name not in feed]
     if missing:
         given = ", ".join(map(str, feed)) or "nothing"

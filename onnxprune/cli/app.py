@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import onnxprune
-from onnxprune.choices import CRITERIA, GRANULARITIES, RECOVERIES, SCOPES
+from onnxprune.choices import CRITERIA, GRANULARITIES, SCOPES
 from onnxprune.cli import tables
 from onnxprune.cli.errors import Program, Terminated
 from onnxprune.cli.options import (
     PATH,
     RATIO,
-    SIZE,
     STEP,
     TARGET,
+    calibration,
     common,
     exclude,
     force,
@@ -34,9 +34,10 @@ from onnxprune.cli.options import (
     runtime,
     split_ratios,
     unique,
+    validation,
 )
 from onnxprune.cli.screen import Screen
-from onnxprune.errors import OnnxPruneError, TargetMissed, UnprovedError, UsageError
+from onnxprune.errors import GateFailed, OnnxPruneError, TargetMissed, UnprovedError, UsageError
 from onnxprune.report import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def program(ctx: click.Context) -> int:
     \b
     Exit codes:
       0 done                  4 nothing to prune
-      1 target missed, or     5 nothing could be proved
-        a difference found    6 out of memory or disk
+      1 target missed, gate   5 nothing could be proved
+        failed or difference  6 out of memory or disk
       2 wrong usage           70 internal error
       3 invalid model         130, 143 interrupted
     """
@@ -92,20 +93,8 @@ def program(ctx: click.Context) -> int:
     "(activation), these times the weights (wanda), or what their consumers lose (obs).  "
     "[default: l2; obs with --calib]",
 )  # fmt: skip
-@click.option(
-    "--calib", metavar="DATA",
-    help="Inputs without labels, to choose and repair by: an .npz with arrays by input name, a folder of "
-    ".npy or .npz files, or script.py:function, which is run. About 1000 samples do.",
-)  # fmt: skip
-@click.option(
-    "--recover", type=click.Choice(RECOVERIES),
-    help="Repair of the weights by the data: biases only (bias), weights by least squares between channels "
-    "(ls), or every layer fitted to the original's outputs (refit).  [default: none; refit with --calib]",
-)  # fmt: skip
-@click.option(
-    "--memory-limit", type=SIZE, default="2GiB", show_default=True, metavar="SIZE",
-    help="Memory for statistics of the calibration data; beyond it the data is read several times.",
-)  # fmt: skip
+@calibration
+@validation
 @click.option(
     "--scope", type=click.Choice(SCOPES),
     help="Rank channels within every group (local) or all together (global).  "
@@ -155,16 +144,24 @@ def prune(screen: Screen, model: Path, **options: Any) -> int:
     settings = _prune_settings(options)
     if options["dry_run"]:
         target = None
-    with screen.working(f"pruning {model}"):
-        result = onnxprune.prune(model, settings, target, options["force"], plan)
     places = {"plan": str(plan)} if plan is not None else {}
     places["written"] = "nothing, as asked by --dry-run" if target is None else str(target)
-    screen.say(tables.prune_messages(result.report))
-    screen.result(result.report.to_dict(), tables.prune_tables(result.report, places, screen.detailed))
+    try:
+        with screen.working(f"pruning {model}"):
+            result = onnxprune.prune(model, settings, target, options["force"], plan)
+    except GateFailed as error:
+        _show(screen, error.result, {"written": "nothing: the gate failed"})
+        raise
+    _show(screen, result, places)
     if result.report.missed:
         written = "no model is written, as asked by --dry-run" if target is None else f"'{target}' is written"
         raise TargetMissed(f"target missed: {tables.missed_line(result.report)}; {written}")
     return 0
+
+
+def _show(screen: Screen, result: Any, places: Mapping[str, str]) -> None:
+    screen.say(tables.prune_messages(result.report))
+    screen.result(result.report.to_dict(), tables.prune_tables(result.report, places, screen.detailed))
 
 
 def _prune_settings(options: Mapping[str, Any]) -> Any:
@@ -174,7 +171,8 @@ def _prune_settings(options: Mapping[str, Any]) -> Any:
     values = unique("--input-value", options["input_values"])
     timed = not (options["no_bench"] or options["dry_run"])
     same = ("calib", "recover", "memory_limit", "criterion", "scope", "granularity", "align", "min_channels",
-            "exclude", "seed", "allow_unproved", "inline", "threads", "provider")  # fmt: skip
+            "exclude", "seed", "allow_unproved", "inline", "threads", "provider", "validate", "metric",
+            "max_drop")  # fmt: skip
     return onnxprune.PruneSettings(
         ratio=ratio, ratios=ratios, targets=targets, input_shapes=shapes, input_values=values, bench=timed,
         **{key: options[key] for key in same},

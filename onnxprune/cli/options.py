@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from onnxprune.choices import INLINING, TARGETS
+from onnxprune.choices import INLINING, METRICS, RECOVERIES, TARGETS
 from onnxprune.cli.errors import Run
 from onnxprune.cli.screen import Screen
 from onnxprune.errors import UsageError
@@ -260,3 +260,45 @@ def output(required: bool) -> Callable[[Command], Command]:
     return click.option(
         "-o", "--output", type=PATH, required=required, metavar="OUT", help="Where to write the model."
     )
+
+
+def calibration(function: Command) -> Command:
+    """Add --calib, --recover and --memory-limit."""
+    calib = click.option(
+        "--calib", metavar="DATA",
+        help="Inputs without labels, to choose and repair by: an .npz with arrays by input name, a folder of "
+        ".npy or .npz files, or script.py:function, which is run. About 1000 samples do.",
+    )  # fmt: skip
+    recover = click.option(
+        "--recover", type=click.Choice(RECOVERIES),
+        help="Repair of the weights by the data: biases only (bias), weights by least squares between "
+        "channels (ls), or every layer fitted to the original's outputs (refit).  [default: none; refit with "
+        "--calib]",
+    )  # fmt: skip
+    memory_limit = click.option(
+        "--memory-limit", type=SIZE, default="2GiB", show_default=True, metavar="SIZE",
+        help="Memory for statistics of the calibration data; beyond it the data is read several times.",
+    )  # fmt: skip
+    return calib(recover(memory_limit(function)))
+
+
+def validation(function: Command) -> Command:
+    """Add --validate, --metric and --max-drop."""
+    validate = click.option(
+        "--validate", metavar="DATA",
+        help="Inputs to judge the whole model on, before and after: as for --calib, with an array `labels` "
+        "(a class for each sample) or targets by output name beside the inputs. Nothing is fitted to them.",
+    )  # fmt: skip
+    metric = click.option(
+        "--metric", metavar="NAME",
+        help=f"How --validate judges: {', '.join(METRICS)}, or script.py:function, which is run and gets the "
+        "outputs (arrays by name) and the labels or None; higher is better. agreement and drift compare with "
+        "the unpruned model, cosine and psnr (dB, at most 100) with targets or else with it, too.  [default: "
+        "top1 with labels; agreement where the first output is [samples, classes]; else drift]",
+    )  # fmt: skip
+    max_drop = click.option(
+        "--max-drop", type=float, metavar="X",
+        help="Gate: write nothing, and exit with 1, where the metric gets worse by more than X, in its own "
+        "units (0.01 of top1 is one point).",
+    )  # fmt: skip
+    return validate(metric(max_drop(function)))

@@ -31,6 +31,7 @@ def prune_tables(
             for key, target in report.targets.items()
         ),
         *_recovery_facts(report.recovery),
+        *_validation_facts(report.validation),
         *_inlined_facts(report.inlined),
         *_frozen_facts(report.pinned, detailed),
         *places.items(),
@@ -52,6 +53,15 @@ def _recovery_facts(recovery: Mapping[str, Any] | None) -> list[tuple[str, str]]
         ]
     done = f"{recovery['repaired']} tensors by {recovery['method']} on {recovery['samples']} samples"
     return [("repair", f"{done}, drift {before} -> {after}")]
+
+
+def _validation_facts(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Say the metric of the whole model before and after, and what the gate allows."""
+    if found is None:
+        return []
+    gate = "" if found["max_drop"] is None else f", a drop of {found['max_drop']:g} is allowed"
+    values = f"{found['metric']} {found['before']:.4g} -> {found['after']:.4g}"
+    return [("validation", f"{values} on {_number(found['samples'], 'sample')}{gate}")]
 
 
 def _sizes_table(report: PruneReport) -> Table:
