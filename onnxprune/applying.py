@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.analyse import Analysis, analyse
+from onnxprune.attempting import Attempt, Stopwatch
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.inlining import inlined_again
 from onnxprune.model.inlining import Inlined
@@ -20,10 +21,8 @@ from onnxprune.model.io import Loaded, check_output, load, save
 from onnxprune.oracle.equal import model_differences
 from onnxprune.oracle.prove import FAILED, UNPROVED
 from onnxprune.pipeline import (
-    Attempt,
     Model,
     PruneResult,
-    Stopwatch,
     Values,
     check_inlined,
     reported,

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -16,8 +15,8 @@ import onnx
 import onnxprune
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.cost import macs
-from onnxprune.analysis.replay import Replayed
-from onnxprune.errors import GateFailed, NothingToPrune, OnnxPruneError, UnprovedError
+from onnxprune.attempting import Attempt, Chain, Stopwatch
+from onnxprune.errors import GateFailed, NothingToPrune, OnnxPruneError
 from onnxprune.inlining import inlined
 from onnxprune.inspecting import pin_reports
 from onnxprune.model.counting import parameters
@@ -25,16 +24,15 @@ from onnxprune.model.files import check_file, write_file
 from onnxprune.model.inlining import Inlined
 from onnxprune.model.io import Loaded, check_output, load, save
 from onnxprune.oracle.inlined import require_same
-from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
 from onnxprune.plan import Plan
 from onnxprune.planfile import derived, group_plans
-from onnxprune.planner import Decision, Request, criterion_warnings, decide, resolved_step
-from onnxprune.proving import Cases, cases, proof, suspects
+from onnxprune.planner import Decision, Request, criterion_warnings, resolved_step
+from onnxprune.proving import Cases, cases
 from onnxprune.quantities import amount
-from onnxprune.recovering import Evidence, Recovery, gathered, recovered, scored
-from onnxprune.report import Dropped, GroupReport, PruneReport, Quantities
-from onnxprune.rewrite import apply as rewritten
+from onnxprune.recovering import gathered, scored
+from onnxprune.report import GroupReport, PruneReport, Quantities
 from onnxprune.rules.signature import NO_RULE, Pinned
+from onnxprune.searching import searched
 from onnxprune.selecting import groups_matching
 from onnxprune.settings import PruneSettings
 from onnxprune.timing import BenchSettings, bench, check_provider
@@ -42,7 +40,6 @@ from onnxprune.validating import Validated, judge
 
 Values: TypeAlias = Mapping[str, Any]
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
-MAX_DROPS = 20
 STAMP_BYTES = 320
 IR_WITH_DEFAULTS = 4  # from here on an initializer among the inputs is a default that callers may replace
 
@@ -54,30 +51,6 @@ class PruneResult:
     model: onnx.ModelProto
     plan: Plan
     report: PruneReport
-
-
-class Stopwatch:
-    """Seconds by stage, in the order in which the stages end."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """End a stage."""
-        now = perf_counter()
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 4)
-        self._last = now
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A decision carried out and judged."""
-
-    decision: Decision
-    model: onnx.ModelProto
-    outcome: Proof
-    dropped: tuple[Dropped, ...]
 
 
 def prune(
@@ -109,16 +82,15 @@ def prune(
     judged = judge(loaded.model, settings)
     watch.lap("validate")
     evidence = gathered(analysis, settings)
-    scores = scored(analysis, evidence, settings)
+    chain = Chain(analysis, request, found, scored(analysis, evidence, settings), evidence, watch)
     watch.lap("score")
-    attempt = attempted(analysis, request, found, scores, watch)
-    repair = _repaired(analysis, attempt, evidence, settings)
-    watch.lap("recover")
+    chosen = searched(chain, judged) if settings.sought else chain.carried_out(request.limits)
+    attempt, repair = chosen.attempt, chosen.repair
     plan = _plan(analysis, attempt.decision, request, loaded.sha256)
     plan.settings["inlined"] = list(written_out.names)
     if repair is not None:
         plan = msgspec.structs.replace(plan, repaired=dict(repair.repaired))
-    result = stamped(repair.model if repair is not None else attempt.model, plan)
+    result = stamped(chosen.model, plan)
     watch.lap("plan")
     validated = judged(result) if judged is not None else None
     watch.lap("validate")
@@ -135,7 +107,8 @@ def prune(
     told = None if repair is None else repair.to_dict()
     report = replace(
         report, warnings=said, inlined=written_out.names, recovery=told,
-        validation=None if validated is None else validated.to_dict(),
+        validation=None if validated is None else validated.to_dict(), search=chosen.trials,
+        targets={**report.targets, **chosen.targets(settings.sought)},
     )  # fmt: skip
     finished = PruneResult(result, plan, report)
     if validated is not None and not passed:
@@ -171,15 +144,6 @@ def _gate_line(validated: Validated) -> str:
     )
 
 
-def _repaired(
-    analysis: Analysis, attempt: Attempt, evidence: Evidence | None, settings: PruneSettings
-) -> Recovery | None:
-    if evidence is None or settings.resolved_recover == "none":
-        return None
-    removal = (attempt.decision.dead, attempt.decision.replayed)
-    return recovered(analysis, attempt.model, removal, evidence, settings)
-
-
 def check_inlined(loaded: Loaded, written_out: Inlined, found: Cases) -> None:
     """Require that writing functions out changed no output; the proof is about what came of it."""
     if written_out.names:
@@ -197,73 +161,13 @@ def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Re
     weights = sum(int(np.prod(s.shape, dtype=np.int64)) * s.itemsize for s in stored)
     overhead = max(loaded.nbytes - int(weights), 0) + STAMP_BYTES
     whole = {"macs": macs(found.traced), "params": parameters(loaded.model), "size": loaded.nbytes}
-    limits = {k: v * whole[k] if v <= 1 else v for k, v in settings.targets.items()}
+    asked = {k: v for k, v in settings.targets.items() if k not in settings.sought}
+    limits = {k: v * whole[k] if v <= 1 else v for k, v in asked.items()}
     if limits and all(whole[k] <= limit for k, limit in limits.items()):
         met = ", ".join(f"{k} {amount(k, whole[k])} of {amount(k, v)} allowed" for k, v in limits.items())
         raise NothingToPrune(f"nothing to prune: the model meets the target as it is ({met}); set it lower")
     excluded = groups_matching(found, settings.exclude)
     return Request(ratios, limits, excluded, resolved_step(settings), overhead, settings)
-
-
-def attempted(
-    analysis: Analysis, request: Request, found: Cases, scores: np.ndarray, watch: Stopwatch
-) -> Attempt:
-    """Decide, rewrite and prove; drop the groups that fail, and try again.
-
-    scores: importance by unit. Raises NothingToPrune where no channel goes, UnprovedError where
-    nothing could be proved.
-    """
-    units = analysis.units
-    dropped: list[Dropped] = []
-    banned: set[int] = set()
-    for _ in range(MAX_DROPS):
-        decision = decide(units, request, scores, banned)
-        watch.lap("decide")
-        if not decision.dead.any():
-            break
-        pruned = rewritten(analysis.model, units.traced, decision.replayed)
-        watch.lap("rewrite")
-        outcome = proof(analysis, pruned, decision.replayed, decision.dead, found)
-        watch.lap("verify")
-        if outcome.status in (PROVED, WEAK) or (
-            outcome.status == UNPROVED and request.settings.allow_unproved
-        ):
-            return Attempt(decision, pruned, outcome, tuple(dropped))
-        if outcome.status == UNPROVED:
-            raise UnprovedError(
-                f"nothing could be proved: {outcome.reason}; --allow-unproved writes it all the same"
-            )
-        banned |= _drop(analysis, decision.replayed, decision.dead, outcome, dropped)
-    if dropped:
-        raise UnprovedError(
-            f"nothing could be proved: {len(dropped)} groups failed, the first: {dropped[0].reason}"
-        )
-    raise NothingToPrune(f"nothing to prune: {_why_whole(request)}")
-
-
-def _why_whole(request: Request) -> str:
-    if not request.limits and not any(request.ratios.values()):
-        return "a ratio of 0 removes no channel; give a larger one, such as 0.5"
-    least = request.settings.min_channels
-    return (
-        f"the settings leave every group whole (widths go by {request.step}, {least} or more channels stay); "
-        "ask for more, or cut exactly with --align 1"
-    )
-
-
-def _drop(
-    analysis: Analysis, replayed: Replayed, dead: np.ndarray, outcome: Proof, dropped: list[Dropped]
-) -> set[int]:
-    assert outcome.status == FAILED
-    groups = suspects(analysis, replayed, dead, outcome)
-    first = outcome.failures[0]
-    reason = (
-        f"'{first.tensor}' differs by {first.max_abs_error:.2g}, allowed {first.tolerance:.2g} ({first.case})"
-    )
-    for g in sorted(groups):
-        group = analysis.units.groups[g]
-        dropped.append(Dropped(f"g{group.id}", group.name, reason))
-    return groups
 
 
 def _why_nothing(analysis: Analysis) -> str:

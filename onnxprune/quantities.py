@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from onnxprune.choices import QUALITIES
 from onnxprune.errors import UsageError
 
 _SIZES = {
@@ -27,7 +28,9 @@ def size(value: float) -> str:
 
 
 def amount(key: str, value: float) -> str:
-    """Print an amount of a target: bytes of `size`, else a count."""
+    """Print an amount of a target: bytes of `size`, a number for drift and drops, else a count."""
+    if key in QUALITIES:
+        return f"{value:.3g}"
     return size(value) if key == "size" else count(value)
 
 

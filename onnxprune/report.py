@@ -69,6 +69,7 @@ class PruneReport:
     recovery: Mapping[str, Any] | None = None
     inlined: tuple[str, ...] = ()
     validation: Mapping[str, Any] | None = None
+    search: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def missed(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from onnxprune.choices import (
     GRANULARITIES,
     INLINING,
     METRICS,
+    QUALITIES,
     RECOVERIES,
     SCOPES,
     TARGETS,
@@ -24,8 +25,9 @@ class PruneSettings:
     """Settings of one run.
 
     ratio: share of the channels removed; ratios: (pattern, ratio) pairs that override it.
-    targets: what may remain, a share of the original up to 1 or an absolute amount (MACs,
-    parameters, bytes). align: widths are multiples of this many channels; 0 stands for `auto`.
+    targets: what may remain, a share of the original up to 1 or an absolute amount (`macs`, `params`,
+    `size` in bytes); or how much worse the outputs may get, `drift` or the `drop` of the metric, for which
+    the fewest MACs are searched. align: widths are multiples of this many channels; 0 stands for `auto`.
     inline: which model-local functions are written out, `auto` for those without a rule.
     calib: calibration data as `read_calibration` takes it. criterion, scope, recover: None for what
     suits the rest. memory_limit: bytes for the Gram matrices of one pass over the data.
@@ -71,15 +73,7 @@ class PruneSettings:
                 raise UsageError(
                     f"got ratio {value:g}, expected the share of channels to remove: at least 0 and below 1"
                 )
-        for key, value in self.targets.items():
-            if key not in TARGETS:
-                raise UsageError(f"unknown target '{key}', expected one of {', '.join(TARGETS)}")
-            if value <= 0:
-                raise UsageError(f"target {key} must be above 0: got {value:g}")
-            if 1 < value < 1000:
-                raise UsageError(
-                    f"target {key}={value:g}: a share is at most 1, an amount at least 1000, e.g. 1.5M"
-                )
+        self._check_targets()
         if self.ratios and self.resolved_scope == "global":
             raise UsageError(
                 "ratios by pattern go with the local scope only: leave --scope out, or use --ratio R"
@@ -100,6 +94,26 @@ class PruneSettings:
         if self.align < 0:
             raise UsageError(f"--align is 'auto' or at least 1: got {self.align}")
 
+    def _check_targets(self) -> None:
+        for key, value in self.targets.items():
+            if key not in TARGETS:
+                raise UsageError(f"unknown target '{key}', expected one of {', '.join(TARGETS)}")
+            if not value > 0 and not (key == "drop" and value == 0):
+                raise UsageError(f"target {key} must be above 0: got {value:g}")
+            if 1 < value < 1000 and key not in QUALITIES:
+                raise UsageError(
+                    f"target {key}={value:g}: a share is at most 1, an amount at least 1000, e.g. 1.5M"
+                )
+        others = [key for key in self.targets if key not in QUALITIES]
+        if self.sought and others:
+            raise UsageError(
+                f"target {next(iter(self.sought))} searches for the fewest MACs: leave out target {others[0]}"
+            )
+        if "drop" in self.sought and self.validate is None:
+            raise UsageError("target drop is of the metric on validation data: give --validate DATA")
+        if "drift" in self.sought and self.validate is None and self.calib is None:
+            raise UsageError("target drift is measured on data: give --calib DATA or --validate DATA")
+
     def _check_validation(self) -> None:
         if self.validate is None and (self.metric is not None or self.max_drop is not None):
             option = "--metric" if self.metric is not None else "--max-drop"
@@ -108,6 +122,11 @@ class PruneSettings:
             _one_of("metric", self.metric, (*METRICS, "script.py:function"))
         if self.max_drop is not None and not 0 <= self.max_drop < float("inf"):
             raise UsageError(f"--max-drop must be at least 0: got {self.max_drop:g}")
+
+    @property
+    def sought(self) -> dict[str, float]:
+        """Return the targets that are searched for: how much worse the outputs may get."""
+        return {key: value for key, value in self.targets.items() if key in QUALITIES}
 
     @property
     def resolved_criterion(self) -> str:

@@ -16,7 +16,7 @@ from onnxprune.metrics import Answers, Comparison, Metric, metric_of, suited
 from onnxprune.settings import PruneSettings
 
 LOWER_IS_BETTER = ("drift",)
-ROUNDING = 1e-9  # 0.99 - 0.98 is more than 0.01
+DIGITS = 9  # of a drop: 0.99 - 0.98 is more than 0.01 by rounding
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Validated:
     @property
     def drop(self) -> float:
         """Return by how much the pruned model is worse; below 0 where it is better."""
-        lost = self.before - self.after
-        return -lost if self.metric in LOWER_IS_BETTER else lost
+        lost = self.after - self.before if self.metric in LOWER_IS_BETTER else self.before - self.after
+        return round(lost, DIGITS)
 
     @property
     def passed(self) -> bool:
         """Tell whether the gate lets it through; a metric that is no number does not pass."""
-        return self.max_drop is None or self.drop <= self.max_drop + ROUNDING
+        return self.max_drop is None or self.drop <= self.max_drop
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of `validation`."""

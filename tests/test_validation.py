@@ -14,14 +14,16 @@ from click.testing import CliRunner
 
 import onnxprune
 from onnxprune import PruneSettings
-from onnxprune.calibration.readers import Validation, read_validation
+from onnxprune.calibration.readers import Validation, read_calibration, read_validation
 from onnxprune.cli.app import program
-from onnxprune.errors import GateFailed, UsageError
+from onnxprune.errors import GateFailed, NothingToPrune, UsageError
 from onnxprune.metrics import METRICS, Comparison, metric_of
+from onnxprune.model.runtime import open_session, run
 from onnxprune.validating import Validated, answers, judge
 from tests.test_calibration import CALIB, EVAL, MODELS, accuracy, digits, pair, rows
 
 SHUFFLE = MODELS / "digits_shuffle.onnx"
+FEW = {"input": np.load(CALIB)["input"][:96]}
 HALF: dict[str, Any] = {"targets": {"macs": 0.5}, "align": 1, "bench": False}
 
 
@@ -246,3 +248,73 @@ def test_less_drift_is_better() -> None:
     assert metric_of("drift") is METRICS["drift"]
     model, data = pair(), read_validation({"x": rows(40)}, pair())
     assert len(answers(model, data.batches, "it")) == 2
+
+
+# -- the search ----------------------------------------------------------------------------------------------
+def sought(**given: Any) -> onnxprune.PruneResult:
+    settings = PruneSettings(calib=FEW, recover="ls", align=1, bench=False, **given)
+    return onnxprune.prune(SHUFFLE, settings)
+
+
+def test_a_search_finds_the_fewest_macs_at_which_the_drift_holds() -> None:
+    result = sought(targets={"drift": 0.3})
+    report, trials = result.report, result.report.search
+    assert 3 <= len(trials) <= 8
+    assert [t["holds"] for t in trials] == [t["drift"] <= 0.3 for t in trials]
+    good = [t["macs_share"] for t in trials if t["holds"]]
+    bad = [t["macs_share"] for t in trials if not t["holds"]]
+    assert report.after.macs / report.before.macs == pytest.approx(min(good))
+    assert 0 < min(good) - max(bad) < 0.02
+    held = read_calibration(FEW, digits("shuffle")).held_out
+    pairs = [(run(open_session(m), b)["logits"] for m in (result.model, digits("shuffle"))) for b in held]
+    apart = [np.linalg.norm(y - t, axis=1) / np.linalg.norm(t, axis=1) for y, t in pairs]
+    assert report.targets["drift"]["reached"] == pytest.approx(np.concatenate(apart).mean(), rel=1e-3)
+    assert report.targets["drift"]["limit"] == 0.3
+    assert not report.missed
+    assert onnxprune.verify(result.model, SHUFFLE, result.plan).matches_plan
+
+
+def test_a_search_by_drop_asks_the_metric_and_is_the_same_again() -> None:
+    first, second = (sought(targets={"drop": 0.02, "drift": 0.6}, validate=EVAL) for _ in range(2))
+    assert first.report.validation is not None
+    assert first.report.validation["drop"] == first.report.targets["drop"]["reached"] <= 0.02
+    assert all(t["holds"] == (t["drop"] <= 0.02 and t["drift"] <= 0.6) for t in first.report.search)
+    assert first.report.search == second.report.search
+    assert first.model.SerializeToString() == second.model.SerializeToString()
+
+
+def test_a_search_ends_where_nothing_more_can_go_or_nothing_holds(tmp_path: Path) -> None:
+    report = sought(targets={"drift": 1e6}).report
+    assert report.search[-1]["macs_share"] > report.search[-1]["asked"]
+    assert report.after.macs / report.before.macs == pytest.approx(report.search[-1]["macs_share"])
+    with pytest.raises(NothingToPrune, match=r"the result has drift .*1e-09 allowed"):
+        sought(targets={"drift": 1e-9})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"targets": {"drift": 0.1}}, "give --calib DATA or --validate DATA"),
+        ({"targets": {"drop": 0.1}, "calib": CALIB}, "give --validate DATA"),
+        ({"targets": {"drift": 0.1, "macs": 0.5}, "calib": CALIB}, "leave out target macs"),
+        ({"targets": {"drift": 0.0}, "calib": CALIB}, "must be above 0"),
+        ({"targets": {"drop": -0.1}, "validate": EVAL}, "must be above 0"),
+        ({"targets": {"drift": float("nan")}, "calib": CALIB}, "must be above 0"),
+    ],
+)
+def test_a_search_without_data_or_sense_is_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        PruneSettings(**given)
+    assert says in str(error.value)
+
+
+def test_the_trials_are_listed(tmp_path: Path) -> None:
+    arguments = ["prune", str(SHUFFLE), "-o", str(tmp_path / "o.onnx"), "--target", "drift=0.5",
+                 "--align", "1", "--validate", str(CALIB), "--no-bench", "-v"]  # fmt: skip
+    result = CliRunner().invoke(program, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "good enough" in result.stdout
+    assert "target reached  drift" in result.stdout
+    refused = CliRunner().invoke(program, [*arguments, "--target", "drop=1%"])
+    assert refused.exit_code == 2
+    assert "expected a number without a unit: drop=0.05" in refused.stderr

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from onnxprune.choices import INLINING, METRICS, RECOVERIES, TARGETS
+from onnxprune.choices import INLINING, METRICS, QUALITIES, RECOVERIES, TARGETS
 from onnxprune.cli.errors import Run
 from onnxprune.cli.screen import Screen
 from onnxprune.errors import UsageError
@@ -63,6 +63,8 @@ def read_target(text: str) -> tuple[str, float]:
     number, unit = parse_amount(value)
     if not unit:
         return key, number
+    if key in QUALITIES:
+        raise UsageError(f"got '{value}', expected a number without a unit: {key}=0.05")
     if key == "size":
         amount = float(parse_bytes(value))
     elif unit in _COUNTS:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.choices import QUALITIES
 from onnxprune.cli.screen import Column, Table
 from onnxprune.quantities import amount, count, share, size
 
@@ -32,12 +33,14 @@ def prune_tables(
         ),
         *_recovery_facts(report.recovery),
         *_validation_facts(report.validation),
+        *_search_facts(report.search),
         *_inlined_facts(report.inlined),
         *_frozen_facts(report.pinned, detailed),
         *places.items(),
     ]
     tables = [_sizes_table(report), Table(_FACTS, facts)]
     if detailed:
+        tables += [_search_table(report.search)] if report.search else []
         tables += [_groups_table(report.groups), _timings_table(report.timings)]
     return tables
 
@@ -62,6 +65,30 @@ def _validation_facts(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     gate = "" if found["max_drop"] is None else f", a drop of {found['max_drop']:g} is allowed"
     values = f"{found['metric']} {found['before']:.4g} -> {found['after']:.4g}"
     return [("validation", f"{values} on {_number(found['samples'], 'sample')}{gate}")]
+
+
+def _search_facts(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Say how many trials a search took."""
+    held = sum(trial["holds"] for trial in trials)
+    return (
+        [("search", f"{_number(len(trials), 'trial')}, {held} good enough (-v shows all)")] if trials else []
+    )
+
+
+def _search_table(trials: Sequence[Mapping[str, Any]]) -> Table:
+    keys = [key for key in trials[0] if key in QUALITIES]
+    columns = (
+        Column("MACs asked", right=True), Column("MACs kept", right=True),
+        *(Column(key, right=True) for key in keys), Column("good enough"),
+    )  # fmt: skip
+    rows = [
+        (
+            share(t["asked"], 1), share(t["macs_share"], 1), *(amount(key, t[key]) for key in keys),
+            "yes" if t["holds"] else "no",
+        )
+        for t in trials
+    ]  # fmt: skip
+    return Table(columns, rows, "search")
 
 
 def _sizes_table(report: PruneReport) -> Table:

@@ -1,0 +1,156 @@
+"""Attempts: decide, rewrite, prove, and drop what fails; then repair what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+import numpy as np
+import onnx
+
+from onnxprune.analysis.analyse import Analysis
+from onnxprune.analysis.replay import Replayed
+from onnxprune.errors import NothingToPrune, UnprovedError
+from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
+from onnxprune.planner import Decision, Request, decide
+from onnxprune.proving import Cases, proof, suspects
+from onnxprune.recovering import Evidence, Recovery, recovered
+from onnxprune.report import Dropped
+from onnxprune.rewrite import apply as rewritten
+
+MAX_DROPS = 20
+
+
+class Stopwatch:
+    """Seconds by stage, in the order in which the stages end."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End a stage."""
+        now = perf_counter()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 4)
+        self._last = now
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A decision carried out and judged."""
+
+    decision: Decision
+    model: onnx.ModelProto
+    outcome: Proof
+    dropped: tuple[Dropped, ...]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A proved removal and its repair; reached: the qualities that were searched for, trials: the search."""
+
+    attempt: Attempt
+    repair: Recovery | None
+    reached: Mapping[str, float] = field(default_factory=dict)
+    trials: tuple[Mapping[str, float], ...] = ()
+
+    def targets(self, sought: Mapping[str, float]) -> dict[str, dict[str, float]]:
+        """Return the limits of what was searched for, and what was reached."""
+        return {k: {"limit": v, "reached": self.reached[k]} for k, v in sought.items()}
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """Return the pruned model, repaired where that helped."""
+        return self.attempt.model if self.repair is None else self.repair.model
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What every attempt of a run starts from; scores: importance by unit."""
+
+    analysis: Analysis
+    request: Request
+    cases: Cases
+    scores: np.ndarray
+    evidence: Evidence | None
+    watch: Stopwatch
+
+    def carried_out(self, limits: Mapping[str, float]) -> Chosen:
+        """Remove, prove and repair. Raises as `attempted` does.
+
+        limits: what may remain, instead of the request's.
+        """
+        request = replace(self.request, limits=limits)
+        attempt = attempted(self.analysis, request, self.cases, self.scores, self.watch)
+        repair = self._repaired(attempt)
+        self.watch.lap("recover")
+        return Chosen(attempt, repair)
+
+    def _repaired(self, attempt: Attempt) -> Recovery | None:
+        settings = self.request.settings
+        if self.evidence is None or settings.resolved_recover == "none":
+            return None
+        removal = (attempt.decision.dead, attempt.decision.replayed)
+        return recovered(self.analysis, attempt.model, removal, self.evidence, settings)
+
+
+def attempted(
+    analysis: Analysis, request: Request, found: Cases, scores: np.ndarray, watch: Stopwatch
+) -> Attempt:
+    """Decide, rewrite and prove; drop the groups that fail, and try again.
+
+    scores: importance by unit. Raises NothingToPrune where no channel goes, UnprovedError where
+    nothing could be proved.
+    """
+    units = analysis.units
+    dropped: list[Dropped] = []
+    banned: set[int] = set()
+    for _ in range(MAX_DROPS):
+        decision = decide(units, request, scores, banned)
+        watch.lap("decide")
+        if not decision.dead.any():
+            break
+        pruned = rewritten(analysis.model, units.traced, decision.replayed)
+        watch.lap("rewrite")
+        outcome = proof(analysis, pruned, decision.replayed, decision.dead, found)
+        watch.lap("verify")
+        if outcome.status in (PROVED, WEAK) or (
+            outcome.status == UNPROVED and request.settings.allow_unproved
+        ):
+            return Attempt(decision, pruned, outcome, tuple(dropped))
+        if outcome.status == UNPROVED:
+            raise UnprovedError(
+                f"nothing could be proved: {outcome.reason}; --allow-unproved writes it all the same"
+            )
+        banned |= _drop(analysis, decision.replayed, decision.dead, outcome, dropped)
+    if dropped:
+        raise UnprovedError(
+            f"nothing could be proved: {len(dropped)} groups failed, the first: {dropped[0].reason}"
+        )
+    raise NothingToPrune(f"nothing to prune: {_why_whole(request)}")
+
+
+def _why_whole(request: Request) -> str:
+    if not request.limits and not any(request.ratios.values()):
+        return "a ratio of 0 removes no channel; give a larger one, such as 0.5"
+    least = request.settings.min_channels
+    return (
+        f"the settings leave every group whole (widths go by {request.step}, {least} or more channels stay); "
+        "ask for more, or cut exactly with --align 1"
+    )
+
+
+def _drop(
+    analysis: Analysis, replayed: Replayed, dead: np.ndarray, outcome: Proof, dropped: list[Dropped]
+) -> set[int]:
+    assert outcome.status == FAILED
+    groups = suspects(analysis, replayed, dead, outcome)
+    first = outcome.failures[0]
+    reason = (
+        f"'{first.tensor}' differs by {first.max_abs_error:.2g}, allowed {first.tolerance:.2g} ({first.case})"
+    )
+    for g in sorted(groups):
+        group = analysis.units.groups[g]
+        dropped.append(Dropped(f"g{group.id}", group.name, reason))
+    return groups
