@@ -7,22 +7,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from onnxprune.api import apply, bench, inspect, prune, sparsify, verify
+    from onnxprune.api import apply, bench, inspect, prune, sensitivity, sparsify, verify
     from onnxprune.pipeline import PruneResult
     from onnxprune.plan import Plan
+    from onnxprune.sensing import SensitivitySettings
     from onnxprune.settings import PruneSettings
     from onnxprune.timing import BenchResult, BenchSettings
     from onnxprune.unstructured import SparsifySettings
 
 _PLACES = {
     "BenchResult": "timing", "BenchSettings": "timing", "Plan": "plan", "PruneResult": "pipeline",
-    "PruneSettings": "settings", "SparsifySettings": "unstructured", "apply": "api", "bench": "api",
-    "inspect": "api", "prune": "api", "sparsify": "api", "verify": "api",
+    "PruneSettings": "settings", "SensitivitySettings": "sensing", "SparsifySettings": "unstructured",
+    "apply": "api", "bench": "api", "inspect": "api", "prune": "api", "sensitivity": "api", "sparsify": "api",
+    "verify": "api",
 }  # fmt: skip
 
 __all__ = [
-    "BenchResult", "BenchSettings", "Plan", "PruneResult", "PruneSettings", "SparsifySettings",
-    "apply", "bench", "inspect", "prune", "sparsify", "verify",
+    "BenchResult", "BenchSettings", "Plan", "PruneResult", "PruneSettings", "SensitivitySettings",
+    "SparsifySettings", "apply", "bench", "inspect", "prune", "sensitivity", "sparsify", "verify",
 ]  # fmt: skip
 
 

@@ -6,20 +6,25 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import onnx
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.applying import apply, verified
-from onnxprune.errors import UsageError
+from onnxprune.errors import NothingToPrune, UsageError
 from onnxprune.inlining import inlined
 from onnxprune.inspecting import inspected
 from onnxprune.model.feeds import check_given, find_feeds
+from onnxprune.model.files import check_file, write_file
 from onnxprune.model.io import check_output, load, save
+from onnxprune.picture import drawn
 from onnxprune.pipeline import Model, PruneResult, prune
 from onnxprune.plan import Plan
-from onnxprune.report import InspectReport, VerifyReport
+from onnxprune.progress import Progress, silent
+from onnxprune.report import InspectReport, SensitivityReport, VerifyReport
+from onnxprune.sensing import SensitivitySettings, measured
 from onnxprune.timing import BenchResult, BenchSettings, check_provider
 from onnxprune.timing import bench as timed
 from onnxprune.unstructured import SparsifyResult, SparsifySettings
@@ -45,6 +50,40 @@ def inspect(
     warnings = (*loaded.warnings, *written_out.kept)
     report = inspected(analyse(written_out.model, input_shapes, input_values), loaded.nbytes, warnings)
     return replace(report, inlined=written_out.names)
+
+
+def sensitivity(
+    model: Model,
+    settings: SensitivitySettings,
+    picture: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> SensitivityReport:
+    """Measure, group by group, how far the outputs drift when shares of its channels go, without repair.
+
+    picture: a file for the result as SVG. progress: called with a stage, the steps done, and of how
+    many. Raises ModelError for a model that cannot be read, UsageError for data that does not fit it,
+    NothingToPrune where it has no groups, UnprovedError where onnxruntime cannot run it.
+    """
+    begun = perf_counter()
+    if picture is not None:
+        given = Path(model) if isinstance(model, (str, os.PathLike)) else None
+        check_file(Path(picture), (given,), force)
+    loaded = load(model)
+    check_given(loaded.model, settings.input_shapes, settings.input_values)
+    written_out = inlined(loaded.model, settings.inline)
+    analysis = analyse(written_out.model, settings.input_shapes, settings.input_values)
+    if not analysis.units.groups:
+        raise NothingToPrune("nothing to measure: every channel is frozen; see `onnxprune inspect`")
+    report = replace(
+        measured(analysis, loaded.nbytes, settings, progress),
+        seconds=round(perf_counter() - begun, 3),
+        warnings=(*loaded.warnings, *written_out.kept),
+        inlined=written_out.names,
+    )
+    if picture is not None:
+        write_file(Path(picture), drawn(report))
+    return report
 
 
 def verify(
@@ -103,4 +142,4 @@ def sparsify(
     return result
 
 
-__all__ = ["PruneResult", "apply", "bench", "inspect", "onnx", "prune", "sparsify", "verify"]
+__all__ = ["PruneResult", "apply", "bench", "inspect", "onnx", "prune", "sensitivity", "sparsify", "verify"]

@@ -13,3 +13,4 @@ QUANTITIES = ("macs", "params", "size")  # what may remain
 QUALITIES = ("drift", "drop")  # how far it may get worse
 TARGETS = (*QUANTITIES, *QUALITIES)
 INLINING = ("auto", "all", "none")
+SHARES = (0.1, 0.25, 0.5, 0.75)  # of channels that sensitivity removes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from onnxprune.datascore import data_importance
 from onnxprune.drift import drift
 from onnxprune.model.tensors import raw_bytes
 from onnxprune.planner import score, slices_of
+from onnxprune.probing import Probe, calibrated
+from onnxprune.progress import Progress, silent
 from onnxprune.recovery.fold import folded_into
 from onnxprune.recovery.refit import DAMPING, refitted
 from onnxprune.scoring import importance
-from onnxprune.sensitivity import Probe, calibrated
 from onnxprune.settings import PruneSettings
 
 PROBE_BATCHES = 4
@@ -63,20 +65,32 @@ class Recovery:
         }
 
 
-def gathered(analysis: Analysis, settings: PruneSettings) -> Evidence | None:
+def gathered(analysis: Analysis, settings: PruneSettings, progress: Progress = silent) -> Evidence | None:
     """Read the calibration data and run the original on it; None without data.
 
     Raises UsageError for data that does not fit the model.
     """
     if settings.calib is None:
         return None
-    data = read_calibration(settings.calib, analysis.model)
+    return observed(analysis, read_calibration(settings.calib, analysis.model), settings, progress)
+
+
+def observed(
+    analysis: Analysis, data: Calibration, settings: PruneSettings, progress: Progress = silent
+) -> Evidence:
+    """Run the original on calibration data, and sum up what its consumers read.
+
+    Raises UsageError where it does not run.
+    """
     readers = tuple(consumers(analysis.units))
-    grams = collect(analysis.model, [c.view for c in readers], data.fit, settings.memory_limit)
+    steps = partial(progress, "calibration")
+    grams = collect(analysis.model, [c.view for c in readers], data.fit, settings.memory_limit, steps)
     return Evidence(data, readers, grams)
 
 
-def scored(analysis: Analysis, evidence: Evidence | None, settings: PruneSettings) -> np.ndarray:
+def scored(
+    analysis: Analysis, evidence: Evidence | None, settings: PruneSettings, progress: Progress = silent
+) -> np.ndarray:
     """Score every unit by the criterion of the settings; where groups compete, by measured drift."""
     units, criterion = analysis.units, settings.resolved_criterion
     if evidence is None or criterion not in DATA_CRITERIA:
@@ -86,7 +100,8 @@ def scored(analysis: Analysis, evidence: Evidence | None, settings: PruneSetting
     if settings.resolved_scope == "local" and not settings.targets:
         return scores
     batches = evidence.data.fit[:PROBE_BATCHES]
-    return calibrated(Probe(analysis.model, units, (evidence.readers, evidence.grams), batches), scores)
+    probe = Probe(analysis.model, units, (evidence.readers, evidence.grams), batches)
+    return calibrated(probe, scores, partial(progress, "scoring"))
 
 
 def recovered(

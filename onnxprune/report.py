@@ -128,6 +128,57 @@ class InspectReport:
 
 
 @dataclass(frozen=True)
+class Point:
+    """What one removal costs: the share asked, channels removed, MACs kept, drift, and top-1 with labels."""
+
+    share: float
+    removed: int
+    macs: int
+    drift: float
+    top1: float | None
+
+
+@dataclass(frozen=True)
+class GroupSensitivity:
+    """How the outputs take it when shares of one group go.
+
+    members: the nodes or tensors that make its channels; linked: groups that lose channels with it;
+    reason: why there are fewer points than shares.
+    """
+
+    id: str
+    name: str
+    channels: int
+    params_share: float
+    macs_share: float
+    members: tuple[str, ...]
+    linked: tuple[str, ...]
+    points: tuple[Point, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SensitivityReport:
+    """The report of `sensitivity`: by group, drift against the share removed, without repair.
+
+    samples: inputs that were run; top1: of the unpruned model, None without labels.
+    """
+
+    quantities: Quantities
+    groups: tuple[GroupSensitivity, ...]
+    samples: int
+    top1: float | None
+    settings: Mapping[str, Any]
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    inlined: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+@dataclass(frozen=True)
 class VerifyReport:
     """The outcome of `verify`."""
 

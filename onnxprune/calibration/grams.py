@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,9 @@ import onnx
 from onnxprune.calibration.consumers import View
 from onnxprune.errors import UsageError
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors, with_outputs
+from onnxprune.progress import Steps, unseen
 
 ROWS = 8192  # of one batch and tensor, drawn at random; a Conv's places are many and alike
-Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -53,7 +53,7 @@ def collect(
     views: Iterable[View],
     batches: Sequence[dict[str, np.ndarray]],
     limit: int,
-    progress: Progress | None = None,
+    progress: Steps = unseen,
 ) -> dict[View, Gram]:
     """Run a model over the batches and sum up moments; in several passes where they exceed the limit.
 
@@ -74,8 +74,7 @@ def collect(
                 ) from error
             for view in chosen:
                 _add(found, view, np.asarray(values[view.tensor]), rng)
-            if progress is not None:
-                progress(number * len(batches) + place + 1, len(passes) * len(batches))
+            progress(number * len(batches) + place + 1, len(passes) * len(batches))
     return found
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import onnxprune
-from onnxprune.choices import CRITERIA, GRANULARITIES, SCOPES
+from onnxprune.choices import SCOPES
 from onnxprune.cli import tables
 from onnxprune.cli.errors import Program, Terminated
 from onnxprune.cli.options import (
@@ -24,8 +24,10 @@ from onnxprune.cli.options import (
     TARGET,
     calibration,
     common,
+    criterion,
     exclude,
     force,
+    granularity,
     inline,
     input_values,
     inputs,
@@ -37,6 +39,7 @@ from onnxprune.cli.options import (
     validation,
 )
 from onnxprune.cli.screen import Screen
+from onnxprune.cli.sensing import sensitivity
 from onnxprune.errors import GateFailed, OnnxPruneError, TargetMissed, UnprovedError, UsageError
 from onnxprune.report import SCHEMA_VERSION
 
@@ -87,13 +90,7 @@ def program(ctx: click.Context) -> int:
     "(macs=500M, params=2M, size=10MB); or how much worse it may get, for which the fewest MACs are searched "
     "in some 7 whole runs: drift=0.05 of the outputs, drop=0.01 of the metric. Repeatable; all must hold.",
 )  # fmt: skip
-@click.option(
-    "--criterion", type=click.Choice(CRITERIA),
-    help="What ranks the channels: norms of their weights (l1, l2, linf), scales of normalisations "
-    "(bn-scale), distance from the other filters (fpgm), chance (random); with --calib their activations "
-    "(activation), these times the weights (wanda), or what their consumers lose (obs).  "
-    "[default: l2; obs with --calib]",
-)  # fmt: skip
+@criterion
 @calibration
 @validation
 @click.option(
@@ -101,11 +98,7 @@ def program(ctx: click.Context) -> int:
     help="Rank channels within every group (local) or all together (global).  "
     "[default: local; global with --target]",
 )  # fmt: skip
-@click.option(
-    "--granularity", type=click.Choice(GRANULARITIES), default="finest", show_default=True,
-    help="What goes as one where channels have rows and columns, as attention heads and Conv groups have: "
-    "single channels where possible (finest), the same columns of every row, or whole rows (heads).",
-)  # fmt: skip
+@granularity
 @click.option(
     "--align", type=STEP, default="auto", show_default=True, metavar="auto|N",
     help="Keep widths that are multiples of N channels; auto takes what is fast on this processor (16 or 8); "
@@ -366,6 +359,9 @@ def ops(screen: Screen) -> int:
     rows = [{"domain": r.domain or "ai.onnx", **{name: getattr(r, name) for name in names}} for r in rules]
     screen.result({"schema_version": SCHEMA_VERSION, "operators": rows}, tables.ops_tables(rules))
     return 0
+
+
+program.add_command(sensitivity)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from onnxprune.choices import INLINING, METRICS, QUALITIES, RECOVERIES, TARGETS
+from onnxprune.choices import CRITERIA, GRANULARITIES, INLINING, METRICS, QUALITIES, RECOVERIES, TARGETS
 from onnxprune.cli.errors import Run
 from onnxprune.cli.screen import Screen
 from onnxprune.errors import UsageError
@@ -236,6 +236,44 @@ def runtime(function: Command) -> Command:
     return provider(threads(function))
 
 
+def criterion(function: Command) -> Command:
+    """Add --criterion."""
+    return click.option(
+        "--criterion", type=click.Choice(CRITERIA),
+        help="What ranks the channels: norms of their weights (l1, l2, linf), scales of normalisations "
+        "(bn-scale), distance from the other filters (fpgm), chance (random); with --calib their activations "
+        "(activation), these times the weights (wanda), or what their consumers lose (obs).  "
+        "[default: l2; obs with --calib]",
+    )(function)  # fmt: skip
+
+
+def calib(required: bool) -> Callable[[Command], Command]:
+    """Add --calib."""
+    return click.option(
+        "--calib", metavar="DATA", required=required,
+        help="Inputs without labels, to choose and repair by: an .npz with arrays by input name, a folder of "
+        ".npy or .npz files, or script.py:function, which is run. About 1000 samples do.",
+    )  # fmt: skip
+
+
+def memory_limit(function: Command) -> Command:
+    """Add --memory-limit."""
+    return click.option(
+        "--memory-limit", type=SIZE, default="2GiB", show_default=True, metavar="SIZE",
+        help="Memory for statistics of the calibration data; beyond it the data is read several times.",
+    )(function)  # fmt: skip
+
+
+def granularity(function: Command) -> Command:
+    """Add --granularity."""
+    return click.option(
+        "--granularity", type=click.Choice(GRANULARITIES), default="finest", show_default=True,
+        help="What goes as one where channels have rows and columns, as attention heads and Conv groups "
+        "have: single channels where possible (finest), the same columns of every row, or whole rows "
+        "(heads).",
+    )(function)  # fmt: skip
+
+
 def exclude(function: Command) -> Command:
     """Add --exclude."""
     return click.option(
@@ -266,22 +304,13 @@ def output(required: bool) -> Callable[[Command], Command]:
 
 def calibration(function: Command) -> Command:
     """Add --calib, --recover and --memory-limit."""
-    calib = click.option(
-        "--calib", metavar="DATA",
-        help="Inputs without labels, to choose and repair by: an .npz with arrays by input name, a folder of "
-        ".npy or .npz files, or script.py:function, which is run. About 1000 samples do.",
-    )  # fmt: skip
     recover = click.option(
         "--recover", type=click.Choice(RECOVERIES),
         help="Repair of the weights by the data: biases only (bias), weights by least squares between "
         "channels (ls), or every layer fitted to the original's outputs (refit).  [default: none; refit with "
         "--calib]",
     )  # fmt: skip
-    memory_limit = click.option(
-        "--memory-limit", type=SIZE, default="2GiB", show_default=True, metavar="SIZE",
-        help="Memory for statistics of the calibration data; beyond it the data is read several times.",
-    )  # fmt: skip
-    return calib(recover(memory_limit(function)))
+    return calib(required=False)(recover(memory_limit(function)))
 
 
 def validation(function: Command) -> Command:

@@ -1,4 +1,4 @@
-"""What goes to stdout and to stderr: tables, one JSON object, messages, a spinner."""
+"""What goes to stdout and to stderr: tables, one JSON object, messages, how far work is."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import click
 
 from onnxprune.errors import printable
+from onnxprune.progress import Progress, silent
 
 _COLOURS = {"error": "red", "internal error": "red", "warning": "yellow", "dropped": "yellow", "note": "cyan"}
 _FOLDED = 12  # letters that a folded column keeps
@@ -64,11 +65,19 @@ class Screen:
         for text in messages if self.verbosity >= 0 else ():
             message(text)
 
-    def working(self, text: str) -> AbstractContextManager[None]:
-        """Show a spinner while something runs: on a terminal, unless quiet."""
-        if self.verbosity < 0 or not _is_terminal(sys.stderr):
-            return nullcontext()
-        return _spinner(text)
+    @property
+    def drawing(self) -> bool:
+        """Return whether the characters of bars arrive as they are."""
+        return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+
+    def working(self, text: str) -> AbstractContextManager[Progress]:
+        """Show how far something is while it runs: on a terminal, unless quiet or JSON is asked for.
+
+        What is returned on entering is to be called as `Progress`.
+        """
+        if self.verbosity < 0 or self.as_json or not _is_terminal(sys.stderr):
+            return nullcontext(silent)
+        return _bar(text)
 
 
 def message(text: str) -> None:
@@ -89,12 +98,47 @@ def _has_colours(stream: TextIO | None) -> bool:
 
 
 @contextmanager
-def _spinner(text: str) -> Iterator[None]:
+def _bar(text: str) -> Iterator[Progress]:
+    """Show one line: what runs; of a stage that counts its steps a bar, their number and the time left."""
     from rich.console import Console
+    from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+    from rich.table import Column as RichColumn
     from rich.text import Text
 
-    with Console(stderr=True).status(Text(printable(text)), spinner="line"):
-        yield
+    class Counted(ProgressColumn):
+        """The columns of a stage, which stay empty while nothing is counted."""
+
+        def __init__(self, column: ProgressColumn) -> None:
+            super().__init__()
+            self.column = column
+
+        def render(self, task: Task) -> Any:
+            return Text("") if task.total is None else self.column(task)
+
+    counted = (
+        BarColumn(24),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(compact=True),
+    )
+    folded = RichColumn(overflow="fold", no_wrap=False)
+    spinner = SpinnerColumn("line")
+    name = TextColumn("{task.description}", markup=False, table_column=folded)
+    with Bars(spinner, name, *map(Counted, counted), console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(printable(text), total=None)
+        stages: list[str] = []
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stages[-1:] != [stage]:
+                stages.append(stage)
+                bars.reset(task, total=total, description=f"{printable(text)}: {stage}")
+            bars.update(task, completed=done)
+            if done >= total:
+                stages.clear()
+                bars.reset(task, description=printable(text))
+                bars.update(task, total=None)
+
+        yield progress
 
 
 def _plain(value: Any) -> Any:

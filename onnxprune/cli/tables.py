@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TOP = 3  # reasons shown without -v
 SMALLER = 0.99  # a file of this share of the original's bytes is not called smaller
 DIFFERENCES = 10  # shown by `verify`
-_FACTS = (Column(), Column(fold=True))
+FACTS = (Column(), Column(fold=True))
 
 
 def prune_tables(
@@ -38,7 +38,7 @@ def prune_tables(
         *_frozen_facts(report.pinned, detailed),
         *places.items(),
     ]
-    tables = [_sizes_table(report), Table(_FACTS, facts)]
+    tables = [_sizes_table(report), Table(FACTS, facts)]
     if detailed:
         tables += [_search_table(report.search)] if report.search else []
         tables += [_groups_table(report.groups), _timings_table(report.timings)]
@@ -64,14 +64,14 @@ def _validation_facts(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         return []
     gate = "" if found["max_drop"] is None else f", a drop of {found['max_drop']:g} is allowed"
     values = f"{found['metric']} {found['before']:.4g} -> {found['after']:.4g}"
-    return [("validation", f"{values} on {_number(found['samples'], 'sample')}{gate}")]
+    return [("validation", f"{values} on {number(found['samples'], 'sample')}{gate}")]
 
 
 def _search_facts(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Say how many trials a search took."""
     held = sum(trial["holds"] for trial in trials)
     return (
-        [("search", f"{_number(len(trials), 'trial')}, {held} good enough (-v shows all)")] if trials else []
+        [("search", f"{number(len(trials), 'trial')}, {held} good enough (-v shows all)")] if trials else []
     )
 
 
@@ -125,15 +125,15 @@ def proof_line(verification: Mapping[str, Any]) -> str:
     if verification["max_abs_error"] is not None:
         used = verification["tolerance_ratio"]
         parts.append(f"error {verification['max_abs_error']:.2g}, {used:.2g} of the tolerance")
-    parts.append(f"compared in {_number(verification['cases'], 'run')}")
+    parts.append(f"compared in {number(verification['cases'], 'run')}")
     if verification["restricted"]:
-        parts.append(f"{_number(len(verification['restricted']), 'node')} compared over kept channels only")
+        parts.append(f"{number(len(verification['restricted']), 'node')} compared over kept channels only")
     if verification["reason"]:
         parts.append(verification["reason"])
     return f"{parts[0]}: {'; '.join(parts[1:])}"
 
 
-def _number(count_: int, word: str) -> str:
+def number(count_: int, word: str) -> str:
     return f"{count_} {word}{'' if count_ == 1 else 's'}"
 
 
@@ -165,18 +165,16 @@ def _frozen_facts(pinned: Iterable[PinReport], detailed: bool) -> list[tuple[str
     if not reasons:
         return [("frozen", "nothing")]
     shown = reasons if detailed else reasons[:TOP]
-    lines = [f"{_number(channels, 'channel')} at {op}: {reason}" for op, reason, channels, _ in shown]
+    lines = [f"{number(channels, 'channel')} at {op}: {reason}" for op, reason, channels, _ in shown]
     if len(reasons) > len(shown):
-        lines.append(f"and for {_number(len(reasons) - len(shown), 'more reason')} (-v shows all)")
+        lines.append(f"and for {number(len(reasons) - len(shown), 'more reason')} (-v shows all)")
     return [("frozen" if not i else "", line) for i, line in enumerate(lines)]
 
 
 def _inlined_facts(names: Sequence[str]) -> list[tuple[str, str]]:
     """Say which functions the result no longer has."""
     more = f" and {len(names) - TOP} more" if len(names) > TOP else ""
-    return (
-        [("inlined", f"{_number(len(names), 'function')}: {', '.join(names[:TOP])}{more}")] if names else []
-    )
+    return [("inlined", f"{number(len(names), 'function')}: {', '.join(names[:TOP])}{more}")] if names else []
 
 
 def _by_reason(pinned: Iterable[PinReport]) -> list[tuple[str, str, int, list[PinReport]]]:
@@ -194,7 +192,7 @@ def _by_reason(pinned: Iterable[PinReport]) -> list[tuple[str, str, int, list[Pi
 
 def _reason(pins: list[PinReport]) -> str:
     others = len({p.reason for p in pins}) - 1
-    return pins[0].reason + (f", and {_number(others, 'other')}" if others else "")
+    return pins[0].reason + (f", and {number(others, 'other')}" if others else "")
 
 
 def _groups_table(groups: Iterable[GroupReport]) -> Table:
@@ -240,13 +238,13 @@ def inspect_tables(report: InspectReport, name: str, detailed: bool) -> list[Tab
     """Show groups, what is frozen, and operators without a rule."""
     q = report.quantities
     facts = [
-        ("model", f"{name}, {_number(report.nodes, 'node')}, opset {report.opset}"),
+        ("model", f"{name}, {number(report.nodes, 'node')}, opset {report.opset}"),
         *(("input", f"{i} {_shape(shape)}") for i, shape in report.inputs.items()),
         ("holds", f"{count(q.params)} parameters, {count(q.macs)} MACs, {size(q.bytes)}"),
         *_inlined_facts(report.inlined),
-        ("groups", _number(len(report.groups), "group") + _group_hint(report)),
+        ("groups", number(len(report.groups), "group") + _group_hint(report)),
     ]
-    tables = [Table(_FACTS, facts)]
+    tables = [Table(FACTS, facts)]
     if report.groups:
         tables.append(_inspect_groups(report))
     if report.groups and detailed:
@@ -254,7 +252,7 @@ def inspect_tables(report: InspectReport, name: str, detailed: bool) -> list[Tab
     if report.pinned:
         tables.append(_pins_table(report.pinned) if detailed else _frozen_table(report))
     rules = ", ".join(report.without_rule) or "none"
-    return [*tables, Table(_FACTS, [("operators without a rule", rules)])]
+    return [*tables, Table(FACTS, [("operators without a rule", rules)])]
 
 
 def _group_hint(report: InspectReport) -> str:
@@ -316,7 +314,7 @@ def _shape(shape: Iterable[int]) -> str:
 def verify_tables(report: VerifyReport) -> list[Table]:
     """Show the outcome of `verify`, with the first differences; JSON has all."""
     same = "is the plan's result" if report.matches_plan else "is not the plan's result"
-    tables = [Table(_FACTS, [("proof", proof_line(report.verification)), ("model", same)])]
+    tables = [Table(FACTS, [("proof", proof_line(report.verification)), ("model", same)])]
     if report.differences:
         columns = (Column(fold=True),)
         rows = [(d,) for d in report.differences[:DIFFERENCES]]
@@ -342,11 +340,11 @@ def bench_tables(result: Mapping[str, Any]) -> list[Table]:
     used = result["settings"]
     shapes = ", ".join(f"{name} {_shape(shape)}" for name, shape in result["input_shapes"].items())
     facts = [
-        ("onnxruntime", f"{result['onnxruntime']}, {used['provider']}, {_number(used['threads'], 'thread')}"),
+        ("onnxruntime", f"{result['onnxruntime']}, {used['provider']}, {number(used['threads'], 'thread')}"),
         ("processor", result["cpu"]),
         ("inputs", shapes or "none"),
     ]
-    return [Table(columns, rows), Table(_FACTS, facts)]
+    return [Table(columns, rows), Table(FACTS, facts)]
 
 
 def bench_messages(result: Mapping[str, Any]) -> list[str]:
@@ -369,7 +367,7 @@ def sparsify_tables(report: Mapping[str, Any], output: str, detailed: bool) -> l
         ("drift", "not measured" if drift is None else f"{drift:.3g} on random inputs"),
         ("written", output),
     ]
-    tables = [Table(_FACTS, facts)]
+    tables = [Table(FACTS, facts)]
     if detailed:
         columns = (
             Column("tensor", fold=True), Column("weights", right=True), Column("zeros", right=True),

@@ -7,7 +7,7 @@ held out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from onnxprune.analysis.shadow import Replayed, selected
 from onnxprune.analysis.trace import Trace
 from onnxprune.calibration.readers import Calibration
 from onnxprune.folding import with_values
+from onnxprune.progress import Steps, unseen
 from onnxprune.recovery.linear import Linear, linears, stored
 from onnxprune.recovery.walk import Walk
 
@@ -25,7 +26,6 @@ DAMPING = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 WIDE_DAMPING = (1e-3, 1e-2)
 SPECTRAL = 1600  # features up to which all dampings are tried by one eigendecomposition
 WIDEST = 8192  # features above which a Gram matrix would not fit
-Progress = Callable[[int, int], None]
 Centre = tuple[np.ndarray, np.ndarray]
 
 
@@ -90,7 +90,7 @@ def refitted(
     replayed: Replayed,
     data: Calibration,
     dampings: Sequence[float] = DAMPING,
-    progress: Progress | None = None,
+    progress: Steps = unseen,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Refit the contractions of a pruned model; returns a copy and the names of the tensors that changed.
 
@@ -109,8 +109,7 @@ def refitted(
             targets = _targets(first, name, traced, replayed)
             if targets is not None:
                 changed += _fitted(second, layer, _less(second, targets, others), data, dampings)
-        if progress is not None:
-            progress(number + 1, len(layers))
+        progress(number + 1, len(layers))
     values = {name: stored(second, name) for name in changed}
     return with_values(models[1], values), tuple(changed)
 

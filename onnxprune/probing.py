@@ -1,4 +1,4 @@
-"""Sensitivity: how far the outputs drift when a share of one group goes, measured on calibration data.
+"""Probing: how far the outputs drift when a share of one group goes, so that losses compare between groups.
 
 The consumers of the whole coupled group are folded (channel-level least squares) and nothing else
 changes, so the drift tells what the group costs by itself.
@@ -6,7 +6,7 @@ changes, so the drift tells what the group costs by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -17,9 +17,9 @@ from onnxprune.calibration.grams import Gram
 from onnxprune.drift import distance
 from onnxprune.folding import folded
 from onnxprune.model.runtime import open_session, run
+from onnxprune.progress import Steps, unseen
 
 Feeds = dict[str, np.ndarray]
-Progress = Callable[[int, int], None]
 PROBE = 0.4  # share at which a group is measured for the allocation
 
 
@@ -73,7 +73,7 @@ class Probe:
         return float(np.sqrt(np.mean(squares))) if squares else None
 
 
-def calibrated(probe: Probe, scores: np.ndarray, progress: Progress | None = None) -> np.ndarray:
+def calibrated(probe: Probe, scores: np.ndarray, progress: Steps = unseen) -> np.ndarray:
     """Scale the losses of each group so that their sum is the squared drift that is measured.
 
     scores: [units] losses relative to the outputs of the consumers, comparable within a group only.
@@ -87,8 +87,7 @@ def calibrated(probe: Probe, scores: np.ndarray, progress: Progress | None = Non
         seen = probe.drift(dead) if told > 0 else None
         if seen is not None and np.isfinite(seen):
             scales[group.id] = seen**2 / told
-        if progress is not None:
-            progress(number + 1, len(leaves))
+        progress(number + 1, len(leaves))
     usual = float(np.median(list(scales.values()))) if scales else 1.0
     result = scores.copy()
     for group in probe.found.groups:
