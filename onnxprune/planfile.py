@@ -115,7 +115,8 @@ def _repairs(traced: Trace, replayed: Replayed) -> Iterator[RepairPlan]:
         yield RepairPlan(names[number], kind, str(fix.where), fix.listed())
     for rescale in replayed.rescales:
         for op, factor in factors(rescale):
-            yield RepairPlan(names[rescale.step], op.lower(), str(rescale.operand), factor.ravel().tolist())
+            kind = f"shape {op.lower()}" if rescale.recounts else op.lower()
+            yield RepairPlan(names[rescale.step], kind, str(rescale.operand), factor.ravel().tolist())
 
 
 def removal(found: Units, plan: Plan, sha256: str) -> tuple[np.ndarray, Replayed]:

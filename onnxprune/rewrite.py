@@ -191,20 +191,24 @@ class _Writer:
         node = self.nodes[rescale.step]
         source = node.inputs[rescale.operand]
         place = next(i for i, other in enumerate(self.net.graph.nodes) if other is node)
-        made = []
+        made: list[gs.Node] = []
+
+        def add(op: str, *inputs: gs.Tensor, **attrs: int) -> gs.Tensor:
+            result = gs.Variable(self._name(f"{source.name}_scaled"), dtype=inputs[-1].dtype)
+            name = self._name(f"{node.name or source.name}_{op}")
+            made.append(gs.Node(op, name, attrs, inputs=list(inputs), outputs=[result]))
+            return result
+
+        def constant(values: np.ndarray) -> gs.Tensor:
+            return gs.Constant(self._name(f"{source.name}_factor"), values)
+
+        value = add("Shape", source) if rescale.recounts else source
         for op, factor in factors(rescale):
-            constant = gs.Constant(self._name(f"{source.name}_factor"), factor)
-            result = gs.Variable(self._name(f"{source.name}_scaled"), dtype=factor.dtype)
-            made.append(
-                gs.Node(
-                    op,
-                    self._name(f"{node.name or source.name}_{op}"),
-                    inputs=[source, constant],
-                    outputs=[result],
-                )
-            )
-            source = result
-        node.inputs[rescale.operand] = source
+            value = add(op, value, constant(factor))
+        if rescale.recounts:
+            zero, one = constant(np.asarray(0)), constant(np.asarray(1))
+            value = add("Reshape", add("Range", zero, add("ReduceProd", value, keepdims=0), one), value)
+        node.inputs[rescale.operand] = value
         self.net.graph.nodes[place:place] = made
 
     def orphans(self) -> set[str]:
@@ -213,8 +217,13 @@ class _Writer:
 
 
 def factors(rescale: Rescale) -> Iterable[tuple[str, np.ndarray]]:
-    """Return the operators, with their exact factors, that turn the value now into the one wanted."""
+    """Return the operators, with their exact factors, that turn the value now into the one wanted.
+
+    Those of an index that counts again are for its shape.
+    """
     before, after = rescale.before, rescale.after
+    if rescale.recounts:
+        before, after = np.asarray(before.shape), np.asarray(after.shape)
     if before.dtype.kind not in "iu":
         return [("Mul", np.asarray(after / before, dtype=before.dtype))]
     divisors = np.asarray(

@@ -318,3 +318,64 @@ def test_a_replay_that_refuses_the_whole_model_ends_the_search(monkeypatch: pyte
     model = model_of(nodes, {"x": [1, 3, 4, 4]}, {"out": [1, 2, 4, 4]}, params)
     with pytest.raises(OnnxPruneError, match="node 'first' clashes: rows differ"):
         onnxprune.prune(model, settings())
+
+
+@pytest.mark.parametrize("order", [range(8), [5, 2, 7, 0, 1, 4, 3, 6]])
+def test_channels_looked_up_by_a_flattened_place(order: Sequence[int]) -> None:
+    # PyTorch's exporter writes as_strided so: a counting index whose rows follow from the batch. Any other
+    # index that is computed freezes the channels.
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "w"], ["y"]),
+        node("Reshape", ["y", "flat"], ["places"]),
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["rows"]),
+        node("Range", ["zero", "rows", "one"], ["row"]),
+        node("Mul", ["row", "width"], ["start"]),
+        node("Reshape", ["start", "column"], ["starts"]),
+        node("Add", ["starts", "channels"], ["index"]),
+        node("Gather", ["places", "index"], ["picked"]),
+        node("Squeeze", ["picked", "two"], ["z"]),
+        node("MatMul", ["z", "v"], ["out"]),
+    ]
+    channels = np.asarray(order).reshape(1, 8, 1)
+    params = {
+        "w": (3, 8), "v": (8, 2), "flat": [-1], "zero": 0, "one": 1, "two": [2], "width": 8,
+        "column": [-1, 1, 1], "channels": channels,
+    }  # fmt: skip
+    model = model_of(nodes, {"x": ["batch", 3]}, {"out": ["batch", 2]}, params)
+    if list(order) != list(range(8)):
+        with pytest.raises(NothingToPrune, match="known only at run time"):
+            onnxprune.prune(model, settings())
+        return
+    result = onnxprune.prune(model, settings())
+    assert result.report.verification["status"] == "proved"
+    assert [(g.kept, g.channels) for g in result.report.groups] == [(4, 8)]
+    shown = [(r.node, r.kind, r.value) for r in result.plan.repairs if r.kind.startswith("shape")]
+    assert [kind for _, kind, _ in shown] == ["shape div"]
+    again = onnxprune.apply(model, result.plan).model
+    assert onnxprune.verify(again, model, result.plan).matches_plan
+
+
+@pytest.mark.parametrize("truncated", [0, 1])
+def test_padding_up_to_a_multiple(truncated: int) -> None:
+    # A window attention pads its tokens by what is missing to a multiple of the window.
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "w"], ["y"]),
+        node("Shape", ["y"], ["shape"]),
+        node("Slice", ["shape", "one", "two"], ["tokens"]),
+        node("Sub", ["zero", "tokens"], ["less"]),
+        node("Mod", ["less", "window"], ["missing"], fmod=truncated),
+        node("Abs", ["missing"], ["width"]),
+        node("Concat", ["zeros", "width", "zero"], ["pads"], axis=0),
+        node("Pad", ["y", "pads"], ["padded"]),
+        node("MatMul", ["padded", "v"], ["out"]),
+    ]
+    params = {
+        "w": (3, 8), "v": (8, 2), "zero": [0], "one": [1], "two": [2], "window": [4], "zeros": [0, 0, 0, 0],
+    }  # fmt: skip
+    model = model_of(nodes, {"x": ["batch", "tokens", 3]}, {"out": ["batch", "padded", 2]}, params)
+    result = onnxprune.prune(model, settings())
+    assert result.report.verification["status"] == "proved"
+    assert [(g.kept, g.channels) for g in result.report.groups] == [(4, 8)]

@@ -64,7 +64,9 @@ def _repair(arrived: Arrivals, outputs: Sequence[Kept | None]) -> dict[int, np.n
         if isinstance(place, int) and place < len(step.node.inputs):
             now = shadow.known.get(step.node.inputs[place].name)
             if now is not None:
-                fixed[place] = np.asarray(fix.value).reshape(now.value.shape)
+                wanted = np.asarray(fix.value)
+                shaped = isinstance(fix.value, np.ndarray)
+                fixed[place] = wanted if shaped else wanted.reshape(now.value.shape)
                 continue
         if _changes(step, fix):
             shadow.result.fixes.append((step.number, fix))

@@ -11,6 +11,7 @@ from onnxprune.analysis.letters import Block, Coords, rectangle
 from onnxprune.analysis.records import Slot
 from onnxprune.analysis.trace import Step, Trace
 from onnxprune.analysis.values import Known
+from onnxprune.rules.selection import counts_through
 from onnxprune.rules.signature import Fix, Shape
 
 
@@ -70,12 +71,21 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """A run-time value that must be corrected before a node reads it, exactly, per element."""
+    """A run-time value that must be corrected before a node reads it, exactly, per element.
+
+    Where the shapes differ, both are indices that count through their places, and it is the shape that is
+    corrected.
+    """
 
     step: int
     operand: int
     before: np.ndarray
     after: np.ndarray
+
+    @property
+    def recounts(self) -> bool:
+        """Tell whether the index must count again, through another shape."""
+        return self.before.shape != self.after.shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +121,11 @@ class Replayed:
     sizes: dict[int, dict[str, int]] = field(default_factory=dict)
     refs: dict[int, list[tuple[Block, Coords | None]]] = field(default_factory=dict)
     means: list[Mean] = field(default_factory=list)
+
+
+def _both_count(now: np.ndarray, wanted: np.ndarray) -> bool:
+    """Tell whether two indices of as many axes count through their places, so that a shape says all."""
+    return now.ndim == wanted.ndim and all(counts_through(index, index.size) for index in (now, wanted))
 
 
 class ClashError(Exception):
@@ -157,8 +172,11 @@ class Shadow:
                 continue
             wanted = fixed.get(place, self.traced.known[tensor.name].value)
             if now.value.shape != wanted.shape:
-                labels = self.traced.labels_behind(tensor.name)
-                raise ClashError(f"the value '{tensor.name}' changes its shape", labels)
+                if not _both_count(now.value, wanted):
+                    labels = self.traced.labels_behind(tensor.name)
+                    raise ClashError(f"the value '{tensor.name}' changes its shape", labels)
+                self.result.rescales.append(Rescale(step.number, place, now.value, wanted))
+                continue
             if wanted.dtype.kind == "b" and not np.array_equal(now.value, wanted):
                 labels = self.traced.labels_behind(tensor.name)
                 raise ClashError(f"the condition '{tensor.name}' changes", labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,11 @@ def _divide(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     if np.issubdtype(left.dtype, np.integer):
         return np.sign(left) * np.sign(right) * (np.abs(left) // np.abs(right))
     return left / right
+
+
+def _modulo(left: np.ndarray, right: np.ndarray, truncated: bool) -> np.ndarray:
+    """Return the remainder, of the sign of the divisor, or of the dividend where truncated."""
+    return np.asarray(np.fmod(left, right) if truncated else np.mod(left, right))
 
 
 def _slice(data: np.ndarray, attrs: Mapping[str, Any], inputs: Arrays) -> np.ndarray:
@@ -148,8 +154,9 @@ def _evaluate(
     if op in _MOVES:
         move = _MOVES[op]
         return Known(move(first.value, attrs, values), move(first.derived, attrs, values))
-    if op in _ELEMENTWISE or op == "Div":
-        function = _divide if op == "Div" else _ELEMENTWISE[op]
+    functions = _ELEMENTWISE | {"Div": _divide, "Mod": partial(_modulo, truncated=bool(attrs.get("fmod", 0)))}
+    if op in functions:
+        function = functions[op]
         value = _chained(op, function, [k.value for k in known])
         derived = np.zeros(value.shape, dtype=bool)
         for k in known:

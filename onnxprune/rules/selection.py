@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.rules.indexing import AT_RUN_TIME, CROSSED
+from onnxprune.rules.layout import regrouped
 from onnxprune.rules.registry import rule
 from onnxprune.rules.signature import (
     INDEXED,
@@ -133,30 +135,67 @@ def _slice_repair(site: Site, shrunk: Shrunk) -> list[Fix]:
 
 @rule("Gather")
 def gather(site: Site) -> Verdict:
-    """Picks labels by a constant index; an index known only at run time pins the axis."""
+    """Picks labels by a constant index; one that counts through the axis regroups it, even if computed.
+
+    PyTorch's exporter writes `as_strided` so: the places of a flattened axis, in order, in several axes.
+    """
     data, index = site.shape(), site.value(1)
     axis = positive(int(site.attrs.get("axis", 0)), len(data))
-    derived = site.derived[1]
+    if index is not None and index.ndim > 1 and counts_through(index, data[axis]):
+        return _regather(site, axis, index.ndim)
     axes = numbered(data)
-    rank = len(site.shape(1))
-    known = index is not None and derived is not None and not derived.any() and rank < 2
     source = _replaced(axes, axis, "from")
-    if not known:
+    derived = site.derived[1]
+    reason = _no_list(index, derived)
+    if reason:
         places = numbered(site.shape(1), "j")
         out = (*axes[:axis], *places, *axes[axis + 1 :])
-        pins = {"from": "looked up by an index that is known only at run time"}
-        return Signature((source, places), (out,), pins=pins)
+        return Signature((source, places), (out,), pins={"from": reason})
     assert index is not None
     place = np.where(index < 0, index + data[axis], index).ravel().astype(np.int64)
-    kept: Axes = (("to",),) if rank == 1 else ()
+    longest = int(np.argmax(index.shape)) if index.ndim else -1
+    kept: Axes = tuple(("to",) if i == longest else () for i in range(index.ndim))
     out = (*axes[:axis], *kept, *axes[axis + 1 :])
     takes = {"to": Take(("from",), place, order=INDEXED)}
     return Signature((source, None), (out,), takes=takes, repair=_gather_index)
 
 
-def _gather_index(_site: Site, shrunk: Shrunk) -> list[Fix]:
+def counts_through(index: np.ndarray, size: int) -> bool:
+    """Tell whether an index of any rank names the places of an axis one after the other, each once."""
+    return index.size == size and bool(np.array_equal(index.ravel(), np.arange(size)))
+
+
+def _no_list(index: np.ndarray | None, derived: np.ndarray | None) -> str:
+    """Say why an index does not list places along one axis; nothing where it does."""
+    if index is None or derived is None or derived.any():
+        return AT_RUN_TIME
+    if sum(size > 1 for size in index.shape) > 1:
+        return CROSSED
+    return ""
+
+
+def _gather_index(site: Site, shrunk: Shrunk) -> list[Fix]:
     picked = shrunk.picked.get("to")
-    return [] if picked is None else [Fix(1, tuple(int(i) for i in picked))]
+    if picked is None:
+        return []
+    old = site.shape(1)
+    shape = tuple(len(picked) if i == int(np.argmax(old)) else size for i, size in enumerate(old))
+    return [Fix(1, np.asarray(picked, np.int64).reshape(shape))]
+
+
+def _regather(site: Site, axis: int, rank: int) -> Verdict:
+    found = regrouped(site.shape(), site.out())
+    if found is None:
+        return Pinned("Gather from an empty tensor")
+
+    def repair(_site: Site, shrunk: Shrunk) -> list[Fix]:
+        out = shrunk.outputs[0]
+        if out is None:
+            return []
+        shape = out[axis : axis + rank]
+        return [Fix(1, np.arange(int(np.prod(shape))).reshape(shape))]
+
+    return Signature((found.before, None), (found.after,), sizes=found.sizes, repair=repair)
 
 
 @rule("Pad")
