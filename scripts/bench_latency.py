@@ -28,6 +28,7 @@ from onnxprune.timing import BenchResult, BenchSettings, Timing, bench
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import build_bench_models as zoo
+from sections import write_section
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 MODELS = ("resnet50", "mobilenetv2")
@@ -189,16 +190,6 @@ def rows(found: Bench, result: BenchResult) -> str:
     return "".join(lines)
 
 
-def write_section(name: str, text: str, page: Path = PAGE) -> None:
-    """Put a text between the markers of a section; a new section goes to the end of the page."""
-    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    old = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n"
-    before, found, rest = old.partition(start)
-    after = rest.partition(end)[2] if found else "\n"
-    head = before if found else before.rstrip() + "\n\n"
-    page.write_text(f"{head}{start}\n{text.strip()}\n{end}{after}", encoding="utf-8")
-
-
 def main() -> int:
     """Print the table, or write it into docs/benchmarks.md; return 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -224,7 +215,7 @@ def main() -> int:
     print(section)
     print("\n".join(missed) or "all bars met", file=sys.stderr)
     if args.write:
-        write_section("latency", section)
+        write_section(PAGE, "latency", section)
     return int(bool(missed))
 
 

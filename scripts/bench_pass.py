@@ -295,7 +295,8 @@ def main() -> int:
 
 
 def _finish(table: str, missed: list[str], skipped: list[str], write: bool) -> None:
-    from bench_latency import write_section
+    from bench_latency import PAGE
+    from sections import write_section
 
     from onnxprune.timing import cpu_name
 
@@ -304,7 +305,7 @@ def _finish(table: str, missed: list[str], skipped: list[str], write: bool) -> N
     print(section)
     print("\n".join(missed) or "all bars met", file=sys.stderr)
     if write:
-        write_section("pass", section)
+        write_section(PAGE, "pass", section)
 
 
 if __name__ == "__main__":

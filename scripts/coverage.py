@@ -23,6 +23,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from sections import write_section
+
 HEADER = (
     "model", "nodes", "params", "kept", "MACs", "kept", "s", "proof", "error / tolerance", "groups off / all",
     "kept / asked", "of channels", "worst group", "dropped", "frozen: operator, reason, channels",
@@ -69,7 +72,7 @@ def measured(path: Path, ratio: float) -> Row:
             result = prune(path, settings, output=target)
             row.seconds = perf_counter() - start
             row.nodes = (len(onnx.load(path).graph.node), len(result.model.graph.node))
-            row.message = _ran(path, target)
+            row.message = ran(path, target)
             _fill(row, result.report)
     except OnnxPruneError as error:
         row.status, row.message = type(error).__name__, str(error)
@@ -77,7 +80,7 @@ def measured(path: Path, ratio: float) -> Row:
     return row
 
 
-def _ran(original: Path, pruned: Path) -> str:
+def ran(original: Path, pruned: Path) -> str:
     """Load and run a written model at onnxruntime's defaults; return what is wrong with it."""
     import numpy as np
     import onnx
@@ -160,7 +163,7 @@ def _pair(pair: Sequence[int]) -> str:
     return " → ".join(_count(v) for v in pair)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def cells(row: Row) -> tuple[str, ...]:
     frozen = "; ".join(f"{op}: {reason}, {n}" for op, reason, n in row.frozen[:3])
     if not row.params[0]:
         return (row.file, *[""] * 5, f"{row.seconds:.1f}", row.status, *[""] * 6, row.message)
@@ -181,7 +184,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
-def _median(values: Sequence[float]) -> float:
+def median(values: Sequence[float]) -> float:
+    """Return the middle of some values."""
     ordered = sorted(values)
     half = len(ordered) // 2
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
@@ -197,27 +201,27 @@ def summary(rows: Sequence[Row]) -> str:
     counted = ", ".join(f"{n} {state}" for state, n in states.most_common())
     return (
         f"{len(rows)} models: {counted}. Of the parameters {min(shares):.1f} to {max(shares):.1f} % stay, "
-        f"median {_median(shares):.1f} %; pruning, proving and writing them all took "
+        f"median {median(shares):.1f} %; pruning, proving and writing them all took "
         f"{sum(r.seconds for r in rows):.0f} s."
     )
 
 
-def page(rows: Sequence[Row], ratio: float) -> str:
-    """Write the whole page."""
+def section(rows: Sequence[Row], ratio: float) -> str:
+    """Write the section."""
     missing: dict[str, list[str]] = {}
     for row in rows:
         for op in row.without_rule:
             missing.setdefault(op, []).append(row.file)
     parts = [
-        "# Coverage",
+        "## Published models and exported architectures",
         f"`scripts/coverage.py` asks for {100 * ratio:g} % of the channels of every group (scope local, "
         "align 1), proves and writes each model, loads the file back and runs it in onnxruntime.",
         summary(rows),
-        table(HEADER, [_cells(r) for r in rows]),
+        table(HEADER, [cells(r) for r in rows]),
         "- groups off: groups that keep another number of channels than was asked.\n"
         "- error / tolerance: the largest over all tensors compared; 1 would be a failure.\n"
         "- frozen: channels with parameters that stay, the three most frequent reasons; all with `--json`.",
-        "## Operators without a rule",
+        "### Operators without a rule",
         table(("operator", "files"), [(op, ", ".join(files)) for op, files in sorted(missing.items())])
         if missing
         else "None.",
@@ -239,7 +243,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument("--ratio", type=float, default=0.5, help="share of channels to remove")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one model")
-    parser.add_argument("--out", type=Path, help="write the page here instead of printing it")
+    parser.add_argument("--out", type=Path, help="write the section into this page instead of printing it")
     parser.add_argument("--json", type=Path, help="also write the rows as JSON")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -256,10 +260,9 @@ def main() -> int:
     if args.json:
         args.json.write_text(json.dumps([vars(r) for r in rows], indent=1) + "\n", encoding="utf-8")
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(page(rows, args.ratio), encoding="utf-8")
+        write_section(args.out, "models", section(rows, args.ratio))
     else:
-        print(page(rows, args.ratio))
+        print(section(rows, args.ratio))
     return int(any(r.status in ("crash", "timeout") for r in rows))
 
 
