@@ -76,9 +76,9 @@ def test_the_proof_is_the_same_from_a_file(name: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("small_limits")
 def test_a_wrong_weight_is_noticed_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxprune import pipeline
+    from onnxprune import attempting
 
-    real = pipeline.rewritten
+    real = attempting.rewritten
 
     def wrong(*args: object) -> onnx.ModelProto:
         model = real(*args)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def test_a_wrong_weight_is_noticed_from_a_file(monkeypatch: pytest.MonkeyPatch) 
         tensor.raw_data = values.tobytes()
         return model
 
-    monkeypatch.setattr(pipeline, "rewritten", wrong)
+    monkeypatch.setattr(attempting, "rewritten", wrong)
     with pytest.raises(UnprovedError):
         onnxprune.prune(MODELS / "digits_resnet.onnx", PruneSettings(ratio=0.5, bench=False))
 
