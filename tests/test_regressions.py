@@ -379,3 +379,23 @@ def test_padding_up_to_a_multiple(truncated: int) -> None:
     result = onnxprune.prune(model, settings())
     assert result.report.verification["status"] == "proved"
     assert [(g.kept, g.channels) for g in result.report.groups] == [(4, 8)]
+
+
+def test_multipliers_of_multipliers_are_cut_once() -> None:
+    # Depthwise convolutions that double the channels twice: the rows of the second grid are the channels of
+    # the first. Half of both would leave a quarter; half of the first halves both.
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["stem"]),
+        node("Conv", ["stem", "v"], ["double"], group=4),
+        node("Relu", ["double"], ["positive"]),
+        node("Conv", ["positive", "u"], ["again"], group=8),
+        node("Conv", ["again", "t"], ["out"]),
+    ]
+    params = {"w": (4, 3, 1, 1), "v": (8, 1, 3, 3), "u": (16, 1, 1, 1), "t": (2, 16, 1, 1)}
+    model = model_of(nodes, {"x": [1, 3, 5, 5]}, {"out": [1, 2, 3, 3]}, params)
+    result = onnxprune.prune(model, settings())
+    assert result.report.verification["status"] == "proved"
+    assert [(g.kept, g.asked) for g in result.report.groups] == [(8, 8)]
+    shapes = {t.name: list(t.dims)[:1] for t in result.model.graph.initializer}
+    assert [shapes[name] for name in "wvu"] == [[4], [4], [8]]

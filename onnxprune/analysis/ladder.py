@@ -122,7 +122,8 @@ def _menu(
 
 def _even(found: Units, bundle: Bundle, scores: np.ndarray) -> list[Menu]:
     """Take as many units from every row of a grid as from the others, the least important first."""
-    rows, members = _unique_rows(bundle.grids)
+    held = np.concatenate([grid.ravel() for grid in bundle.grids]) if bundle.grids else np.zeros(0, np.int64)
+    rows, members = _unique_rows(_outermost(found, bundle.grids))
     flat = np.concatenate(rows) if rows else np.zeros(0, np.int64)
     result = []
     if len(np.unique(flat)) != len(flat):
@@ -136,8 +137,33 @@ def _even(found: Units, bundle: Bundle, scores: np.ndarray) -> list[Menu]:
             depth = min(len(f) - (len(f) == len(r)) for r, f in zip(own, free, strict=True))
             atoms = [np.asarray([r[i] for r in ranked]) for i in range(depth)]
             if atoms:
-                result.append(_menu(found, atoms, scores, np.concatenate(free), ordered=True))
-    return result + _rest(found, bundle, flat, scores) if result else []
+                atoms = [np.union1d(atom, _below(found, atom)) for atom in atoms]
+                pool = np.concatenate(free)
+                pool = np.union1d(pool, _below(found, pool))
+                result.append(_menu(found, atoms, scores, pool, ordered=True))
+    return result + _rest(found, bundle, held, scores) if result else []
+
+
+def _outermost(found: Units, grids: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Leave out grids that lie below units of another: cutting both would cut the same channels twice."""
+    inner = np.zeros(found.count, dtype=bool)
+    for grid in grids:
+        if found.levels[grid].any():
+            inner[_below(found, grid.ravel())] = True
+    return tuple(grid for grid in grids if not inner[grid].any())
+
+
+def _below(found: Units, units: np.ndarray) -> np.ndarray:
+    """Return the children of some units, their children, and so on."""
+    rows = found.rows
+    above = np.zeros(found.count, dtype=bool)
+    above[units] = True
+    reached = np.zeros(found.count, dtype=bool)
+    while True:
+        new = rows.child[above[rows.parent[rows.row]] & ~reached[rows.child]]
+        if not len(new):
+            return np.flatnonzero(reached)
+        reached[new] = above[new] = True
 
 
 def _rest(found: Units, bundle: Bundle, used: np.ndarray, scores: np.ndarray) -> list[Menu]:
