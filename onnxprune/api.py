@@ -92,12 +92,13 @@ def verify(
     plan: str | Path | bytes | Plan,
     input_values: Mapping[str, Any] | None = None,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> VerifyReport:
     """Check that a model is what the plan makes of the original, and prove the plan.
 
     Raises UsageError for a plan that does not fit the original, UnprovedError where nothing runs.
     """
-    return verified(load(pruned).model, load(original), plan, input_values or {}, seed)
+    return verified(load(pruned).model, load(original), plan, input_values or {}, seed, progress)
 
 
 def bench(

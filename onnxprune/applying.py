@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from onnxprune.pipeline import (
 from onnxprune.plan import Plan, read_plan
 from onnxprune.planfile import removal
 from onnxprune.planner import Decision, Request
+from onnxprune.progress import Progress, silent
 from onnxprune.proving import cases, proof
 from onnxprune.recovering import hashes
 from onnxprune.report import VerifyReport
@@ -47,13 +49,14 @@ def apply(
     force: bool = False,
     input_values: Values | None = None,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> PruneResult:
     """Carry out a plan, prove the result, and write it where an output is given.
 
-    input_values: inputs to run the model with, where those generated do not do. Raises UsageError for
-    a plan that does not fit the model or does not replay, and as `prune` does.
+    input_values: inputs to run the model with, where those generated do not do. progress: as `prune` calls
+    it. Raises UsageError for a plan that does not fit the model or does not replay, and as `prune` does.
     """
-    watch = Stopwatch()
+    watch = Stopwatch(progress)
     if output is not None:
         check_output(output, model if isinstance(model, (str, os.PathLike)) else None, force)
     if (
@@ -109,7 +112,7 @@ def _applied(
     watch.lap("rewrite")
     found = cases(analysis, {}, values, seed)
     check_inlined(loaded, written_out, found)
-    outcome = proof(analysis, pruned, replayed, dead, found)
+    outcome = proof(analysis, pruned, replayed, dead, found, partial(watch.progress, "proof"))
     watch.lap("verify")
     if outcome.status == UNPROVED:
         raise UnprovedError(f"the result cannot be proved: {outcome.reason}")
@@ -153,12 +156,13 @@ def _sensible(sizes: list[object]) -> bool:
 
 
 def verified(
-    pruned: onnx.ModelProto, original: Loaded, plan: str | Path | bytes | Plan, values: Values, seed: int
-) -> VerifyReport:
+    pruned: onnx.ModelProto, original: Loaded, plan: str | Path | bytes | Plan, values: Values, seed: int,
+    progress: Progress = silent,
+) -> VerifyReport:  # fmt: skip
     """Prove the plan on the original, and compare what it makes with the model given."""
     read = read_plan(plan)
     written_out = inlined_again(original.model, _planned_functions(read))
-    attempt, _, _ = _applied(read, (original, written_out), values, seed, Stopwatch())
+    attempt, _, _ = _applied(read, (original, written_out), values, seed, Stopwatch(progress))
     differences = (
         *model_differences(attempt.model, pruned, frozenset(read.repaired)),
         *_other_repairs(pruned, read.repaired),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnxprune.analysis.replay import Replayed
 from onnxprune.errors import NothingToPrune, UnprovedError
 from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
 from onnxprune.planner import Decision, Request, decide
+from onnxprune.progress import Progress, silent
 from onnxprune.proving import Cases, proof, suspects
 from onnxprune.recovering import Evidence, Recovery, recovered
 from onnxprune.report import Dropped
@@ -23,9 +25,10 @@ MAX_DROPS = 20
 
 
 class Stopwatch:
-    """Seconds by stage, in the order in which the stages end."""
+    """Seconds by stage, in the order in which the stages end; progress: whom to tell within a stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress = silent) -> None:
+        self.progress = progress
         self.seconds: dict[str, float] = {}
         self._last = perf_counter()
 
@@ -92,7 +95,7 @@ class Chain:
         if self.evidence is None or settings.resolved_recover == "none":
             return None
         removal = (attempt.decision.dead, attempt.decision.replayed)
-        return recovered(self.analysis, attempt.model, removal, self.evidence, settings)
+        return recovered(self.analysis, attempt.model, removal, self.evidence, settings, self.watch.progress)
 
 
 def attempted(
@@ -113,7 +116,8 @@ def attempted(
             break
         pruned = rewritten(analysis.model, units.traced, decision.replayed)
         watch.lap("rewrite")
-        outcome = proof(analysis, pruned, decision.replayed, decision.dead, found)
+        steps = partial(watch.progress, "proof")
+        outcome = proof(analysis, pruned, decision.replayed, decision.dead, found, steps)
         watch.lap("verify")
         if outcome.status in (PROVED, WEAK) or (
             outcome.status == UNPROVED and request.settings.allow_unproved

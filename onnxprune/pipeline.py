@@ -27,6 +27,7 @@ from onnxprune.oracle.inlined import require_same
 from onnxprune.plan import Plan
 from onnxprune.planfile import derived, group_plans
 from onnxprune.planner import Decision, Request, criterion_warnings, resolved_step
+from onnxprune.progress import Progress, silent
 from onnxprune.proving import Cases, cases
 from onnxprune.quantities import amount
 from onnxprune.recovering import gathered, scored
@@ -59,14 +60,16 @@ def prune(
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
     plan_output: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
 ) -> PruneResult:
     """Prune a model, prove the result, and write it where an output is given.
 
     model: a path, bytes or ModelProto; it is not changed. plan_output: a file for the plan, which is
-    written before the model. Raises UsageError, ModelError, NothingToPrune, UnprovedError, GateFailed and
-    ResourceError; a missed target is in the report.
+    written before the model. progress: called with a stage, the steps done, and of how many.
+    Raises UsageError, ModelError, NothingToPrune, UnprovedError, GateFailed and ResourceError; a missed
+    target is in the report.
     """
-    watch = Stopwatch()
+    watch = Stopwatch(progress)
     check_provider(settings.provider)
     _check_files(model, output, plan_output, force)
     loaded = load(model)
@@ -81,8 +84,8 @@ def prune(
     watch.lap("inputs")
     judged = judge(loaded.model, settings)
     watch.lap("validate")
-    evidence = gathered(analysis, settings)
-    chain = Chain(analysis, request, found, scored(analysis, evidence, settings), evidence, watch)
+    evidence = gathered(analysis, settings, progress)
+    chain = Chain(analysis, request, found, scored(analysis, evidence, settings, progress), evidence, watch)
     watch.lap("score")
     chosen = searched(chain, judged) if settings.sought else chain.carried_out(request.limits)
     attempt, repair = chosen.attempt, chosen.repair

@@ -21,6 +21,7 @@ from onnxprune.model.runtime import open_session, run, runtime_errors
 from onnxprune.model.shapes import all_shapes, infer
 from onnxprune.model.widened import runnable, wide_dtypes, widened
 from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Case, Difference, Proof, prove
+from onnxprune.progress import Steps, unseen
 from onnxprune.rewrite import factors
 
 FAR_BATCH, FAR_FACTOR = 17, 3
@@ -84,15 +85,16 @@ def _other_sizes(
 
 
 def proof(
-    analysis: Analysis, pruned: onnx.ModelProto, replayed: Replayed, dead: np.ndarray, found: Cases
-) -> Proof:
+    analysis: Analysis, pruned: onnx.ModelProto, replayed: Replayed, dead: np.ndarray, found: Cases,
+    progress: Steps = unseen,
+) -> Proof:  # fmt: skip
     """Prove a pruned model on the cases; unproved where there are none."""
     if not found.feeds:
         return Proof(UNPROVED, 0, None, reason=found.reason)
     if found.wide:
         types = wide_dtypes(analysis.dtypes)
         copy = replace(analysis, model=widened(analysis.model), dtypes=types)
-        outcome = proof(copy, widened(pruned), replayed, dead, replace(found, wide=False))
+        outcome = proof(copy, widened(pruned), replayed, dead, replace(found, wide=False), progress)
         proved = outcome.status in (PROVED, WEAK)
         return replace(outcome, reason="on a copy in fp32") if proved else outcome
     alive = analysis.units.alive(dead)
@@ -111,7 +113,7 @@ def proof(
         clash = _far_clash(analysis, replayed, alive, found.feeds[0])
         if clash is not None:
             return _failed(clash, "inputs of other sizes")
-    return prove((analysis.light, pruned), prepared)
+    return prove((analysis.light, pruned), prepared, progress)
 
 
 def _failed(clash: Conflict, label: str) -> Proof:

@@ -22,7 +22,7 @@ from onnxprune.drift import drift
 from onnxprune.model.tensors import raw_bytes
 from onnxprune.planner import score, slices_of
 from onnxprune.probing import Probe, calibrated
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, Steps, silent
 from onnxprune.recovery.fold import folded_into
 from onnxprune.recovery.refit import DAMPING, refitted
 from onnxprune.scoring import importance
@@ -110,6 +110,7 @@ def recovered(
     removal: tuple[np.ndarray, Replayed],
     evidence: Evidence,
     settings: PruneSettings,
+    progress: Progress = silent,
 ) -> Recovery:
     """Repair a pruned model; of the steps of the method the one of least drift on the held-out batches.
 
@@ -119,7 +120,8 @@ def recovered(
     judge = data.held_out or data.fit
     before = best = drift(analysis.model, pruned, judge)
     kept, changed = pruned, frozenset[str]()
-    for model, names in _steps(analysis, pruned, removal, evidence, settings.resolved_recover):
+    steps = partial(progress, "refit")
+    for model, names in _steps(analysis, pruned, removal, evidence, (settings.resolved_recover, steps)):
         after = drift(analysis.model, model, judge)
         if after < best:
             kept, changed, best = model, names, after
@@ -133,10 +135,11 @@ def _steps(
     pruned: onnx.ModelProto,
     removal: tuple[np.ndarray, Replayed],
     evidence: Evidence,
-    method: str,
+    how: tuple[str, Steps],
 ) -> Iterator[tuple[onnx.ModelProto, frozenset[str]]]:
     """Yield models on the way of a method, with the tensors changed so far."""
     (dead, replayed), model, changed = removal, pruned, frozenset[str]()
+    method, progress = how
     if method in ("ls", "refit"):
         # The regression of `refit` shrinks towards the weights it begins with: these are better ones.
         model, names = folded_into(pruned, (evidence.readers, evidence.grams), dead, replayed)
@@ -145,7 +148,7 @@ def _steps(
     if method in ("bias", "refit"):
         dampings = DAMPING if method == "refit" else ()
         models = (analysis.model, model)
-        model, more = refitted(models, analysis.units.traced, replayed, evidence.data, dampings)
+        model, more = refitted(models, analysis.units.traced, replayed, evidence.data, dampings, progress)
         yield model, changed | set(more)
 
 

@@ -871,3 +871,32 @@ def test_json_has_no_numbers_that_json_cannot_say(capsys: pytest.CaptureFixture[
         "d": "x",
         "e": [1, None],
     }
+
+
+@posix
+def test_stages_are_counted_in_a_terminal_and_nowhere_else(tmp_path: Path) -> None:
+    given = ("prune", RESNET, "--ratio", 0.5, "--recover", "ls", "--no-bench", "--force",
+             "--calib", MODELS / "digits_calib.npz", "-o", tmp_path / "o.onnx")  # fmt: skip
+    text = in_terminal(120, *given, raw=True)
+    assert f"pruning {RESNET}: calibration" in text
+    assert f"pruning {RESNET}: proof" in text
+    assert "1/2" in text
+    for quiet in ("-q", "--json"):
+        assert "pruning" not in in_terminal(120, *given, quiet)
+    assert run(*given).stderr == ""
+
+
+def test_a_line_shows_one_stage_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.progress import Progress as Bars
+
+    with Bars(disable=True) as bars:
+        line = screen._Line(bars, "pruning it")
+        for step in (("proof", 1, 2), ("proof", 2, 2), ("refit", 3, 7)):
+            line.told(*step)
+            assert len(bars.tasks) == 1
+            task = bars.tasks[0]
+            if step[1] == step[2]:
+                assert (task.description, task.total) == ("pruning it", None)
+            else:
+                assert (task.description, task.completed, task.total) == (f"pruning it: {step[0]}", *step[1:])
+    assert capsys.readouterr() == ("", "")

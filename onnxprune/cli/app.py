@@ -141,8 +141,8 @@ def prune(screen: Screen, model: Path, **options: Any) -> int:
     places = {"plan": str(plan)} if plan is not None else {}
     places["written"] = "nothing, as asked by --dry-run" if target is None else str(target)
     try:
-        with screen.working(f"pruning {model}"):
-            result = onnxprune.prune(model, settings, target, options["force"], plan)
+        with screen.working(f"pruning {model}") as progress:
+            result = onnxprune.prune(model, settings, target, options["force"], plan, progress)
     except GateFailed as error:
         _show(screen, error.result, {"written": "nothing: the gate failed"})
         raise
@@ -210,9 +210,9 @@ def apply(screen: Screen, model: Path, plan: Path, **options: Any) -> int:
       onnxprune apply model.onnx --plan plan.json -o small.onnx
     """
     target = options["output"]
-    with screen.working(f"pruning {model}"):
+    with screen.working(f"pruning {model}") as progress:
         values = unique("--input-value", options["input_values"])
-        result = onnxprune.apply(model, plan, target, options["force"], values, options["seed"])
+        result = onnxprune.apply(model, plan, target, options["force"], values, options["seed"], progress)
     screen.say(tables.prune_messages(result.report))
     places = {"plan": str(plan), "written": str(target)}
     shown = tables.prune_tables(result.report, places, screen.detailed, planned=True)
@@ -236,9 +236,9 @@ def verify(screen: Screen, pruned: Path, original: Path, plan: Path, **options: 
     Example:
       onnxprune verify small.onnx --original model.onnx --plan plan.json
     """
-    with screen.working(f"verifying {pruned}"):
+    with screen.working(f"verifying {pruned}") as progress:
         values = unique("--input-value", options["input_values"])
-        report = onnxprune.verify(pruned, original, plan, values, options["seed"])
+        report = onnxprune.verify(pruned, original, plan, values, options["seed"], progress)
     screen.result(report.to_dict(), tables.verify_tables(report))
     if report.verification["status"] not in ("proved", "weak"):
         raise UnprovedError(f"the plan's result is not proved: {tables.proof_line(report.verification)}")

@@ -9,12 +9,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from onnxprune.errors import printable
 from onnxprune.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
 
 _COLOURS = {"error": "red", "internal error": "red", "warning": "yellow", "dropped": "yellow", "note": "cyan"}
 _FOLDED = 12  # letters that a folded column keeps
@@ -125,20 +128,30 @@ def _bar(text: str) -> Iterator[Progress]:
     spinner = SpinnerColumn("line")
     name = TextColumn("{task.description}", markup=False, table_column=folded)
     with Bars(spinner, name, *map(Counted, counted), console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(printable(text), total=None)
-        stages: list[str] = []
+        yield _Line(bars, printable(text)).told
 
-        def progress(stage: str, done: int, total: int) -> None:
-            if stages[-1:] != [stage]:
-                stages.append(stage)
-                bars.reset(task, total=total, description=f"{printable(text)}: {stage}")
-            bars.update(task, completed=done)
-            if done >= total:
-                stages.clear()
-                bars.reset(task, description=printable(text))
-                bars.update(task, total=None)
 
-        yield progress
+class _Line:
+    """The line of a run: its text, and the stage that counts its steps now.
+
+    A task of rich cannot lose its number of steps again, so that every stage is a task of its own.
+    """
+
+    def __init__(self, bars: Bars, text: str) -> None:
+        self.bars, self.text, self.stage = bars, text, ""
+        self.task = bars.add_task(text, total=None)
+
+    def told(self, stage: str, done: int, total: int) -> None:
+        """Show how far a stage is; its last step ends it."""
+        if stage != self.stage:
+            self._turn(stage, f"{self.text}: {stage}", total)
+        self.bars.update(self.task, completed=done)
+        if done >= total:
+            self._turn("", self.text, None)
+
+    def _turn(self, stage: str, text: str, total: int | None) -> None:
+        self.bars.remove_task(self.task)
+        self.stage, self.task = stage, self.bars.add_task(text, total=total)
 
 
 def _plain(value: Any) -> Any:

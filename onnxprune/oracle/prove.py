@@ -20,6 +20,7 @@ from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.oracle.codes import inexact, nudged
 from onnxprune.oracle.masked import Masked, masked_original
 from onnxprune.oracle.rounding import run_nudged
+from onnxprune.progress import Steps, unseen
 from onnxprune.rules.signature import Signature
 
 PROVED, WEAK, UNPROVED, FAILED = "proved", "weak", "unproved", "failed"
@@ -147,7 +148,7 @@ class Case:
     feeds: Feeds
 
 
-def prove(models: tuple[Light, onnx.ModelProto], cases: Sequence[Case]) -> Proof:
+def prove(models: tuple[Light, onnx.ModelProto], cases: Sequence[Case], progress: Steps = unseen) -> Proof:
     """Prove that the pruned model equals the masked original in every case.
 
     models: the original and the pruned one.
@@ -164,6 +165,7 @@ def prove(models: tuple[Light, onnx.ModelProto], cases: Sequence[Case]) -> Proof
             _unoptimised(masked, pruned, claim, case, tally)
             if number == 0 and not tally.failures:
                 _optimised(original, masked, pruned, case, tally)
+            progress(number + 1, len(cases))
     except BrokenError as error:
         assert case is not None
         tally.add(Difference(_named_in(str(error), case.traced), case.label, float("inf"), 1.0, 0.0))
