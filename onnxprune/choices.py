@@ -6,6 +6,7 @@ NORM_CRITERIA = ("l1", "l2", "linf", "bn-scale", "fpgm", "random")
 DATA_CRITERIA = ("activation", "wanda", "obs")
 CRITERIA = (*NORM_CRITERIA, *DATA_CRITERIA)
 RECOVERIES = ("none", "bias", "ls", "refit")
+SYNTHETIC = "synthetic"  # in place of calibration data: inputs are made up
 SCOPES = ("local", "global")
 GRANULARITIES = ("finest", "columns", "rows")
 METRICS = ("top1", "agreement", "cosine", "psnr", "drift")

@@ -108,8 +108,9 @@ def prune(
     report = reported(analysis, attempt, request, loaded, result, timing, watch)
     said = (*report.warnings, *criterion_warnings(analysis.units, settings), *written_out.kept, *trouble)
     told = None if repair is None else repair.to_dict()
+    seen = None if evidence is None else evidence.to_dict()
     report = replace(
-        report, warnings=said, inlined=written_out.names, recovery=told,
+        report, warnings=said, inlined=written_out.names, recovery=told, calibration=seen,
         validation=None if validated is None else validated.to_dict(), search=chosen.trials,
         targets={**report.targets, **chosen.targets(settings.sought)},
     )  # fmt: skip
@@ -220,6 +221,9 @@ def public_settings(settings: PruneSettings) -> dict[str, object]:
     found["ratios"] = [list(pair) for pair in settings.ratios]
     found["exclude"] = list(settings.exclude)
     found["targets"] = dict(settings.targets)
+    found["calibration"] = None
+    if settings.calib is not None:
+        found["calibration"] = "synthesised" if settings.synthetic else "given"
     return found
 
 

@@ -16,9 +16,11 @@ from onnxprune.analysis.replay import Replayed
 from onnxprune.calibration.consumers import Consumer, View, consumers
 from onnxprune.calibration.grams import Gram, collect
 from onnxprune.calibration.readers import Calibration, read_calibration
+from onnxprune.calibration.synthetic import synthesised
 from onnxprune.choices import DATA_CRITERIA
 from onnxprune.datascore import data_importance
 from onnxprune.drift import drift
+from onnxprune.model.feeds import find_feeds
 from onnxprune.model.tensors import raw_bytes
 from onnxprune.planner import score, slices_of
 from onnxprune.probing import Probe, calibrated
@@ -38,6 +40,10 @@ class Evidence:
     data: Calibration
     readers: tuple[Consumer, ...]
     grams: Mapping[View, Gram]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON of `calibration`."""
+        return described(self.data)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,19 @@ def gathered(analysis: Analysis, settings: PruneSettings, progress: Progress = s
     """
     if settings.calib is None:
         return None
-    return observed(analysis, read_calibration(settings.calib, analysis.model), settings, progress)
+    return observed(analysis, calibration(analysis, settings), settings, progress)
+
+
+def calibration(analysis: Analysis, settings: PruneSettings) -> Calibration:
+    """Read the calibration data, or make it up where this is asked for.
+
+    Raises UsageError for data that does not fit the model.
+    """
+    if not settings.synthetic:
+        return read_calibration(settings.calib, analysis.model)
+    shapes, values = settings.input_shapes or analysis.sizes, settings.input_values
+    base = analysis.feeds or find_feeds(analysis.light, shapes, values, settings.seed)
+    return synthesised(analysis.model, base, frozenset(values), settings.seed)
 
 
 def observed(
@@ -86,6 +104,12 @@ def observed(
     steps = partial(progress, "calibration")
     grams = collect(analysis.model, [c.view for c in readers], data.fit, settings.memory_limit, steps)
     return Evidence(data, readers, grams)
+
+
+def described(data: Calibration) -> dict[str, Any]:
+    """Say of calibration data where it comes from: given, or synthesised and how chosen."""
+    source = "synthesised" if data.synthesised else "given"
+    return {"source": source, "samples": data.samples, "chosen": data.synthesised or None}
 
 
 def scored(

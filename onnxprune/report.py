@@ -70,6 +70,7 @@ class PruneReport:
     inlined: tuple[str, ...] = ()
     validation: Mapping[str, Any] | None = None
     search: tuple[Mapping[str, Any], ...] = ()
+    calibration: Mapping[str, Any] | None = None
 
     @property
     def missed(self) -> tuple[str, ...]:

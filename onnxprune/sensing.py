@@ -16,7 +16,7 @@ import numpy as np
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs
 from onnxprune.analysis.ladder import bundles
-from onnxprune.calibration.readers import Calibration, read_calibration
+from onnxprune.calibration.readers import Calibration
 from onnxprune.choices import DATA_CRITERIA, SHARES
 from onnxprune.drift import distance
 from onnxprune.errors import UnprovedError, UsageError
@@ -26,7 +26,7 @@ from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.oracle.masked import masked_original
 from onnxprune.planner import Decision, Request, decide
 from onnxprune.progress import Progress, silent
-from onnxprune.recovering import observed, scored
+from onnxprune.recovering import calibration, described, observed, scored
 from onnxprune.report import GroupInfo, GroupSensitivity, Point, SensitivityReport
 from onnxprune.selecting import groups_matching
 from onnxprune.settings import PruneSettings
@@ -39,10 +39,9 @@ LABELS = "labels"
 class SensitivitySettings:
     """Settings of one measurement.
 
-    calib: calibration data as `read_calibration` takes it; an array `labels` beside the inputs of an
-    .npz or dict gives top-1, too. shares: of a group's channels that go. samples: inputs that are run,
-    those first that ranked no channel. The rest is as in PruneSettings. Raises UsageError for values
-    that make no sense.
+    calib: as in PruneSettings; an array `labels` beside the inputs of an .npz or dict gives top-1, too.
+    shares: of a group's channels that go. samples: inputs that are run, those first that ranked no
+    channel. The rest is as in PruneSettings. Raises UsageError for values that make no sense.
     """
 
     calib: Any
@@ -80,6 +79,7 @@ class SensitivitySettings:
         return PruneSettings(
             ratio=share, criterion=self.criterion, granularity=self.granularity, align=1, seed=self.seed,
             calib=self.calib, recover="none", memory_limit=self.memory_limit, inline=self.inline,
+            input_shapes=self.input_shapes, input_values=self.input_values,
         )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def measured(
     UnprovedError where onnxruntime cannot run it.
     """
     found = analysis.units
-    data = read_calibration(settings.calib, analysis.model)
+    data = calibration(analysis, settings.pruning(settings.shares[0]))
     sample = _sampled(data, labels_of(settings.calib, data), settings.samples)
     pruning = settings.pruning(settings.shares[0])
     excluded = groups_matching(found, settings.exclude)
@@ -121,6 +121,7 @@ def measured(
     told = {
         "shares": settings.ordered, "criterion": pruning.resolved_criterion,
         "granularity": settings.granularity, "exclude": list(settings.exclude), "seed": settings.seed,
+        "calibration": described(data),
     }  # fmt: skip
     return SensitivityReport(shown.quantities, tuple(result), sample.count, meter.top1, told)
 

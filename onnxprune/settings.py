@@ -15,6 +15,7 @@ from onnxprune.choices import (
     QUALITIES,
     RECOVERIES,
     SCOPES,
+    SYNTHETIC,
     TARGETS,
 )
 from onnxprune.errors import UsageError
@@ -29,8 +30,9 @@ class PruneSettings:
     `size` in bytes); or how much worse the outputs may get, `drift` or the `drop` of the metric, for which
     the fewest MACs are searched. align: widths are multiples of this many channels; 0 stands for `auto`.
     inline: which model-local functions are written out, `auto` for those without a rule.
-    calib: calibration data as `read_calibration` takes it. criterion, scope, recover: None for what
-    suits the rest. memory_limit: bytes for the Gram matrices of one pass over the data.
+    calib: calibration data as `read_calibration` takes it; the word "synthetic" makes it up. criterion,
+    scope, recover: None for what suits the rest. memory_limit: bytes for the Gram matrices of one pass
+    over the data.
     validate: data to judge the whole model on, as for `calib`, with `labels` or targets beside the inputs;
     metric: one of METRICS, `script.py:function` or a function (outputs by name, labels or None), None for
     what suits the data; max_drop: by how much it may get worse, or nothing is written.
@@ -127,6 +129,11 @@ class PruneSettings:
     def sought(self) -> dict[str, float]:
         """Return the targets that are searched for: how much worse the outputs may get."""
         return {key: value for key, value in self.targets.items() if key in QUALITIES}
+
+    @property
+    def synthetic(self) -> bool:
+        """Tell whether calibration inputs are to be made up."""
+        return isinstance(self.calib, str) and self.calib == SYNTHETIC
 
     @property
     def resolved_criterion(self) -> str:

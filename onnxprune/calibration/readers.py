@@ -31,11 +31,12 @@ LABELS = "labels"  # the array of labels beside the inputs
 class Calibration:
     """Batches of inputs that run the model; every fifth is held out from fitting.
 
-    samples: in all batches together.
+    samples: in all batches together; synthesised: how they were chosen where they are made up.
     """
 
     batches: tuple[Feeds, ...]
     samples: int
+    synthesised: str = ""
 
     @property
     def fit(self) -> list[Feeds]:

@@ -252,7 +252,8 @@ def calib(required: bool) -> Callable[[Command], Command]:
     return click.option(
         "--calib", metavar="DATA", required=required,
         help="Inputs without labels, to choose and repair by: an .npz with arrays by input name, a folder of "
-        ".npy or .npz files, or script.py:function, which is run. About 1000 samples do.",
+        ".npy or .npz files, or script.py:function, which is run; about 1000 samples do. Where there are "
+        "none, the word synthetic makes them up, which is worse than data and better than nothing.",
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from onnxprune.cli.options import (
     unique,
 )
 from onnxprune.cli.screen import Column, Screen, Table
-from onnxprune.cli.tables import FACTS, TOP, number
+from onnxprune.cli.tables import FACTS, SYNTHESISED, TOP, calibration_facts, number
 
 if TYPE_CHECKING:
     from onnxprune.report import GroupSensitivity, Point, SensitivityReport
@@ -75,7 +75,8 @@ def sensitivity(screen: Screen, model: Path, **options: Any) -> int:
     )
     with screen.working(f"measuring {model}") as progress:
         report = onnxprune.sensitivity(model, settings, options["picture"], options["force"], progress)
-    screen.say([f"warning: {text}" for text in report.warnings])
+    made_up = report.settings["calibration"]["source"] == "synthesised"
+    screen.say([f"warning: {text}" for text in (*report.warnings, *([SYNTHESISED] if made_up else []))])
     places = {} if options["picture"] is None else {"written": str(options["picture"])}
     screen.result(report.to_dict(), shown(report, places, screen))
     return 0
@@ -106,7 +107,8 @@ def shown(report: SensitivityReport, places: Mapping[str, str], screen: Screen) 
 
 def _facts(report: SensitivityReport, places: Mapping[str, str]) -> list[tuple[str, str]]:
     samples, ranking = number(report.samples, "sample"), report.settings["criterion"]
-    facts = [("measured", f"on {samples}, channels ranked by {ranking}, no repair")]
+    facts = calibration_facts(report.settings["calibration"])
+    facts += [("measured", f"on {samples}, channels ranked by {ranking}, no repair")]
     if report.top1 is not None:
         facts.append(("top-1", f"{100 * report.top1:.1f} % unpruned; in the table behind each drift"))
     missing = [("not measured", f"{g.id}: {g.reason}") for g in report.groups if g.reason]

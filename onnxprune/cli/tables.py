@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TOP = 3  # reasons shown without -v
 SMALLER = 0.99  # a file of this share of the original's bytes is not called smaller
+SYNTHESISED = "calibration inputs are synthesised: real ones may drift more; give --calib DATA if you can"
 DIFFERENCES = 10  # shown by `verify`
 FACTS = (Column(), Column(fold=True))
 
@@ -31,6 +32,7 @@ def prune_tables(
             (f"target {'missed' if key in report.missed else 'reached'}", _target_line(key, target))
             for key, target in report.targets.items()
         ),
+        *calibration_facts(report.calibration),
         *_recovery_facts(report.recovery),
         *_validation_facts(report.validation),
         *_search_facts(report.search),
@@ -43,6 +45,13 @@ def prune_tables(
         tables += [_search_table(report.search)] if report.search else []
         tables += [_groups_table(report.groups), _timings_table(report.timings)]
     return tables
+
+
+def calibration_facts(calibration: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Say that calibration inputs were made up, and how."""
+    if calibration is None or calibration["source"] != "synthesised":
+        return []
+    return [("calibration", f"synthesised: {calibration['samples']} random samples, {calibration['chosen']}")]
 
 
 def _recovery_facts(recovery: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -212,6 +221,8 @@ def _timings_table(timings: Mapping[str, float]) -> Table:
 def prune_messages(report: PruneReport) -> list[str]:
     """List what a person must be told about a run besides its result."""
     said = [f"warning: {text}" for text in report.warnings]
+    if report.calibration is not None and report.calibration["source"] == "synthesised":
+        said.append(f"warning: {SYNTHESISED}")
     said += [f"dropped: group {d.id} ({d.name}) stays whole: {d.reason}" for d in report.dropped]
     status = report.verification["status"]
     if status == "weak":

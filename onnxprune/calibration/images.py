@@ -1,0 +1,67 @@
+"""Random images that share with photographs and drawings what noise lacks: edges, areas, a falling spectrum.
+
+Overlapping shapes of one colour ("dead leaves", Lee, Mumford and Huang 2001) and noise whose spectrum falls
+with frequency stand in for real images (Baradad et al. 2021, arXiv:2106.05963).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SHAPES = 30  # painted one over the other
+CONTRAST = (0.3, 2.0)
+OFFSET = 1.0
+
+
+def random_images(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+    """Make images [count, channels, height, width] of about zero mean and unit deviation.
+
+    Half are shapes, a quarter smooth noise, a quarter white noise; contrast and brightness vary widely.
+    """
+    smooth, white = count // 4, count // 4
+    parts = [
+        _leaves(count - smooth - white, shape, rng),
+        _smooth(smooth, shape, rng),
+        rng.standard_normal((white, *shape)),
+    ]
+    values = np.concatenate(parts)
+    contrast = np.exp(rng.uniform(np.log(CONTRAST[0]), np.log(CONTRAST[1]), (count, 1, 1, 1)))
+    values = values * contrast + OFFSET * rng.standard_normal((count, 1, 1, 1))
+    return values[rng.permutation(count)].astype(np.float32)
+
+
+def _leaves(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+    """Paint ellipses and rectangles, of sizes from a twentieth to half of the image."""
+    channels, height, width = shape
+    rows, columns = np.mgrid[0:height, 0:width]
+    result = np.empty((count, *shape))
+    for image in result:
+        image[:] = 0.8 * rng.standard_normal()
+        for _ in range(SHAPES):
+            radius = np.exp(rng.uniform(np.log(0.05), np.log(0.5))) * max(height, width)
+            y, x, angle = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(0, np.pi)
+            stretch = np.exp(0.5 * rng.standard_normal())
+            along = ((columns - x) * np.cos(angle) + (rows - y) * np.sin(angle)) / stretch
+            across = ((rows - y) * np.cos(angle) - (columns - x) * np.sin(angle)) * stretch
+            if rng.random() < 0.5:
+                inside = along**2 + across**2 < radius**2
+            else:
+                inside = (np.abs(along) < radius) & (np.abs(across) < radius)
+            colour = rng.standard_normal() + 0.4 * rng.standard_normal(channels)
+            image[:, inside] = colour[:, None]
+    return result + 0.1 * rng.standard_normal(result.shape)
+
+
+def _smooth(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+    """Draw noise whose amplitude falls with frequency, by a power from 0.8 to 2; channels go together."""
+    channels, height, width = shape
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width)
+    frequency[0, 0] = 1.0
+    drawn = rng.standard_normal((2, count, channels, *frequency.shape))
+    spectrum = (drawn[0] + 1j * drawn[1]) / frequency ** rng.uniform(0.8, 2.0, (count, 1, 1, 1))
+    values = np.fft.irfft2(spectrum, s=(height, width))
+    values -= values.mean(axis=(2, 3), keepdims=True)
+    values /= np.maximum(values.std(axis=(2, 3), keepdims=True), 1e-6)
+    mixing = 1.0 + 0.35 * rng.standard_normal((count, channels, channels))
+    mixing /= np.linalg.norm(mixing, axis=2, keepdims=True)
+    return np.einsum("ncd,ndhw->nchw", mixing, values)
