@@ -145,7 +145,7 @@ def recovered(
     before = best = drift(analysis.model, pruned, judge)
     kept, changed = pruned, frozenset[str]()
     steps = partial(progress, "refit")
-    for model, names in _steps(analysis, pruned, removal, evidence, (settings.resolved_recover, steps)):
+    for model, names in _steps(analysis, pruned, removal, evidence, (settings, steps)):
         after = drift(analysis.model, model, judge)
         if after < best:
             kept, changed, best = model, names, after
@@ -159,11 +159,12 @@ def _steps(
     pruned: onnx.ModelProto,
     removal: tuple[np.ndarray, Replayed],
     evidence: Evidence,
-    how: tuple[str, Steps],
+    how: tuple[PruneSettings, Steps],
 ) -> Iterator[tuple[onnx.ModelProto, frozenset[str]]]:
     """Yield models on the way of a method, with the tensors changed so far."""
     (dead, replayed), model, changed = removal, pruned, frozenset[str]()
-    method, progress = how
+    settings, progress = how
+    method, limit = settings.resolved_recover, settings.memory_limit
     if method in ("ls", "refit"):
         # The regression of `refit` shrinks towards the weights it begins with: these are better ones.
         model, names = folded_into(pruned, (evidence.readers, evidence.grams), dead, replayed)
@@ -172,7 +173,9 @@ def _steps(
     if method in ("bias", "refit"):
         dampings = DAMPING if method == "refit" else ()
         models = (analysis.model, model)
-        model, more = refitted(models, analysis.units.traced, replayed, evidence.data, dampings, progress)
+        model, more = refitted(
+            models, analysis.units.traced, replayed, evidence.data, dampings, progress, limit
+        )
         yield model, changed | set(more)
 
 

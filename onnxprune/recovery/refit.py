@@ -20,12 +20,13 @@ from onnxprune.folding import with_values
 from onnxprune.progress import Steps, unseen
 from onnxprune.recovery.linear import Linear, linears, stored
 from onnxprune.recovery.walk import Walk
+from onnxprune.recovery.wide import wide_fitted
 
 ROWS = 65_536  # of all batches together
 DAMPING = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 WIDE_DAMPING = (1e-3, 1e-2)
 SPECTRAL = 1600  # features up to which all dampings are tried by one eigendecomposition
-WIDEST = 8192  # features above which a Gram matrix would not fit
+WIDEST = 8192  # features above which a layer is fitted block by block
 Centre = tuple[np.ndarray, np.ndarray]
 
 
@@ -91,24 +92,29 @@ def refitted(
     data: Calibration,
     dampings: Sequence[float] = DAMPING,
     progress: Steps = unseen,
+    limit: int = 2 << 30,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Refit the contractions of a pruned model; returns a copy and the names of the tensors that changed.
 
     models: the original and the pruned one. dampings: of the ridge, relative to the mean energy of a
-    feature; with none of them only biases change. Raises UsageError where one does not run on the data.
+    feature; with none of them only biases change. limit: bytes for the fit of a wide layer. Raises
+    UsageError where one does not run on the data.
     """
     first, second = (Walk(model, data.batches) for model in models)
     layers = linears(second)
     changed: list[str] = []
     for number, layer in enumerate(layers):
-        if layer.node.output[0] in first.made and layer.features <= WIDEST:
+        if layer.node.output[0] in first.made:
             second.until(layer.place)
             following = layers[number + 1].place if number + 1 < len(layers) else len(second.nodes)
             name, others = _goal(second, layer, following)
             first.until(first.made[name] + 1)
             targets = _targets(first, name, traced, replayed)
-            if targets is not None:
-                changed += _fitted(second, layer, _less(second, targets, others), data, dampings)
+            wanted = None if targets is None else _less(second, targets, others)
+            if wanted is not None and layer.features <= WIDEST:
+                changed += _fitted(second, layer, wanted, data, dampings)
+            elif wanted is not None:
+                changed += wide_fitted(second, layer, wanted, data, bool(dampings), limit)
         progress(number + 1, len(layers))
     values = {name: stored(second, name) for name in changed}
     return with_values(models[1], values), tuple(changed)
