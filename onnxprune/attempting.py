@@ -11,8 +11,11 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.analyse import Analysis
+from onnxprune.analysis.cost import macs
 from onnxprune.analysis.replay import Replayed
-from onnxprune.errors import NothingToPrune, UnprovedError
+from onnxprune.drift import drift
+from onnxprune.errors import NothingToPrune, OnnxPruneError, UnprovedError
+from onnxprune.oracle.equal import model_differences
 from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
 from onnxprune.planner import Decision, Request, decide
 from onnxprune.progress import Progress, silent
@@ -20,6 +23,7 @@ from onnxprune.proving import Cases, proof, suspects
 from onnxprune.recovering import Evidence, Recovery, recovered
 from onnxprune.report import Dropped
 from onnxprune.rewrite import apply as rewritten
+from onnxprune.stepping import Stage, differing, scheduled
 
 MAX_DROPS = 20
 
@@ -51,12 +55,15 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A proved removal and its repair; reached: the qualities that were searched for, trials: the search."""
+    """A proved removal and its repair; reached: the qualities that were searched for, trials: the search;
+    steps: what was left after those before the last.
+    """
 
     attempt: Attempt
     repair: Recovery | None
     reached: Mapping[str, float] = field(default_factory=dict)
     trials: tuple[Mapping[str, float], ...] = ()
+    steps: tuple[Mapping[str, float], ...] = ()
 
     def targets(self, sought: Mapping[str, float]) -> dict[str, dict[str, float]]:
         """Return the limits of what was searched for, and what was reached."""
@@ -70,7 +77,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Chain:
-    """What every attempt of a run starts from; scores: importance by unit."""
+    """What every attempt of a run starts from; scores: importance by unit of the original."""
 
     analysis: Analysis
     request: Request
@@ -85,17 +92,54 @@ class Chain:
         limits: what may remain, instead of the request's.
         """
         request = replace(self.request, limits=limits)
-        attempt = attempted(self.analysis, request, self.cases, self.scores, self.watch)
-        repair = self._repaired(attempt)
+        if self.evidence is None:
+            return Chosen(attempted(self.analysis, request, self.cases, self.scores, self.watch), None)
+        stage, taken = self._stepped(request, Stage(self.analysis, self.scores, self.evidence))
+        attempt = attempted(self.analysis, request, self.cases, stage.scores, self.watch)
+        begun = stage.pruned(attempt.decision.dead) if taken else attempt.model
+        repair = self._repaired(stage, begun, attempt.decision)
+        if repair is not None and taken:
+            repair = _since(self.analysis.model, attempt.model, repair, self.evidence)
         self.watch.lap("recover")
-        return Chosen(attempt, repair)
+        return Chosen(attempt, repair, steps=tuple(taken))
 
-    def _repaired(self, attempt: Attempt) -> Recovery | None:
-        settings = self.request.settings
-        if self.evidence is None or settings.resolved_recover == "none":
+    def _stepped(self, request: Request, stage: Stage) -> tuple[Stage, list[Mapping[str, float]]]:
+        """Take the steps before the last; return where they lead, and what each left."""
+        units, steps = self.analysis.units, request.settings.steps
+        taken: list[Mapping[str, float]] = []
+        for number in range(1, steps):
+            decision = decide(units, scheduled(request, units, number / steps), stage.scores)
+            if decision.dead.any():
+                begun = stage.pruned(decision.dead)
+                repair = self._repaired(stage, begun, decision)
+                left = begun if repair is None else repair.model
+                stage = stage.after((decision.dead, decision.replayed), left, request)
+                taken.append({"macs": macs(units.traced, decision.replayed.sizes)})
+            self.watch.lap("steps")
+        return stage, taken
+
+    def _repaired(self, stage: Stage, pruned: onnx.ModelProto, decision: Decision) -> Recovery | None:
+        settings, removal = self.request.settings, (decision.dead, decision.replayed)
+        if settings.resolved_recover == "none":
             return None
-        removal = (attempt.decision.dead, attempt.decision.replayed)
-        return recovered(self.analysis, attempt.model, removal, self.evidence, settings, self.watch.progress)
+        return recovered(self.analysis, pruned, removal, stage.evidence, settings, self.watch.progress)
+
+
+def _since(
+    original: onnx.ModelProto, plain: onnx.ModelProto, repair: Recovery, evidence: Evidence
+) -> Recovery:
+    """Tell of a repair in several steps what it changed of the model that was proved, and what it gained.
+
+    Raises OnnxPruneError where they differ in more than values.
+    """
+    found = differing(plain, repair.model)
+    others = model_differences(plain, repair.model, frozenset(found))
+    if others:
+        raise OnnxPruneError(f"internal error: several steps lead to another model: {others[0]}")
+    before = drift(original, plain, evidence.data.held_out or evidence.data.fit)
+    if before <= repair.drift_after:
+        return replace(repair, model=plain, repaired={}, drift_before=before, drift_after=before)
+    return replace(repair, repaired=found, drift_before=before)
 
 
 def attempted(

@@ -111,7 +111,8 @@ def prune(
     seen = None if evidence is None else evidence.to_dict()
     report = replace(
         report, warnings=said, inlined=written_out.names, recovery=told, calibration=seen,
-        validation=None if validated is None else validated.to_dict(), search=chosen.trials,
+        validation=None if validated is None else validated.to_dict(),
+        search=chosen.trials, steps=chosen.steps,
         targets={**report.targets, **chosen.targets(settings.sought)},
     )  # fmt: skip
     finished = PruneResult(result, plan, report)
@@ -213,6 +214,7 @@ def public_settings(settings: PruneSettings) -> dict[str, object]:
         "min_channels",
         "exclude",
         "seed",
+        "steps",
     )
     found: dict[str, object] = {key: getattr(settings, key) for key in keys}
     found["scope"] = settings.resolved_scope

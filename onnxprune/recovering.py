@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.replay import Replayed
@@ -31,6 +32,7 @@ from onnxprune.scoring import importance
 from onnxprune.settings import PruneSettings
 
 PROBE_BATCHES = 4
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
 
 @dataclass(frozen=True)
@@ -181,9 +183,18 @@ def _steps(
 
 def hashes(model: onnx.ModelProto) -> dict[str, str]:
     """Return the SHA-256 of the values of all stored tensors, by name."""
+    return {n: hashlib.sha256(bytes(raw_bytes(t))).hexdigest() for n, t in _stored(model).items()}
+
+
+def values_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Return the values of all stored tensors of floats, by name."""
+    return {n: numpy_helper.to_array(t) for n, t in _stored(model).items() if t.data_type in FLOATS}
+
+
+def _stored(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     stored = {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value":
                 stored[node.output[0]] = attribute.t
-    return {n: hashlib.sha256(bytes(raw_bytes(t))).hexdigest() for n, t in stored.items()}
+    return stored

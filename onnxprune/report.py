@@ -71,6 +71,7 @@ class PruneReport:
     validation: Mapping[str, Any] | None = None
     search: tuple[Mapping[str, Any], ...] = ()
     calibration: Mapping[str, Any] | None = None
+    steps: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def missed(self) -> tuple[str, ...]:

@@ -35,7 +35,8 @@ class PruneSettings:
     over the data.
     validate: data to judge the whole model on, as for `calib`, with `labels` or targets beside the inputs;
     metric: one of METRICS, `script.py:function` or a function (outputs by name, labels or None), None for
-    what suits the data; max_drop: by how much it may get worse, or nothing is written.
+    what suits the data; max_drop: by how much it may get worse, or nothing is written. steps: in how many
+    to choose and repair.
     Raises UsageError for values that make no sense.
     """
 
@@ -62,6 +63,7 @@ class PruneSettings:
     validate: Any = None
     metric: Any = None
     max_drop: float | None = None
+    steps: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -91,6 +93,10 @@ class PruneSettings:
         _one_of("inline", self.inline, INLINING)
         if self.scope is not None:
             _one_of("scope", self.scope, SCOPES)
+        if self.steps < 1:
+            raise UsageError(f"--steps must be at least 1: got {self.steps}")
+        if self.steps > 1 and self.calib is None:
+            raise UsageError("--steps chooses again after each repair, by data: give --calib DATA")
         if self.min_channels < 1:
             raise UsageError(f"--min-channels must be at least 1: got {self.min_channels}")
         if self.align < 0:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,11 +24,13 @@ from onnxprune import PruneSettings
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
 START, END = "<!-- table -->", "<!-- end of table -->"
-METHODS: Mapping[str, Mapping[str, str]] = {
+METHODS: Mapping[str, Mapping[str, Any]] = {
     "L1 norm": {"criterion": "l1", "recover": "none"},
     "obs, no repair": {"criterion": "obs", "recover": "none"},
     "obs, ls": {"criterion": "obs", "recover": "ls"},
     "obs, refit": {"criterion": "obs", "recover": "refit"},
+    "obs, refit, 3 steps": {"criterion": "obs", "recover": "refit", "steps": 3},
+    "obs, refit, 5 steps": {"criterion": "obs", "recover": "refit", "steps": 5},
 }
 
 

@@ -166,7 +166,7 @@ def _prune_settings(options: Mapping[str, Any]) -> Any:
     timed = not (options["no_bench"] or options["dry_run"])
     same = ("calib", "recover", "memory_limit", "criterion", "scope", "granularity", "align", "min_channels",
             "exclude", "seed", "allow_unproved", "inline", "threads", "provider", "validate", "metric",
-            "max_drop")  # fmt: skip
+            "max_drop", "steps")  # fmt: skip
     return onnxprune.PruneSettings(
         ratio=ratio, ratios=ratios, targets=targets, input_shapes=shapes, input_values=values, bench=timed,
         **{key: options[key] for key in same},

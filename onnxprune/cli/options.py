@@ -305,14 +305,19 @@ def output(required: bool) -> Callable[[Command], Command]:
 
 
 def calibration(function: Command) -> Command:
-    """Add --calib, --recover and --memory-limit."""
+    """Add --calib, --recover, --steps and --memory-limit."""
     recover = click.option(
         "--recover", type=click.Choice(RECOVERIES),
         help="Repair of the weights by the data: biases only (bias), weights by least squares between "
         "channels (ls), or every layer fitted to the original's outputs (refit).  [default: none; refit with "
         "--calib]",
     )  # fmt: skip
-    return calib(required=False)(recover(memory_limit(function)))
+    steps = click.option(
+        "--steps", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="Choose and repair in this many steps, each looking at what the last one left; N times as long, "
+        "and measured to be no better in general: compare with --validate.",
+    )  # fmt: skip
+    return calib(required=False)(recover(steps(memory_limit(function))))
 
 
 def validation(function: Command) -> Command:
