@@ -245,15 +245,15 @@ def test_a_walk_computes_what_the_model_does_and_rows_are_the_layers(name: str) 
     for layer in layers:
         walk.until(layer.place)
         made = walk.preview([layer.node.output[0]])[0][layer.node.output[0]]
-        features, outputs = layer.rows(walk.values[0][layer.node.input[0]], made, 50, rng)
+        features, outputs = layer.rows(walk.values[0][layer.node.input[0]], [made], 50, rng)
         weight = numpy_helper.to_array(walk.weights[layer.weight])
         change = np.random.default_rng(1).standard_normal(
             (len(features), features.shape[2], outputs.shape[2])
         )
         walk.store(layer.weight, layer.changed(weight, change).astype(np.float32))
         moved = walk.preview([layer.node.output[0]])[0][layer.node.output[0]]
-        again, after = layer.rows(walk.values[0][layer.node.input[0]], moved, 50, np.random.default_rng(0))
-        first, before = layer.rows(walk.values[0][layer.node.input[0]], made, 50, np.random.default_rng(0))
+        again, after = layer.rows(walk.values[0][layer.node.input[0]], [moved], 50, np.random.default_rng(0))
+        first, before = layer.rows(walk.values[0][layer.node.input[0]], [made], 50, np.random.default_rng(0))
         assert np.array_equal(again, first)
         np.testing.assert_allclose(after - before, first @ change, rtol=1e-2, atol=2e-2 * np.abs(after).max())
         walk.store(layer.weight, weight)

@@ -319,7 +319,7 @@ def test_plan_file_equal_to_a_model(plan: str, tmp_path: Path) -> None:
         (("-o", "OUT", *HALF, "--input-value", "input=a", "--input-value", "input=b"), "given twice"),
         (("-o", "OUT", *HALF, "--exclude", "0.0.weigth"), "0.0.weight"),
         (("-o", "OUT", "--ratio", "0.0.weigth=0.5"), "0.0.weight"),
-        (("-o", "OUT", *HALF, "--steps", "3"), "No such option"),
+        (("-o", "OUT", *HALF, "--steps", "3"), "give --calib DATA"),
         (("-o", "OUT", *HALF, "-q", "-v"), "exclude each other"),
         (("-o", "no folder/o.onnx", *HALF), "does not exist"),
         (("-o", "OUT", *HALF, "--exclude", "type:conv"), "nearest: 'Conv'"),

@@ -60,7 +60,7 @@ def collect(
     limit: bytes for the Gram matrices of one pass. Raises UsageError where the model does not run.
     """
     found: dict[View, Gram] = {}
-    passes = _passes(sorted(set(views), key=gram_bytes), limit)
+    passes = _passes(sorted(dict.fromkeys(views), key=gram_bytes), limit)
     for number, chosen in enumerate(passes):
         session = open_session(with_outputs(model, sorted({v.tensor for v in chosen})), optimised=True)
         accepted = {i.name for i in session.get_inputs()}

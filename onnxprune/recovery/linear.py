@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -43,18 +43,24 @@ class Linear:
             return prod(self.shape[1:])
         return self.shape[1] if self.attrs.get("transB", 0) else self.shape[0]
 
+    @property
+    def outputs(self) -> int:
+        """Return the number of outputs of all groups."""
+        if self.node.op_type == "Conv" or self.attrs.get("transB", 0):
+            return self.shape[0]
+        return self.shape[1]
+
     def rows(
-        self, data: np.ndarray, result: np.ndarray, most: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw rows: features [groups, rows, features] and outputs [groups, rows, outputs]."""
+        self, data: np.ndarray, results: Sequence[np.ndarray], most: int, rng: np.random.Generator
+    ) -> list[np.ndarray]:
+        """Draw rows: features [groups, rows, features] and, of each result, [groups, rows, outputs]."""
         if self.node.op_type == "Conv":
-            return _conv_rows(self, data, result, most, rng)
-        left = data.reshape(-1, data.shape[-1])
-        right = result.reshape(-1, result.shape[-1])
-        if len(left) > most:
-            chosen = np.sort(rng.choice(len(left), most, replace=False))
-            left, right = left[chosen], right[chosen]
-        return left[None], right[None]
+            return _conv_rows(self, data, results, most, rng)
+        flat = [values.reshape(-1, values.shape[-1]) for values in (data, *results)]
+        if len(flat[0]) > most:
+            chosen = np.sort(rng.choice(len(flat[0]), most, replace=False))
+            flat = [values[chosen] for values in flat]
+        return [values[None] for values in flat]
 
     def changed(self, weight: np.ndarray, change: np.ndarray) -> np.ndarray:
         """Add a change [groups, features, outputs] to a weight."""
@@ -129,25 +135,27 @@ def _auto_pad(attrs: Mapping[str, Any]) -> str:
 
 
 def _conv_rows(
-    layer: Linear, data: np.ndarray, result: np.ndarray, most: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+    layer: Linear, data: np.ndarray, results: Sequence[np.ndarray], most: int, rng: np.random.Generator
+) -> list[np.ndarray]:
     """Cut out the patches behind outputs drawn at random (im2col)."""
     kernel, rank, groups = layer.shape[2:], len(layer.shape) - 2, layer.groups
     strides = layer.attrs.get("strides") or [1] * rank
     dilations = layer.attrs.get("dilations") or [1] * rank
     pads = layer.attrs.get("pads") or [0] * (2 * rank)
     padded = np.pad(data, [(0, 0), (0, 0), *((pads[i], pads[rank + i]) for i in range(rank))])
-    every = result.shape[0] * prod(result.shape[2:])
+    front = (results[0].shape[0], *results[0].shape[2:])
+    every = prod(front)
     chosen = np.arange(every) if every <= most else np.sort(rng.choice(every, most, replace=False))
-    sample, *places = np.unravel_index(chosen, (result.shape[0], *result.shape[2:]))
+    sample, *places = np.unravel_index(chosen, front)
     offsets = np.indices(kernel).reshape(rank, -1)
     index = [places[i][:, None] * strides[i] + offsets[i][None, :] * dilations[i] for i in range(rank)]
     patches = np.moveaxis(padded, 1, -1)[(sample[:, None], *index)]  # [rows, taps, C_in]
-    channels = patches.shape[-1] // groups
-    grid = patches.reshape(len(chosen), offsets.shape[1], groups, channels)
-    features = grid.transpose(2, 0, 3, 1).reshape(groups, len(chosen), -1)
-    outputs = np.moveaxis(result, 1, -1)[(sample, *places)].reshape(len(chosen), groups, -1)
-    return features, outputs.transpose(1, 0, 2)
+    grid = patches.reshape(len(chosen), offsets.shape[1], groups, patches.shape[-1] // groups)
+    found = [grid.transpose(2, 0, 3, 1).reshape(groups, len(chosen), -1)]
+    for result in results:
+        rows = np.moveaxis(result, 1, -1)[(sample, *places)].reshape(len(chosen), groups, -1)
+        found.append(rows.transpose(1, 0, 2))
+    return found
 
 
 def stored(walk: Walk, name: str) -> np.ndarray:
