@@ -7,9 +7,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from onnxprune.analysis.analyse import analyse
+from onnxprune.analysis.replay import replay
+from onnxprune.calibration.readers import read_calibration
 from onnxprune.recovery.heard import Heard, heard
+from onnxprune.recovery.refit import refitted
 from onnxprune.recovery.ridge import Ridge, Rows
 from onnxprune.recovery.walk import Walk
+from tests.test_regressions import model_of
 
 RNG = np.random.default_rng(0)
 EVERYTHING = (-np.inf, np.inf)
@@ -131,3 +136,23 @@ def test_nothing_changes_where_it_does_not_help() -> None:
         judge.add(features, made, made)
     everything = Heard(np.full((1, 1, 3), -np.inf), np.full((1, 1, 3), np.inf))
     assert Ridge(fit, judge, everything, True).best((1e-3,)) is None
+
+
+@pytest.mark.parametrize(("samples", "touched"), [(8, False), (80, True)])
+def test_a_layer_of_fewer_rows_than_features_is_left_alone(samples: int, touched: bool) -> None:
+    weight = RNG.normal(size=(16, 3)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = model_of(nodes, {"x": [1, 16]}, {"y": [1, 3]}, {"w": (16, 3)})
+    models = []
+    for factor in (1.0, 0.5):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        copy.graph.initializer[0].CopyFrom(numpy_helper.from_array(factor * weight, "w"))
+        models.append(copy)
+    data = read_calibration(
+        [{"x": RNG.normal(size=(1, 16)).astype(np.float32)} for _ in range(samples)], model
+    )
+    units = analyse(model).units
+    whole = replay(units.traced, units.alive(np.zeros(units.count, dtype=bool)))
+    _, changed = refitted((models[0], models[1]), units.traced, whole, data)
+    assert bool(changed) is touched

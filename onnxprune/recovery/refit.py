@@ -121,7 +121,9 @@ def _refitted(
     if any(a.shape != b.shape for a, b in zip(made, aim.own, strict=True)):
         return []
     fit, judge = _rows(walk, layer, aim, (made, data, limit))
-    if _alike(fit):
+    if _alike(fit) or fit.count < layer.features:
+        # Fewer rows than features, such as one a sample behind a pool, fit anything: by chance also what is
+        # held out, which is as little.
         return []
     bounds = heard(walk, aim.name, layer.groups, layer.outputs)
     mean = fit.mean() if layer.bias else np.zeros(1, np.float32)

@@ -19,7 +19,7 @@ class Walk:
 
     weights: stored tensors by name, through Constant nodes and Identity aliases; they may be replaced
     before their node runs. made, last: the node that makes a tensor, and the last that reads it; readers:
-    all of them, the number of nodes standing for the outside.
+    all of them; the number of nodes stands for the outside.
     """
 
     def __init__(self, model: onnx.ModelProto, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
@@ -35,6 +35,7 @@ class Walk:
                 self.readers.setdefault(name, []).append(place)
         for output in model.graph.output:
             self.readers.setdefault(output.name, []).append(len(self.nodes))
+            self.last[output.name] = len(self.nodes)
         self.at = 0
 
     def _without_constants(self) -> list[onnx.NodeProto]:
