@@ -9,7 +9,6 @@ the difference to the unpruned model. --write puts the table into docs/accuracy.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from sections import write_section
 
 import onnxprune
 from onnxprune import PruneSettings
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
-START, END = "<!-- table -->", "<!-- end of table -->"
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "L1 norm": {"criterion": "l1", "recover": "none"},
     "obs, no repair": {"criterion": "obs", "recover": "none"},
@@ -193,9 +192,7 @@ def main() -> None:
                 print(line, flush=True)
                 rows.append(line)
     if options.write:
-        table = "\n".join(rows)
-        text = re.sub(f"{START}.*{END}", f"{START}\n{table}\n{END}", DOCUMENT.read_text(), flags=re.DOTALL)
-        DOCUMENT.write_text(text)
+        write_section(DOCUMENT, "table", "\n".join(rows))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ norms alone, selection from data, and selection with repair. --write puts the ta
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import onnx
+from sections import write_section
 
 import onnxprune
 from onnxprune import PruneSettings
@@ -22,7 +22,6 @@ from onnxprune.drift import drift
 from onnxprune.errors import OnnxPruneError
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
-START, END = "<!-- drift -->", "<!-- end of drift -->"
 METHODS: Mapping[str, Mapping[str, str]] = {
     "L1": {"criterion": "l1", "recover": "none"},
     "data": {"criterion": "obs", "recover": "none"},
@@ -77,9 +76,7 @@ def main() -> None:
         print(line, flush=True)
         table.append(line)
     if options.write:
-        new = "\n".join([START, *table, END])
-        text = re.sub(f"{START}.*{END}", lambda _: new, DOCUMENT.read_text(), flags=re.DOTALL)
-        DOCUMENT.write_text(text)
+        write_section(DOCUMENT, "drift", "\n".join(table))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ calibration inputs without labels.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import tempfile
 from dataclasses import replace
@@ -18,10 +17,10 @@ from onnxprune.quantities import count, size
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from accuracy import accuracy
+from sections import write_section
 
 ROOT = Path(__file__).resolve().parent.parent
 CALIB = ROOT / "models" / "digits_calib.npz"
-START, END = "<!-- figures -->", "<!-- end of figures -->"
 HEADER = (
     "| model | MACs | parameters | bytes | latency, 1 thread | error / tolerance "
     "| accuracy before | norms alone | with `--calib` |\n"
@@ -59,9 +58,7 @@ def main() -> None:
         table = HEADER + "".join(row(path, Path(folder), options.macs) for path in models)
     print(table)
     if options.write:
-        readme = ROOT / "README.md"
-        text = re.sub(f"{START}.*{END}", f"{START}\n{table}{END}", readme.read_text(), flags=re.DOTALL)
-        readme.write_text(text)
+        write_section(ROOT / "README.md", "figures", table)
 
 
 if __name__ == "__main__":
