@@ -14,4 +14,5 @@ QUANTITIES = ("macs", "params", "size")  # what may remain
 QUALITIES = ("drift", "drop")  # how far it may get worse
 TARGETS = (*QUANTITIES, *QUALITIES)
 INLINING = ("auto", "all", "none")
+IN_PYTHON = "given in Python"  # data or a metric that is no path
 SHARES = (0.1, 0.25, 0.5, 0.75)  # of channels that sensitivity removes

@@ -10,6 +10,8 @@ import onnx
 
 from onnxprune.errors import ModelError, UnprovedError, UsageError
 
+GENERATED = 8  # samples, where there is no data
+
 
 def drift(
     original: onnx.ModelProto, other: onnx.ModelProto, feeds: Iterable[Mapping[str, np.ndarray]]
@@ -46,6 +48,23 @@ def drift(
     if not distances:
         raise UsageError(f"drift needs a float output: the outputs are {', '.join(names)}")
     return max(float(np.mean(values)) for values in distances.values())
+
+
+def generated_drift(
+    original: onnx.ModelProto,
+    other: onnx.ModelProto,
+    first: Mapping[str, np.ndarray],
+    values: Mapping[str, Any],
+) -> tuple[float, int]:
+    """Measure drift on random inputs of the sizes of the first; return it and the number of samples.
+
+    values: inputs whose values are given. Raises as `drift` does.
+    """
+    from onnxprune.model.feeds import feeds_for
+
+    sizes = {name: array.shape for name, array in first.items()}
+    more = (feeds_for(original, sizes, values, seed, like=first) for seed in range(1, GENERATED))
+    return drift(original, other, [first, *more]), GENERATED
 
 
 def distance(value: np.ndarray, reference: np.ndarray) -> float:

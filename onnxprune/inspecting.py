@@ -9,6 +9,7 @@ import numpy as np
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs, node_macs
 from onnxprune.analysis.members import Member, members
+from onnxprune.analysis.records import PRODUCES
 from onnxprune.analysis.units import Units
 from onnxprune.model.counting import parameters
 from onnxprune.report import GroupInfo, Holder, InspectReport, PinReport, Quantities
@@ -35,13 +36,10 @@ def inspected(analysis: Analysis, nbytes: int, warnings: tuple[str, ...]) -> Ins
     total = Quantities(parameters(analysis.model), macs(traced), nbytes)
     holders: dict[int, list[Holder]] = defaultdict(list)
     params, cost = _Share(), _Share()
-    frozen = _Share()
     by_node = node_macs(traced)
     for member in members(found):
         size = float(np.prod(member.stored.shape, dtype=np.int64))
         for group, share in _shares(found, member):
-            if group < 0 and member.role == "produces":
-                frozen.add(-1, member.stored.name, size, share)
             if group >= 0:
                 shape = tuple(member.stored.shape)
                 holders[group].append(Holder(member.node, member.op, member.stored.name, member.role, shape))
@@ -71,10 +69,32 @@ def inspected(analysis: Analysis, nbytes: int, warnings: tuple[str, ...]) -> Ins
         inputs=analysis.sizes,
         groups=groups,
         pinned=pin_reports(found),
-        frozen_params=frozen.of(-1),
+        frozen_params=frozen_params(found),
         without_rule=tuple(sorted(missing)),
         warnings=warnings,
     )
+
+
+def frozen_params(found: Units) -> int:
+    """Count the parameters that produce channels which cannot go."""
+    frozen = _Share()
+    for member in members(found):
+        size = float(np.prod(member.stored.shape, dtype=np.int64))
+        for group, share in _shares(found, member) if member.role == PRODUCES else ():
+            if group < 0:
+                frozen.add(group, member.stored.name, size, share)
+    return frozen.of(-1)
+
+
+def first_makers(found: Units) -> dict[int, tuple[str, int]]:
+    """Return by group the name and the number of the first node that produces its channels."""
+    first: dict[int, tuple[str, int]] = {}
+    for member in members(found):
+        if member.role == PRODUCES and member.number >= 0:
+            for group in np.unique(found.group_of_units[member.units]).tolist():
+                if member.number < first.get(group, ("", member.number + 1))[1]:
+                    first[group] = member.node, member.number
+    return first
 
 
 class _Share:

@@ -14,11 +14,13 @@ from xml.etree import ElementTree as Tree
 from onnxprune.errors import printable
 from onnxprune.quantities import count
 from onnxprune.report import GroupSensitivity, Point, SensitivityReport
+from onnxprune.svg import child, picture, words
 
 ROW, TOP, FOOT, EDGE = 22, 112, 44, 16  # heights, and the margin at the sides
 NAMES, NUMBERS, PANEL, GAP = 300, 140, 440, 36  # widths of the columns
 LETTERS = 40  # of a name
 DECADES = 4  # of drift that are shown, at most
+NAME = "sensitivity"  # of the picture's class, so that its style stays its own inside a page
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #1a1d21 }
 .soft { fill: #545b64 } .title { font-size: 16px; font-weight: 600 } .right { text-anchor: end }
@@ -43,34 +45,26 @@ class _Panel:
 
 
 def drawn(report: SensitivityReport) -> bytes:
-    """Return a report as SVG; every row holds its numbers as a title, which browsers and readers tell."""
+    """Return a report as an SVG file; every row holds its numbers as a title, which browsers tell."""
+    svg = sketched(report)
+    Tree.indent(svg)
+    return Tree.tostring(svg, encoding="utf-8", xml_declaration=True) + b"\n"
+
+
+def sketched(report: SensitivityReport) -> Tree.Element:
+    """Draw a report, for a file or for a page."""
     panels = _panels(report)
     width = 2 * EDGE + NAMES + NUMBERS + len(panels) * (PANEL + GAP)
     height = TOP + ROW * len(report.groups) + FOOT
-    size = {"width": str(width), "height": str(height), "viewBox": f"0 0 {width} {height}"}
-    svg = Tree.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img", **size})
-    svg.set("aria-labelledby", "title about")
-    _child(svg, "title", {"id": "title"}, "Sensitivity of groups of channels")
-    _child(svg, "desc", {"id": "about"}, _about(report))
-    _child(svg, "style", {}, _style(len(report.settings["shares"])))
-    _child(svg, "rect", {"class": "ground", "width": str(width), "height": str(height)})
+    svg = picture(NAME, (width, height), "Sensitivity of groups of channels", _about(report))
+    child(svg, "style", {}, _style(len(report.settings["shares"])))
+    child(svg, "rect", {"class": "ground", "width": str(width), "height": str(height)})
     _header(svg, report)
     for number, panel in enumerate(panels):
         _axis(svg, panel, _left(number), height)
     for number, group in enumerate(report.groups):
         _row(svg, group, panels, (number, len(report.settings["shares"])))
-    Tree.indent(svg)
-    return Tree.tostring(svg, encoding="utf-8", xml_declaration=True) + b"\n"
-
-
-def _child(parent: Tree.Element, tag: str, attributes: dict[str, str], text: str = "") -> Tree.Element:
-    child = Tree.SubElement(parent, tag, attributes)
-    child.text = text or None
-    return child
-
-
-def _text(parent: Tree.Element, x: float, y: float, text: str, kind: str = "") -> None:
-    _child(parent, "text", {"x": f"{x:g}", "y": f"{y:g}", **({"class": kind} if kind else {})}, text)
+    return svg
 
 
 def _left(number: int) -> float:
@@ -92,8 +86,13 @@ def _style(shares: int) -> str:
         part = i / max(shares - 1, 1)
         light.append(f".s{i} {{ fill: {_hex(0.60 - 0.36 * part)} }}")
         dark.append(f".s{i} {{ fill: {_hex(0.48 + 0.38 * part)} }}")
-    night = DARK + "\n".join(dark)
-    return f"{STYLE}{' '.join(light)}\n@media (prefers-color-scheme: dark) {{{night}}}\n"
+    day, night = _scoped(STYLE + " ".join(light)), _scoped(DARK + " ".join(dark))
+    return f"{day} @media (prefers-color-scheme: dark) {{ {night} }}"
+
+
+def _scoped(rules: str) -> str:
+    """Bind rules to this picture: a style inside a page holds for all of it."""
+    return " ".join(f".{NAME} {rule.strip()} }}" for rule in rules.split("}") if rule.strip())
 
 
 def _hex(lightness: float) -> str:
@@ -126,33 +125,31 @@ def _drift_panel(values: Sequence[float]) -> _Panel:
 
 
 def _header(svg: Tree.Element, report: SensitivityReport) -> None:
-    _text(svg, EDGE, 28, "Sensitivity", "title")
-    _text(svg, EDGE, 48, _about(report), "soft")
-    _text(svg, EDGE, TOP - 12, "made by", "soft")
-    _text(svg, EDGE + NAMES + 56, TOP - 12, "channels", "soft right")
-    _text(svg, EDGE + NAMES + NUMBERS, TOP - 12, "MACs", "soft right")
+    words(svg, (EDGE, 28), "Sensitivity", "title")
+    words(svg, (EDGE, 48), _about(report), "soft")
+    words(svg, (EDGE, TOP - 12), "made by", "soft")
+    words(svg, (EDGE + NAMES + 56, TOP - 12), "channels", "soft right")
+    words(svg, (EDGE + NAMES + NUMBERS, TOP - 12), "MACs", "soft right")
     shares = report.settings["shares"]
-    _text(svg, EDGE, 72, "removed:", "soft")
+    words(svg, (EDGE, 72), "removed:", "soft")
     for i, share in enumerate(shares):
         _dot(svg, EDGE + 70 + 70 * i, 68, (i, len(shares)))
-        _text(svg, EDGE + 82 + 70 * i, 72, f"{100 * share:g} %")
+        words(svg, (EDGE + 82 + 70 * i, 72), f"{100 * share:g} %")
 
 
 def _dot(parent: Tree.Element, x: float, y: float, which: tuple[int, int]) -> None:
     radius = 3 + 3 * which[0] / max(which[1] - 1, 1)
-    _child(
-        parent, "circle", {"class": f"dot s{which[0]}", "cx": f"{x:g}", "cy": f"{y:g}", "r": f"{radius:g}"}
-    )
+    child(parent, "circle", {"class": f"dot s{which[0]}", "cx": f"{x:g}", "cy": f"{y:g}", "r": f"{radius:g}"})
 
 
 def _axis(svg: Tree.Element, panel: _Panel, left: float, height: int) -> None:
-    _text(svg, left, TOP - 12, panel.caption, "soft")
+    words(svg, (left, TOP - 12), panel.caption, "soft")
     for place, name in panel.ticks:
         x = f"{left + place * PANEL:g}"
-        _child(
+        child(
             svg, "line", {"class": "grid", "x1": x, "x2": x, "y1": str(TOP - 4), "y2": str(height - FOOT + 4)}
         )
-        _text(svg, left + place * PANEL, height - FOOT + 20, name, "soft middle")
+        words(svg, (left + place * PANEL, height - FOOT + 20), name, "soft middle")
 
 
 def _row(
@@ -160,21 +157,21 @@ def _row(
 ) -> None:
     """Draw a group; which: its number, and how many shares there are."""
     number, shares = which
-    row = _child(svg, "g", {"role": "listitem"})
-    _child(row, "title", {}, _told(group))
+    row = child(svg, "g", {"role": "listitem"})
+    child(row, "title", {}, _told(group))
     y = TOP + ROW * number
     if number % 2 == 0:
         place = {"x": str(EDGE - 8), "y": str(y), "height": str(ROW), "fill-opacity": "0.6"}
         whole = NAMES + NUMBERS + len(panels) * (PANEL + GAP) + 8
-        _child(row, "rect", {"class": "stripe", "width": str(whole), **place})
+        child(row, "rect", {"class": "stripe", "width": str(whole), **place})
     middle, base = y + ROW / 2, y + ROW / 2 + 4
-    _text(row, EDGE, base, _short((*group.members, group.name, group.id)[0]))
-    _text(row, EDGE + NAMES + 56, base, str(group.channels), "right")
-    _text(row, EDGE + NAMES + NUMBERS, base, f"{100 * group.macs_share:.1f} %", "right")
+    words(row, (EDGE, base), _short((*group.members, group.name, group.id)[0]))
+    words(row, (EDGE + NAMES + 56, base), str(group.channels), "right")
+    words(row, (EDGE + NAMES + NUMBERS, base), f"{100 * group.macs_share:.1f} %", "right")
     for index, panel in enumerate(panels):
         left = _left(index)
         if not group.points:
-            _text(row, left, base, "not measured", "soft")
+            words(row, (left, base), "not measured", "soft")
             continue
         places = [left + PANEL * panel.place(panel.value(p)) for p in group.points]
         ends = {
@@ -183,7 +180,7 @@ def _row(
             "y1": f"{middle:g}",
             "y2": f"{middle:g}",
         }
-        _child(row, "line", {"class": "span", **ends})
+        child(row, "line", {"class": "span", **ends})
         for i, x in enumerate(places):
             _dot(row, round(x, 1), middle, (i, shares))
 

@@ -14,11 +14,14 @@ import onnx
 
 import onnxprune
 from onnxprune.analysis.analyse import Analysis, analyse
-from onnxprune.analysis.cost import macs
+from onnxprune.analysis.cost import macs, node_macs
+from onnxprune.analysis.trace import Trace
 from onnxprune.attempting import Attempt, Chain, Stopwatch
+from onnxprune.choices import IN_PYTHON
+from onnxprune.detailing import Details, details
 from onnxprune.errors import GateFailed, NothingToPrune, OnnxPruneError
 from onnxprune.inlining import inlined
-from onnxprune.inspecting import pin_reports
+from onnxprune.inspecting import first_makers, frozen_params, pin_reports
 from onnxprune.model.counting import parameters
 from onnxprune.model.files import check_file, write_file
 from onnxprune.model.inlining import Inlined
@@ -31,7 +34,7 @@ from onnxprune.progress import Progress, silent
 from onnxprune.proving import Cases, cases
 from onnxprune.quantities import amount
 from onnxprune.recovering import gathered, scored
-from onnxprune.report import GroupReport, PruneReport, Quantities
+from onnxprune.report import GroupReport, Layer, PruneReport, Quantities, SensitivityReport, Source
 from onnxprune.rules.signature import NO_RULE, Pinned
 from onnxprune.searching import searched
 from onnxprune.selecting import groups_matching
@@ -42,6 +45,7 @@ from onnxprune.validating import Validated, judge
 Values: TypeAlias = Mapping[str, Any]
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 STAMP_BYTES = 320
+
 IR_WITH_DEFAULTS = 4  # from here on an initializer among the inputs is a default that callers may replace
 
 
@@ -60,18 +64,22 @@ def prune(
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
     plan_output: str | os.PathLike[str] | None = None,
+    report_output: str | os.PathLike[str] | None = None,
+    curves: SensitivityReport | None = None,
     progress: Progress = silent,
 ) -> PruneResult:
     """Prune a model, prove the result, and write it where an output is given.
 
     model: a path, bytes or ModelProto; it is not changed. plan_output: a file for the plan, which is
-    written before the model. progress: called with a stage, the steps done, and of how many.
-    Raises UsageError, ModelError, NothingToPrune, UnprovedError, GateFailed and ResourceError; a missed
-    target is in the report.
+    written before the model. report_output: a file for the report as an HTML page, which is written last,
+    also where the gate fails; curves: what `sensitivity` found, to show there. progress: called with a
+    stage, the steps done, and of how many. Raises UsageError, ModelError, NothingToPrune, UnprovedError,
+    GateFailed and ResourceError; a missed target is in the report.
     """
     watch = Stopwatch(progress)
     check_provider(settings.provider)
-    _check_files(model, output, plan_output, force)
+    _check_files(model, (output, plan_output, report_output), force)
+    settings = replace(settings, detailed=settings.detailed or report_output is not None)
     loaded = load(model)
     watch.lap("load")
     written_out = inlined(loaded.model, settings.inline)
@@ -105,33 +113,50 @@ def prune(
         watch.lap("write")
     timing, trouble = _bench(loaded.model, result, found, settings) if passed else (None, ())
     watch.lap("bench")
+    more = details(loaded.model, result, found, settings) if settings.detailed else Details()
+    watch.lap("details")
     report = reported(analysis, attempt, request, loaded, result, timing, watch)
-    said = (*report.warnings, *criterion_warnings(analysis.units, settings), *written_out.kept, *trouble)
+    said = (
+        *report.warnings,
+        *criterion_warnings(analysis.units, settings),
+        *written_out.kept,
+        *trouble,
+        *more.trouble,
+    )
     told = None if repair is None else repair.to_dict()
     seen = None if evidence is None else evidence.to_dict()
     report = replace(
         report, warnings=said, inlined=written_out.names, recovery=told, calibration=seen,
         validation=None if validated is None else validated.to_dict(),
         search=chosen.trials, steps=chosen.steps,
-        targets={**report.targets, **chosen.targets(settings.sought)},
+        targets={**report.targets, **chosen.targets(settings.sought)}, drift=more.drift, profile=more.profile,
     )  # fmt: skip
     finished = PruneResult(result, plan, report)
+    if report_output is not None:
+        _write_page(Path(report_output), finished, None if output is None else Path(output), curves)
     if validated is not None and not passed:
         raise GateFailed(_gate_line(validated), finished)
     return finished
 
 
-def _check_files(
-    model: Model,
-    output: str | os.PathLike[str] | None,
-    plan_output: str | os.PathLike[str] | None,
-    force: bool,
-) -> None:
+def _check_files(model: Model, outputs: tuple[str | os.PathLike[str] | None, ...], force: bool) -> None:
+    """Refuse outputs that could not be written; the first is the model's."""
     given = Path(model) if isinstance(model, (str, os.PathLike)) else None
-    if output is not None:
-        check_output(output, given, force)
-    if plan_output is not None:
-        check_file(Path(plan_output), (given, Path(output) if output is not None else None), force)
+    if outputs[0] is not None:
+        check_output(outputs[0], given, force)
+    named = [Path(o) if o is not None else None for o in outputs]
+    for i, other in enumerate(named[1:], 1):
+        if other is not None:
+            check_file(other, (given, *named[:i]), force)
+
+
+def _write_page(
+    path: Path, result: PruneResult, output: Path | None, curves: SensitivityReport | None
+) -> None:
+    from onnxprune.reports import Page, environment, model_page
+
+    page = Page(result.report, environment(), result.plan, str(output) if output else "", curves)
+    write_file(path, model_page(page))
 
 
 def _check_groups(analysis: Analysis, request: Request) -> None:
@@ -265,16 +290,16 @@ def reported(
     before = Quantities(parameters(loaded.model), macs(traced), loaded.nbytes)
     after = Quantities(parameters(result), macs(traced, decision.replayed.sizes), result.ByteSize())
     rungs = {g: decision.rungs[b.id].name.lower() for b in decision.bundles for g in (*b.groups, *b.parents)}
+    makers = first_makers(found)
     groups = tuple(
         GroupReport(
             f"g{g.id}", g.name, len(g.units), _asked(len(g.units), request.ratios.get(g.id, 0.0), request),
-            int((~decision.dead[g.units]).sum()), rungs.get(g.id, "any"),
+            int((~decision.dead[g.units]).sum()), rungs.get(g.id, "any"), *makers.get(g.id, ("", 0)),
         )
         for g in found.groups if g.level == 0
     )  # fmt: skip
     reached = {"macs": after.macs, "params": after.params, "size": after.bytes}
     targets = {k: {"limit": v, "reached": float(reached[k])} for k, v in request.limits.items()}
-    settings = {**public_settings(request.settings), "align": request.step}
     return PruneReport(
         before=before,
         after=after,
@@ -285,9 +310,42 @@ def reported(
         targets=targets,
         bench=timing,
         timings=watch.seconds,
-        settings=settings,
+        settings={
+            **public_settings(request.settings),
+            **_run_settings(request.settings),
+            "align": request.step,
+        },
         warnings=(*loaded.warnings, *_interface_warning(loaded.model, result)),
+        source=_source(loaded, analysis),
+        layers=tuple(_layers(traced, decision.replayed.sizes)),
+        frozen_params=frozen_params(found),
     )
+
+
+def _source(loaded: Loaded, analysis: Analysis) -> Source:
+    name = "" if loaded.path is None else str(loaded.path)
+    opset = next((o.version for o in loaded.model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    return Source(name, loaded.sha256, len(loaded.model.graph.node), opset, analysis.sizes)
+
+
+def _layers(traced: Trace, sizes: Mapping[int, Mapping[str, int]]) -> Iterator[Layer]:
+    before, after = node_macs(traced), node_macs(traced, sizes)
+    for step in traced.steps:
+        if before.get(step.number):
+            yield Layer(step.site.name, step.node.op, step.number, before[step.number], after[step.number])
+
+
+def _run_settings(settings: PruneSettings) -> dict[str, object]:
+    """Return the settings that shape a run and not the plan, as plain data; what is no text is only named."""
+    keys = ("max_drop", "inline", "threads", "provider", "allow_unproved", "memory_limit")
+    found: dict[str, object] = {key: getattr(settings, key) for key in keys}
+    for key in ("calib", "validate", "metric"):
+        value = getattr(settings, key)
+        named = value is None or isinstance(value, (str, os.PathLike))
+        found[key] = value and os.fspath(value) if named else IN_PYTHON
+    found["input_shapes"] = {name: list(shape) for name, shape in settings.input_shapes.items()}
+    found["input_values"] = sorted(settings.input_values)
+    return found
 
 
 def _interface_warning(before: onnx.ModelProto, after: onnx.ModelProto) -> Iterator[str]:

@@ -19,8 +19,36 @@ class Quantities:
 
 
 @dataclass(frozen=True)
+class Source:
+    """The model that was pruned, as it was given.
+
+    name: its path, "" where it was given in memory. inputs: the sizes that MACs are counted at.
+    """
+
+    name: str
+    sha256: str
+    nodes: int
+    opset: int
+    inputs: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """MACs of one node before and after; place: its number in the graph's order, functions written out."""
+
+    node: str
+    op: str
+    place: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
 class GroupReport:
-    """One group: channels before, how many were asked to stay, how many do."""
+    """One group: channels before, how many were asked to stay, how many do.
+
+    maker: the first node that produces its channels; place: the number of that node in the graph's order.
+    """
 
     id: str
     name: str
@@ -28,6 +56,8 @@ class GroupReport:
     asked: int
     kept: int
     constraint: str
+    maker: str = ""
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,7 +83,11 @@ class PinReport:
 
 @dataclass(frozen=True)
 class PruneReport:
-    """The report of `prune`; `to_dict` is the JSON of the command line."""
+    """The report of `prune`; `to_dict` is the JSON of the command line.
+
+    frozen_params: parameters that produce channels which cannot go. drift, profile: of detailed runs, what
+    `onnxprune.detailing` measures.
+    """
 
     before: Quantities
     after: Quantities
@@ -72,6 +106,11 @@ class PruneReport:
     search: tuple[Mapping[str, Any], ...] = ()
     calibration: Mapping[str, Any] | None = None
     steps: tuple[Mapping[str, Any], ...] = ()
+    source: Source | None = None
+    layers: tuple[Layer, ...] = ()
+    frozen_params: int = 0
+    drift: Mapping[str, Any] | None = None
+    profile: Mapping[str, Any] | None = None
 
     @property
     def missed(self) -> tuple[str, ...]:

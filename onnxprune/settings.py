@@ -37,6 +37,7 @@ class PruneSettings:
     metric: one of METRICS, `script.py:function` or a function (outputs by name, labels or None), None for
     what suits the data; max_drop: by how much it may get worse, or nothing is written. steps: in how many
     to choose and repair.
+    detailed: measure what only pages show, too: drift on generated inputs, time by kind of operator.
     Raises UsageError for values that make no sense.
     """
 
@@ -64,6 +65,7 @@ class PruneSettings:
     metric: Any = None
     max_drop: float | None = None
     steps: int = 1
+    detailed: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""

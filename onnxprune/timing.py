@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import tempfile
 import time
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -270,14 +273,35 @@ def _name(model: ModelSource, index: int) -> str:
     return os.fspath(model) if isinstance(model, str | os.PathLike) else f"model {index + 1}"
 
 
-def _open(model: ModelSource, name: str, settings: BenchSettings) -> onnxruntime.InferenceSession:
-    """Open a session. Raises ModelError where onnxruntime refuses the model."""
+def profiled(
+    model: ModelSource, feeds: Feeds, settings: BenchSettings, runs: int, seconds: float
+) -> list[Mapping[str, Any]]:
+    """Run a model under onnxruntime's profiler, and return what it noted: events with `dur` in microseconds.
+
+    runs, seconds: when to stop, whichever comes first, after two runs at least. Raises as `bench` does.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        session = _open(model, "the model", settings, profile=str(Path(folder) / "profile"))
+        (runner,) = _runners([session], ["the model"], feeds)
+        spent = runner.run() + runner.run()
+        for _ in range(runs - 2):
+            spent += runner.run() if spent < seconds * 1e9 else 0
+        events: list[Mapping[str, Any]] = json.loads(Path(session.end_profiling()).read_bytes())
+    return events
+
+
+def _open(
+    model: ModelSource, name: str, settings: BenchSettings, profile: str = ""
+) -> onnxruntime.InferenceSession:
+    """Open a session; profile: where its events go, "" for none. Raises ModelError where it is refused."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     # the pool of an idle session would spin on the cores that the next model is timed on
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:

@@ -9,15 +9,16 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "onnxprune"
 FLOORS = {
-    "errors": 0, "quantities": 0, "choices": 0, "collection": 0, "progress": 0, "": 0,
+    "errors": 0, "quantities": 0, "choices": 0, "collection": 0, "plain": 0, "progress": 0, "record": 0,
+    "svg": 0, "": 0,
     "model": 1,
     "rules": 2,
     "analysis": 3, "calibration": 3,
     "datascore": 5, "folding": 5, "recovery": 5, "recovering": 6, "stepping": 6, "probing": 6,
     "align": 4, "allocation": 4, "plan": 4, "scoring": 4, "settings": 4, "surgeon": 4,
     "inlining": 5, "planfile": 5, "planner": 5, "pricing": 5, "rewrite": 5, "selecting": 5, "unstructured": 5,
-    "drift": 6, "inspecting": 6, "metrics": 6, "oracle": 6, "picture": 6, "proving": 6, "report": 6,
-    "sensing": 6, "timing": 6, "validating": 6,
+    "detailing": 6, "drift": 6, "inspecting": 6, "metrics": 6, "oracle": 6, "picture": 6, "proving": 6,
+    "report": 6, "reports": 6, "sensing": 6, "timing": 6, "validating": 6, "wording": 6,
     "api": 7, "applying": 7, "cli": 7, "pipeline": 7, "attempting": 7, "searching": 7, "__main__": 7,
 }  # fmt: skip
 NO_ONNX = {"allocation", "scoring", "plan", "settings", "align"}

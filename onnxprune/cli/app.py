@@ -42,11 +42,10 @@ from onnxprune.cli.screen import Screen
 from onnxprune.cli.sensing import sensitivity
 from onnxprune.errors import GateFailed, OnnxPruneError, TargetMissed, UnprovedError, UsageError
 from onnxprune.report import SCHEMA_VERSION
+from onnxprune.wording import proof_line
 
 if TYPE_CHECKING:
     import onnx
-
-DRIFT_SAMPLES = 8
 
 
 @click.group(
@@ -114,6 +113,20 @@ def program(ctx: click.Context) -> int:
     help="Seed of all random choices: the inputs of the proof, the criterion random.",
 )  # fmt: skip
 @click.option("--plan", "plan_path", type=PATH, metavar="FILE", help="Write the plan, too: JSON.")
+@click.option(
+    "--report",
+    "report_path",
+    type=PATH,
+    metavar="FILE.html",
+    help="Write a page about the run, too: one HTML file that needs no network.",
+)
+@click.option(
+    "--sensitivity",
+    "curves",
+    type=PATH,
+    metavar="FILE.json",
+    help="Show in --report what `onnxprune sensitivity --json` measured.",
+)
 @click.option("--dry-run", is_flag=True, help="Choose and prove, but write no model, only the --plan.")
 @force
 @click.option("--no-bench", is_flag=True, help="Do not time the result.")
@@ -138,11 +151,14 @@ def prune(screen: Screen, model: Path, **options: Any) -> int:
     settings = _prune_settings(options)
     if options["dry_run"]:
         target = None
-    places = {"plan": str(plan)} if plan is not None else {}
+    page = options["report_path"]
+    named = {"plan": plan, "report": page}
+    places = {name: str(path) for name, path in named.items() if path is not None}
     places["written"] = "nothing, as asked by --dry-run" if target is None else str(target)
+    curves = _curves(options["curves"], page)
     try:
         with screen.working(f"pruning {model}") as progress:
-            result = onnxprune.prune(model, settings, target, options["force"], plan, progress)
+            result = onnxprune.prune(model, settings, target, options["force"], plan, page, curves, progress)
     except GateFailed as error:
         _show(screen, error.result, {"written": "nothing: the gate failed"})
         raise
@@ -151,6 +167,17 @@ def prune(screen: Screen, model: Path, **options: Any) -> int:
         written = "no model is written, as asked by --dry-run" if target is None else f"'{target}' is written"
         raise TargetMissed(f"target missed: {tables.missed_line(result.report)}; {written}")
     return 0
+
+
+def _curves(path: Path | None, page: Path | None) -> Any:
+    """Read the sensitivity that a page shows."""
+    if path is None:
+        return None
+    if page is None:
+        raise UsageError("--sensitivity is shown in a page: give --report FILE.html")
+    from onnxprune.reports.reading import read_sensitivity
+
+    return read_sensitivity(path)
 
 
 def _show(screen: Screen, result: Any, places: Mapping[str, str]) -> None:
@@ -241,7 +268,7 @@ def verify(screen: Screen, pruned: Path, original: Path, plan: Path, **options: 
         report = onnxprune.verify(pruned, original, plan, values, options["seed"], progress)
     screen.result(report.to_dict(), tables.verify_tables(report))
     if report.verification["status"] not in ("proved", "weak"):
-        raise UnprovedError(f"the plan's result is not proved: {tables.proof_line(report.verification)}")
+        raise UnprovedError(f"the plan's result is not proved: {proof_line(report.verification)}")
     if not report.matches_plan:
         count = len(report.differences)
         found = f"{count} difference{'' if count == 1 else 's'}"
@@ -330,14 +357,12 @@ def _drift(
     original: onnx.ModelProto, other: onnx.ModelProto, shapes: Mapping[str, Any], values: Mapping[str, Any]
 ) -> tuple[float | None, str]:
     """Measure drift on random inputs; where that is not possible return None and why."""
-    from onnxprune.drift import drift
-    from onnxprune.model.feeds import feeds_for, find_feeds
+    from onnxprune.drift import generated_drift
+    from onnxprune.model.feeds import find_feeds
 
     try:
         first = find_feeds(original, shapes, values)
-        sizes = {name: array.shape for name, array in first.items()}
-        more = (feeds_for(original, sizes, values, seed, like=first) for seed in range(1, DRIFT_SAMPLES))
-        return drift(original, other, [first, *more]), ""
+        return generated_drift(original, other, first, values)[0], ""
     except OnnxPruneError as error:
         return None, str(error)
 

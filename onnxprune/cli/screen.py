@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from onnxprune.errors import printable
+from onnxprune.plain import plain
 from onnxprune.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Screen:
     def result(self, data: Mapping[str, Any], tables: Sequence[Table]) -> None:
         """Print the result: one JSON object, or tables for people."""
         if self.as_json:
-            click.echo(json.dumps(_plain(data), allow_nan=False))
+            click.echo(json.dumps(plain(data), allow_nan=False))
         elif _is_terminal(sys.stdout):
             _print_rich(tables)
         else:
@@ -152,19 +152,6 @@ class _Line:
     def _turn(self, stage: str, text: str, total: int | None) -> None:
         self.bars.remove_task(self.task)
         self.stage, self.task = stage, self.bars.add_task(text, total=total)
-
-
-def _plain(value: Any) -> Any:
-    """Turn a report into what JSON can say; numbers that are not finite become null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in value]
-    if hasattr(value, "tolist"):  # numpy's scalars and arrays
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def _lines(table: Table) -> str:

@@ -25,7 +25,8 @@ from onnxprune.cli.options import (
     unique,
 )
 from onnxprune.cli.screen import Column, Screen, Table
-from onnxprune.cli.tables import FACTS, SYNTHESISED, TOP, calibration_facts, number
+from onnxprune.cli.tables import FACTS, SYNTHESISED, TOP, calibration_facts
+from onnxprune.wording import number
 
 if TYPE_CHECKING:
     from onnxprune.report import GroupSensitivity, Point, SensitivityReport

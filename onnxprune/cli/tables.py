@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.choices import QUALITIES
 from onnxprune.cli.screen import Column, Table
 from onnxprune.quantities import amount, count, share, size
+from onnxprune.wording import comparison_line, milliseconds, number, pins_by_reason, proof_line
 
 if TYPE_CHECKING:
     from onnxprune.report import GroupReport, InspectReport, PinReport, PruneReport, VerifyReport
@@ -115,37 +115,6 @@ def _sizes_table(report: PruneReport) -> Table:
     return Table(columns, rows)
 
 
-def milliseconds(value: float) -> str:
-    """Print a time with three digits."""
-    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
-
-
-def comparison_line(versus: Mapping[str, Any] | None) -> str:
-    """Print a time relative to the first model's, with its interval and what it says."""
-    if versus is None:
-        return ""
-    low, high = 100 * versus["low"], 100 * versus["high"]
-    return f"{100 * versus['ratio']:.1f} % ({low:.1f} to {high:.1f}), {versus['verdict']}"
-
-
-def proof_line(verification: Mapping[str, Any]) -> str:
-    """Print the outcome of a proof: status, error, tolerance and in how many runs it was compared."""
-    parts = [verification["status"]]
-    if verification["max_abs_error"] is not None:
-        used = verification["tolerance_ratio"]
-        parts.append(f"error {verification['max_abs_error']:.2g}, {used:.2g} of the tolerance")
-    parts.append(f"compared in {number(verification['cases'], 'run')}")
-    if verification["restricted"]:
-        parts.append(f"{number(len(verification['restricted']), 'node')} compared over kept channels only")
-    if verification["reason"]:
-        parts.append(verification["reason"])
-    return f"{parts[0]}: {'; '.join(parts[1:])}"
-
-
-def number(count_: int, word: str) -> str:
-    return f"{count_} {word}{'' if count_ == 1 else 's'}"
-
-
 def _groups_line(report: PruneReport, planned: bool) -> str:
     pruned = sum(g.kept < g.channels for g in report.groups)
     parts = [f"{pruned} of {len(report.groups)} pruned"]
@@ -170,7 +139,7 @@ def _target_line(key: str, target: Mapping[str, float]) -> str:
 
 
 def _frozen_facts(pinned: Iterable[PinReport], detailed: bool) -> list[tuple[str, str]]:
-    reasons = _by_reason(pinned)
+    reasons = pins_by_reason(pinned)
     if not reasons:
         return [("frozen", "nothing")]
     shown = reasons if detailed else reasons[:TOP]
@@ -184,24 +153,6 @@ def _inlined_facts(names: Sequence[str]) -> list[tuple[str, str]]:
     """Say which functions the result no longer has."""
     more = f" and {len(names) - TOP} more" if len(names) > TOP else ""
     return [("inlined", f"{number(len(names), 'function')}: {', '.join(names[:TOP])}{more}")] if names else []
-
-
-def _by_reason(pinned: Iterable[PinReport]) -> list[tuple[str, str, int, list[PinReport]]]:
-    """Collect pins by operator and reason, those with most channels first.
-
-    Reasons that differ only in the names they quote are one, shown with the first.
-    """
-    found: dict[tuple[str, str], list[PinReport]] = {}
-    for pin in pinned:
-        kind = re.sub(r"'[^']*'", "''", pin.reason)
-        found.setdefault((pin.op or "no operator", kind), []).append(pin)
-    rows = [(op, _reason(pins), sum(p.channels for p in pins), pins) for (op, _), pins in found.items()]
-    return sorted(rows, key=lambda row: (-row[2], row[0], row[1]))
-
-
-def _reason(pins: list[PinReport]) -> str:
-    others = len({p.reason for p in pins}) - 1
-    return pins[0].reason + (f", and {number(others, 'other')}" if others else "")
 
 
 def _groups_table(groups: Iterable[GroupReport]) -> Table:
@@ -303,7 +254,7 @@ def _frozen_table(report: InspectReport) -> Table:
     )  # fmt: skip
     rows = [
         (op, str(channels), str(len(pins)), reason, pins[0].tensor)
-        for op, reason, channels, pins in _by_reason(report.pinned)
+        for op, reason, channels, pins in pins_by_reason(report.pinned)
     ]
     part = share(report.frozen_params, report.quantities.params)
     return Table(columns, rows, f"frozen: {count(report.frozen_params)} parameters, {part}")

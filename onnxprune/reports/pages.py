@@ -1,0 +1,60 @@
+"""Templates become pages: every text is escaped, and control characters and marks of direction are shown."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib import resources
+from typing import Any
+from xml.etree import ElementTree as Tree
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from onnxprune.errors import printable
+from onnxprune.quantities import count, share, size
+from onnxprune.reports.outcome import decimal, finite, metric_value
+from onnxprune.wording import comparison_line, milliseconds, number
+
+
+def page(template: str, **given: Any) -> bytes:
+    """Fill a template; the result is one file that needs no network."""
+    text = _environment().get_template(template).render(given)
+    return text.encode()
+
+
+def inline(svg: Tree.Element) -> Markup:
+    """Return a picture as a part of a page."""
+    return Markup(Tree.tostring(svg, encoding="unicode"))  # the serialiser escapes
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("onnxprune.reports"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=_shown,
+    )  # fmt: skip
+    made.filters |= {
+        "count": count, "size": size, "ms": milliseconds, "metric_of": metric_value,
+        "decimal": decimal, "finite": finite, "inline": inline,
+    }  # fmt: skip
+    style, script = (_resource(name) for name in ("style.css", "script.js"))
+    made.globals |= {
+        "style": style, "script": script, "script_hash": _hash(script), "share": share, "number": number,
+        "comparison": comparison_line,
+    }  # fmt: skip
+    return made
+
+
+def _shown(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _resource(name: str) -> Markup:
+    return Markup(resources.files("onnxprune.reports").joinpath("templates", name).read_text("utf-8"))
+
+
+def _hash(script: str) -> str:
+    """Name a script as a content security policy does."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

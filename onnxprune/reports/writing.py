@@ -1,0 +1,32 @@
+"""The reports of a batch, each written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from onnxprune.model.files import write_file
+from onnxprune.plain import plain
+from onnxprune.record import Run
+from onnxprune.report import SCHEMA_VERSION
+from onnxprune.reports.junit import junit
+from onnxprune.reports.tabular import table
+
+
+def write_all(run: Run, folder: Path) -> None:
+    """Write report.json, report.csv and junit.xml into a folder.
+
+    Raises UsageError where that is not possible, ResourceError when the disk is full.
+    """
+    write_file(folder / "report.json", run_json(run))
+    write_file(folder / "report.csv", table(run))
+    write_file(folder / "junit.xml", junit(run))
+
+
+def run_json(run: Run) -> bytes:
+    """Return a run as JSON, one record a line; `read_run` is the inverse."""
+    data = plain({"schema_version": SCHEMA_VERSION, **asdict(run)})
+    lines = ",\n".join(json.dumps(record) for record in data.pop("records"))
+    rest = json.dumps(data)[1:-1]
+    return f'{{{rest}, "records": [\n{lines}\n]}}\n'.encode()
