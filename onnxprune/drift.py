@@ -55,16 +55,17 @@ def generated_drift(
     other: onnx.ModelProto,
     first: Mapping[str, np.ndarray],
     values: Mapping[str, Any],
-) -> tuple[float, int]:
-    """Measure drift on random inputs of the sizes of the first; return it and the number of samples.
+    samples: int = GENERATED,
+) -> float:
+    """Measure drift on random inputs of the sizes of the first.
 
     values: inputs whose values are given. Raises as `drift` does.
     """
     from onnxprune.model.feeds import feeds_for
 
     sizes = {name: array.shape for name, array in first.items()}
-    more = (feeds_for(original, sizes, values, seed, like=first) for seed in range(1, GENERATED))
-    return drift(original, other, [first, *more]), GENERATED
+    more = (feeds_for(original, sizes, values, seed, like=first) for seed in range(1, samples))
+    return drift(original, other, [first, *more])
 
 
 def distance(value: np.ndarray, reference: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from onnxprune.record import Record, Run
 from onnxprune.report import Dropped, GroupReport, Layer, PinReport, PruneReport, Quantities, Source
 
 HOSTILE = "<script>alert('x')</script>\"'&amp;\x1b[31m\u202egnp.exe\r\n\x00\ud800"
-VOID = {"meta", "link", "input", "br"}
+VOID = {"meta", "link", "input", "br", "wbr"}
 PROOF = {
     "status": "proved", "max_abs_error": 1e-6, "tolerance_ratio": 0.1, "cases": 3, "restricted": [],
     "reason": "",
@@ -104,6 +104,29 @@ class Elements(HTMLParser):
     def all(self, tag: str) -> list[dict[str, str | None]]:
         """Return the attributes of all elements of this name."""
         return [attributes for name, attributes in self.found if name == tag]
+
+
+def harmless(page: bytes) -> Elements:
+    """Check that a page runs nothing but its own script, asks nothing of a network, and shows no control."""
+    text = page.decode()
+    found = Elements(page)
+    assert found.balanced
+    assert len(found.all("script")) == 1
+    (policy,) = [
+        m["content"] or "" for m in found.all("meta") if m.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert "default-src 'none'" in policy
+    assert "script-src 'sha256-" in policy
+    for tag, attributes in found.found:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("src", "href", "xlink:href", "action"):
+            value = attributes.get(name) or ""
+            assert ":" not in value or value.startswith("data:"), value
+    outside = text.replace("http://www.w3.org/2000/svg", "")
+    assert "http:" not in outside
+    assert "https:" not in outside
+    assert not [c for c in text if c != "\n" and not c.isprintable()]
+    return found
 
 
 def two_convs(name: str) -> onnx.ModelProto:

@@ -362,7 +362,7 @@ def _drift(
 
     try:
         first = find_feeds(original, shapes, values)
-        return generated_drift(original, other, first, values)[0], ""
+        return generated_drift(original, other, first, values), ""
     except OnnxPruneError as error:
         return None, str(error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePath
@@ -12,9 +12,10 @@ from typing import Any
 
 from onnxprune.picture import sketched
 from onnxprune.plan import Plan
-from onnxprune.quantities import amount, count, size
+from onnxprune.quantities import amount, count
 from onnxprune.report import PruneReport, SensitivityReport
 from onnxprune.reports.command import command
+from onnxprune.reports.facts import facts
 from onnxprune.reports.outcome import Outcome
 from onnxprune.reports.pages import page
 from onnxprune.reports.skyline import Bar, Skyline, skyline
@@ -69,8 +70,8 @@ def model_page(given: Page) -> bytes:
         keeps=[] if given.plan is None else [(g.id, g.name, ranges(g.keep)) for g in given.plan.groups],
         plan=None if given.plan is None else _attached(given.plan),
         command=command(report.settings, source.name if source is not None else "", given.output),
-        settings=list(_facts(report.settings)),
-        environment=list(_facts(given.environment)),
+        settings=list(facts(report.settings)),
+        environment=list(facts(given.environment)),
     )
 
 
@@ -97,29 +98,3 @@ def ranges(keep: Sequence[int]) -> str:
 
 def _attached(plan: Plan) -> Mapping[str, str]:
     return {"sha256": plan.sha256, "data": base64.b64encode(plan.to_json()).decode()}
-
-
-def _facts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Print settings or an environment."""
-    for key, value in values.items():
-        name = key.replace("_", " ")
-        if value is None or value in ([], {}):
-            yield name, "–"
-        elif key in ("memory", "memory_limit"):
-            yield name, size(value)
-        elif isinstance(value, Mapping):
-            yield name, ", ".join(f"{k}: {_told(v)}" for k, v in value.items())
-        else:
-            yield name, _told(value)
-
-
-def _told(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return (
-            " × ".join(_told(v) for v in value)
-            if all(isinstance(v, int) for v in value)
-            else ", ".join(map(_told, value))
-        )
-    return str(value)

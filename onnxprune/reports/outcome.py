@@ -11,7 +11,8 @@ from typing import Any
 from onnxprune.quantities import share
 from onnxprune.report import PruneReport
 
-GOOD, CARE, BAD = "good", "care", "bad"  # tones
+GOOD, CARE, BAD, PLAIN = "good", "care", "bad", "plain"  # tones
+FAR = 1.0  # a drift as large as the outputs themselves
 SHARES = ("top1", "agreement")  # metrics that print as percent
 NAMES = {"top1": "top-1 accuracy", "psnr": "PSNR"}
 TARGETS = {"macs": "MACs", "params": "parameters"}
@@ -128,6 +129,8 @@ class Outcome:
             found.append(Badge(f"gate {'passed' if passed else 'failed'}", GOOD if passed else BAD))
         if self.latency is not None:
             found.append(Badge(self.latency.verdict, GOOD if self.latency.verdict == "faster" else CARE))
+        if self.drift is not None and self.drift.value >= FAR:
+            found.append(Badge("large drift", CARE, f"the outputs moved by {FAR:g} times their size or more"))
         if self.report.dropped:
             found.append(
                 Badge(

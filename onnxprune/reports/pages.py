@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -14,8 +15,8 @@ from markupsafe import Markup
 
 from onnxprune.errors import printable
 from onnxprune.quantities import count, share, size
-from onnxprune.reports.outcome import decimal, finite, metric_value
-from onnxprune.wording import comparison_line, milliseconds, number
+from onnxprune.reports.outcome import FAR, decimal, finite, metric_value
+from onnxprune.wording import milliseconds, number
 
 
 def page(template: str, **given: Any) -> bytes:
@@ -37,14 +38,20 @@ def _environment() -> Environment:
     )  # fmt: skip
     made.filters |= {
         "count": count, "size": size, "ms": milliseconds, "metric_of": metric_value,
-        "decimal": decimal, "finite": finite, "inline": inline,
+        "decimal": decimal, "breakable": breakable, "finite": finite, "inline": inline,
     }  # fmt: skip
     style, script = (_resource(name) for name in ("style.css", "script.js"))
     made.globals |= {
         "style": style, "script": script, "script_hash": _hash(script), "share": share, "number": number,
-        "comparison": comparison_line,
+        "FAR": FAR,
     }  # fmt: skip
     return made
+
+
+def breakable(text: str) -> Markup:
+    """Let a long name break behind its separators."""
+    parts = re.split(r"(?<=[/_.:])(?=[^/_.:])", printable(text))
+    return Markup("<wbr>").join(parts)
 
 
 def _shown(value: Any) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as Tree
 
+from onnxprune.reports.scales import nice_ticks
 from onnxprune.svg import child, picture, words
 
 WIDTH, HEIGHT = 880, 260
@@ -43,7 +43,7 @@ def skyline(bars: Sequence[Bar], kind: Skyline) -> Tree.Element:
     )
     svg = picture(kind.name, (WIDTH, HEIGHT), kind.title, about)
     top = max((b.before for b in bars), default=1) or 1
-    ticks = nice_ticks(top)
+    ticks = nice_ticks(top, TICKS)
     scale = (HEIGHT - TOP - FOOT) / max(ticks[-1], top)
     base = HEIGHT - FOOT
     for tick in ticks:
@@ -68,11 +68,3 @@ def skyline(bars: Sequence[Bar], kind: Skyline) -> Tree.Element:
     words(svg, (LEFT, HEIGHT - 8), "input", "soft")
     words(svg, (WIDTH - RIGHT, HEIGHT - 8), "output", "soft right")
     return svg
-
-
-def nice_ticks(top: float, most: int = TICKS) -> list[float]:
-    """Return round numbers from 0 to at least the top: steps of 1, 2, 2.5 or 5 times a power of ten."""
-    rough = top / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * f for f in (1, 2, 2.5, 5, 10) if power * f >= rough * (1 - 1e-9))
-    return [step * i for i in range(math.ceil(top / step - 1e-9) + 1)]

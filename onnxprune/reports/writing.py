@@ -12,16 +12,18 @@ from onnxprune.record import Run
 from onnxprune.report import SCHEMA_VERSION
 from onnxprune.reports.junit import junit
 from onnxprune.reports.tabular import table
+from onnxprune.reports.zoo import zoo_page
 
 
 def write_all(run: Run, folder: Path) -> None:
-    """Write report.json, report.csv and junit.xml into a folder.
+    """Write report.html, report.json, report.csv and junit.xml into a folder.
 
     Raises UsageError where that is not possible, ResourceError when the disk is full.
     """
     write_file(folder / "report.json", run_json(run))
     write_file(folder / "report.csv", table(run))
     write_file(folder / "junit.xml", junit(run))
+    write_file(folder / "report.html", zoo_page(run))
 
 
 def run_json(run: Run) -> bytes:
