@@ -207,11 +207,15 @@ def test_a_click_sorts_and_words_filter(tmp_path: Path) -> None:
         state = EVERY % ("th[aria-sort]", "[x.textContent, x.ariaSort]")
         slowest = [f"m{i:02}.onnx" for i in range(12)]
         assert look(names) == slowest[::-1]
+        assert look(state) == []
         button = driver.find_element("xpath", BUTTON % "Speed")
         button.click()
+        assert look(state) == [["Speed", "descending"]]
+        assert look(names) == slowest[::-1]
+        button.send_keys("\n")
         assert look(names) == slowest
         assert look(state) == [["Speed", "ascending"]]
-        button.send_keys("\n")
+        button.click()
         assert look(names) == slowest[::-1]
         driver.find_element("xpath", BUTTON % "Model").click()
         assert look(names) == slowest

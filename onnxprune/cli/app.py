@@ -15,7 +15,8 @@ import click
 
 import onnxprune
 from onnxprune.choices import SCOPES
-from onnxprune.cli import tables
+from onnxprune.cli import paging, tables
+from onnxprune.cli.comparing import compare
 from onnxprune.cli.errors import Program, Terminated
 from onnxprune.cli.options import (
     PATH,
@@ -66,7 +67,8 @@ def program(ctx: click.Context) -> int:
     Exit codes:
       0 done                  4 nothing to prune
       1 target missed, gate   5 nothing could be proved
-        failed or difference  6 out of memory or disk
+        failed, difference    6 out of memory or disk
+        or something worse
       2 wrong usage           70 internal error
       3 invalid model         130, 143 interrupted
     """
@@ -113,20 +115,7 @@ def program(ctx: click.Context) -> int:
     help="Seed of all random choices: the inputs of the proof, the criterion random.",
 )  # fmt: skip
 @click.option("--plan", "plan_path", type=PATH, metavar="FILE", help="Write the plan, too: JSON.")
-@click.option(
-    "--report",
-    "report_path",
-    type=PATH,
-    metavar="FILE.html",
-    help="Write a page about the run, too: one HTML file that needs no network.",
-)
-@click.option(
-    "--sensitivity",
-    "curves",
-    type=PATH,
-    metavar="FILE.json",
-    help="Show in --report what `onnxprune sensitivity --json` measured.",
-)
+@paging.report
 @click.option("--dry-run", is_flag=True, help="Choose and prove, but write no model, only the --plan.")
 @force
 @click.option("--no-bench", is_flag=True, help="Do not time the result.")
@@ -155,7 +144,7 @@ def prune(screen: Screen, model: Path, **options: Any) -> int:
     named = {"plan": plan, "report": page}
     places = {name: str(path) for name, path in named.items() if path is not None}
     places["written"] = "nothing, as asked by --dry-run" if target is None else str(target)
-    curves = _curves(options["curves"], page)
+    curves = paging.read_curves(options["curves_path"], page)
     try:
         with screen.working(f"pruning {model}") as progress:
             result = onnxprune.prune(model, settings, target, options["force"], plan, page, curves, progress)
@@ -167,17 +156,6 @@ def prune(screen: Screen, model: Path, **options: Any) -> int:
         written = "no model is written, as asked by --dry-run" if target is None else f"'{target}' is written"
         raise TargetMissed(f"target missed: {tables.missed_line(result.report)}; {written}")
     return 0
-
-
-def _curves(path: Path | None, page: Path | None) -> Any:
-    """Read the sensitivity that a page shows."""
-    if path is None:
-        return None
-    if page is None:
-        raise UsageError("--sensitivity is shown in a page: give --report FILE.html")
-    from onnxprune.reports.reading import read_sensitivity
-
-    return read_sensitivity(path)
 
 
 def _show(screen: Screen, result: Any, places: Mapping[str, str]) -> None:
@@ -387,6 +365,7 @@ def ops(screen: Screen) -> int:
 
 
 program.add_command(sensitivity)
+program.add_command(compare)
 
 
 def main() -> None:
