@@ -8,23 +8,28 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from onnxprune.api import apply, bench, inspect, prune, sensitivity, sparsify, verify
+    from onnxprune.batching.options import BatchSettings
+    from onnxprune.batching.run import batch
     from onnxprune.pipeline import PruneResult
     from onnxprune.plan import Plan
+    from onnxprune.record import Record
     from onnxprune.sensing import SensitivitySettings
     from onnxprune.settings import PruneSettings
     from onnxprune.timing import BenchResult, BenchSettings
     from onnxprune.unstructured import SparsifySettings
 
 _PLACES = {
-    "BenchResult": "timing", "BenchSettings": "timing", "Plan": "plan", "PruneResult": "pipeline",
-    "PruneSettings": "settings", "SensitivitySettings": "sensing", "SparsifySettings": "unstructured",
-    "apply": "api", "bench": "api", "inspect": "api", "prune": "api", "sensitivity": "api", "sparsify": "api",
-    "verify": "api",
+    "BatchSettings": "batching.options", "BenchResult": "timing", "BenchSettings": "timing", "Plan": "plan",
+    "PruneResult": "pipeline", "PruneSettings": "settings", "Record": "record",
+    "SensitivitySettings": "sensing", "SparsifySettings": "unstructured", "apply": "api",
+    "batch": "batching.run", "bench": "api", "inspect": "api", "prune": "api", "sensitivity": "api",
+    "sparsify": "api", "verify": "api",
 }  # fmt: skip
 
 __all__ = [
-    "BenchResult", "BenchSettings", "Plan", "PruneResult", "PruneSettings", "SensitivitySettings",
-    "SparsifySettings", "apply", "bench", "inspect", "prune", "sensitivity", "sparsify", "verify",
+    "BatchSettings", "BenchResult", "BenchSettings", "Plan", "PruneResult", "PruneSettings", "Record",
+    "SensitivitySettings", "SparsifySettings", "apply", "batch", "bench", "inspect", "prune", "sensitivity",
+    "sparsify", "verify",
 ]  # fmt: skip
 
 

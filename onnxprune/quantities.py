@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
-from onnxprune.choices import QUALITIES
+from onnxprune.choices import QUALITIES, TARGETS
 from onnxprune.errors import UsageError
 
 _SIZES = {
     "": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
 }  # fmt: skip
+_COUNTS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z%]*)\s*")
 
 
@@ -59,3 +60,29 @@ def parse_bytes(text: str) -> int:
     if unit not in _SIZES:
         raise UsageError(f"unknown unit '{unit}' in '{text}', expected one of B, kB, MB, GB, KiB, MiB, GiB")
     return int(value * _SIZES[unit])
+
+
+def read_target(text: str) -> tuple[str, float]:
+    """Read 'KEY=VALUE': a share that remains, or an absolute amount such as 500M or 10MB.
+
+    Raises UsageError for an unknown key or unit, and for an amount too small to be one.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or key not in TARGETS:
+        raise UsageError(f"got '{text}', expected KEY=VALUE with KEY one of {', '.join(TARGETS)}")
+    number, unit = parse_amount(value)
+    if not unit:
+        return key, number
+    if key in QUALITIES:
+        raise UsageError(f"got '{value}', expected a number without a unit: {key}=0.05")
+    if key == "size":
+        amount = float(parse_bytes(value))
+    elif unit in _COUNTS:
+        amount = number * _COUNTS[unit]
+    else:
+        raise UsageError(
+            f"unknown unit '{unit}' in '{value}', expected one of k, M, G, T, or a share such as 0.5"
+        )
+    if amount <= 1:
+        raise UsageError(f"{key} of {value} is less than any model has; shares have no unit: {key}=0.5")
+    return key, amount

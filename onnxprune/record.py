@@ -1,4 +1,4 @@
-"""How the models of a batch ended, as data."""
+"""How the models of a batch ended: what the engine writes and the reports read."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-STATUSES = (
-    "done", "target-missed", "gate-failed", "nothing", "unproved", "invalid", "usage", "unreadable",
-    "out-of-memory", "disk-full", "timeout", "crashed", "killed", "failed",
-)  # fmt: skip
-# done: written and proved. nothing: nothing to prune. crashed: died of a signal such as SIGSEGV.
-# killed: SIGKILL from outside, not by our limits. failed: internal error. unreadable: no file, no permission.
+STATUSES = ("done", "target-missed", "gate-failed", "nothing", "unproved", "invalid", "usage",
+            "unreadable", "out-of-memory", "disk-full", "timeout", "crashed", "killed", "failed")  # fmt: skip
 GOOD = ("done", "nothing")
 
 
@@ -19,13 +15,16 @@ GOOD = ("done", "nothing")
 class Record:
     """How one model of a batch ended; paths are relative to the output folder, with forward slashes.
 
-    id: unique and stable, the path relative to the source folder. source: the path as it was found.
-    status: one of STATUSES. exit_code: what `onnxprune prune` would exit with; None where the process died.
-    reason: one line, "" where all is well. input_sha256: "" where the file could not be read. version: of
-    onnxprune. attempts: runs of this model, 1 or 2. seconds: wall clock of the last attempt. peak_bytes:
-    resident memory of the worker, at most. log: "logs/<id>.log". output: "models/<id>" where a model was
-    written. settings: the resolved settings of this model. report: PruneReport.to_dict() where pruning came
-    so far.
+    id: stable and unique, the path below the source folder; source: the path as it was found. exit_code:
+    what `prune` would exit with, None where the process died. reason: one line, empty where all is well.
+    input_sha256: empty where the file could not be read. attempts: runs of this model, 1 or 2. seconds:
+    wall clock of the last attempt. peak_bytes: resident memory of the worker, at most. output: where a
+    model was written. settings: the resolved ones, plain data. report: `PruneReport.to_dict()` where
+    pruning came so far.
+
+    Statuses: `done` is written and proved, `nothing` had nothing to prune, `crashed` died of a signal such
+    as SIGSEGV, `killed` of SIGKILL from outside and not by our limits, `failed` is an internal error,
+    `unreadable` is no file or no permission.
     """
 
     id: str
@@ -47,10 +46,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Run:
-    """A whole batch.
+    """A whole run: its records in order of id.
 
-    records: in order of id. environment: versions of onnxprune, onnx, onnxruntime, python, processor,
-    cores, memory. settings: the resolved settings of the run. seconds: wall clock of the run.
+    environment: versions of onnxprune, onnx, onnxruntime and python, processor, cores, memory. settings:
+    the resolved ones of the run. seconds: wall clock.
     """
 
     records: tuple[Record, ...]

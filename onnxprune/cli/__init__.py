@@ -1,4 +1,4 @@
-"""Floor 7: the command line. Options are parsed, the API is called, reports are printed."""
+"""Floor 9: the command line. Options are parsed, the API is called, reports are printed."""
 
 from onnxprune.cli.app import main
 

@@ -16,28 +16,29 @@ import click
 import onnxprune
 from onnxprune.choices import SCOPES
 from onnxprune.cli import paging, tables
+from onnxprune.cli.batching import batch
 from onnxprune.cli.comparing import compare
 from onnxprune.cli.errors import Program, Terminated
 from onnxprune.cli.options import (
     PATH,
-    RATIO,
-    STEP,
-    TARGET,
     calibration,
     common,
     criterion,
+    evidence,
     exclude,
     force,
-    granularity,
     inline,
     input_values,
     inputs,
     output,
     proof_seed,
+    prune_settings,
+    removal,
     runtime,
-    split_ratios,
+    seed,
     unique,
     validation,
+    widths,
 )
 from onnxprune.cli.screen import Screen
 from onnxprune.cli.sensing import sensitivity
@@ -68,7 +69,7 @@ def program(ctx: click.Context) -> int:
       0 done                  4 nothing to prune
       1 target missed, gate   5 nothing could be proved
         failed, difference    6 out of memory or disk
-        or something worse
+        or something worse    7 a batch ended with failures
       2 wrong usage           70 internal error
       3 invalid model         130, 143 interrupted
     """
@@ -80,49 +81,18 @@ def program(ctx: click.Context) -> int:
 @program.command()
 @click.argument("model", type=PATH)
 @output(required=False)
-@click.option(
-    "--ratio", "ratios", type=RATIO, multiple=True, metavar="R|PATTERN=R",
-    help="Share of every group's channels to remove, from 0 to below 1: 0.5 removes half. PATTERN=R for some "
-    "nodes or tensors (glob, re:... or type:Conv). Repeatable. This or --target is required.",
-)  # fmt: skip
-@click.option(
-    "--target", "targets", type=TARGET, multiple=True, metavar="KEY=VALUE",
-    help="What may remain of macs, params or size: a share of the original up to 1 (macs=0.5), or an amount "
-    "(macs=500M, params=2M, size=10MB); or how much worse it may get, for which the fewest MACs are searched "
-    "in some 7 whole runs: drift=0.05 of the outputs, drop=0.01 of the metric. Repeatable; all must hold.",
-)  # fmt: skip
+@removal
 @criterion
 @calibration
 @validation
-@click.option(
-    "--scope", type=click.Choice(SCOPES),
-    help="Rank channels within every group (local) or all together (global).  "
-    "[default: local; global with --target]",
-)  # fmt: skip
-@granularity
-@click.option(
-    "--align", type=STEP, default="auto", show_default=True, metavar="auto|N",
-    help="Keep widths that are multiples of N channels; auto takes what is fast on this processor (16 or 8); "
-    "1 cuts exactly.",
-)  # fmt: skip
-@click.option(
-    "--min-channels", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-    help="Channels that stay in every group, at least.",
-)  # fmt: skip
+@widths
 @exclude
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-    help="Seed of all random choices: the inputs of the proof, the criterion random.",
-)  # fmt: skip
+@seed
 @click.option("--plan", "plan_path", type=PATH, metavar="FILE", help="Write the plan, too: JSON.")
 @paging.report
 @click.option("--dry-run", is_flag=True, help="Choose and prove, but write no model, only the --plan.")
 @force
-@click.option("--no-bench", is_flag=True, help="Do not time the result.")
-@click.option(
-    "--allow-unproved", is_flag=True,
-    help="Write the model also where onnxruntime cannot run it, so that nothing is proved.",
-)  # fmt: skip
+@evidence
 @inline
 @inputs
 @runtime
@@ -164,18 +134,8 @@ def _show(screen: Screen, result: Any, places: Mapping[str, str]) -> None:
 
 
 def _prune_settings(options: Mapping[str, Any]) -> Any:
-    ratio, ratios = split_ratios(options["ratios"])
-    targets = unique("--target", options["targets"])
-    shapes = unique("--input-shape", options["input_shapes"])
-    values = unique("--input-value", options["input_values"])
     timed = not (options["no_bench"] or options["dry_run"])
-    same = ("calib", "recover", "memory_limit", "criterion", "scope", "granularity", "align", "min_channels",
-            "exclude", "seed", "allow_unproved", "inline", "threads", "provider", "validate", "metric",
-            "max_drop", "steps")  # fmt: skip
-    return onnxprune.PruneSettings(
-        ratio=ratio, ratios=ratios, targets=targets, input_shapes=shapes, input_values=values, bench=timed,
-        **{key: options[key] for key in same},
-    )  # fmt: skip
+    return onnxprune.PruneSettings(**{**prune_settings(options, options), "bench": timed})
 
 
 @program.command()
@@ -366,6 +326,7 @@ def ops(screen: Screen) -> int:
 
 program.add_command(sensitivity)
 program.add_command(compare)
+program.add_command(batch)
 
 
 def main() -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from onnxprune.choices import CRITERIA, GRANULARITIES, INLINING, METRICS, QUALITIES, RECOVERIES, TARGETS
+from onnxprune.choices import CRITERIA, GRANULARITIES, INLINING, METRICS, RECOVERIES, SCOPES
 from onnxprune.cli.errors import Run
 from onnxprune.cli.screen import Screen
 from onnxprune.errors import UsageError
-from onnxprune.quantities import parse_amount, parse_bytes
+from onnxprune.quantities import parse_bytes, read_target
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_COUNTS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 PATH = click.Path(path_type=Path)
+_SETTINGS = ("calib", "recover", "memory_limit", "criterion", "scope", "granularity", "align", "min_channels",
+             "exclude", "seed", "allow_unproved", "inline", "threads", "provider", "validate", "metric",
+             "max_drop", "steps")  # fmt: skip
 
 
 class _Text(click.ParamType):
@@ -50,32 +52,6 @@ def read_ratio(text: str) -> tuple[str | None, float]:
         return pattern or None, float(number)
     except ValueError:
         raise UsageError(f"got '{number}', expected the share removed, such as 0.5 or 'conv1*=0.3'") from None
-
-
-def read_target(text: str) -> tuple[str, float]:
-    """Read 'KEY=VALUE': a share that remains, or an absolute amount such as 500M or 10MB.
-
-    Raises UsageError for an unknown key or unit, and for an amount too small to be one.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or key not in TARGETS:
-        raise UsageError(f"got '{text}', expected KEY=VALUE with KEY one of {', '.join(TARGETS)}")
-    number, unit = parse_amount(value)
-    if not unit:
-        return key, number
-    if key in QUALITIES:
-        raise UsageError(f"got '{value}', expected a number without a unit: {key}=0.05")
-    if key == "size":
-        amount = float(parse_bytes(value))
-    elif unit in _COUNTS:
-        amount = number * _COUNTS[unit]
-    else:
-        raise UsageError(
-            f"unknown unit '{unit}' in '{value}', expected one of k, M, G, T, or a share such as 0.5"
-        )
-    if amount <= 1:
-        raise UsageError(f"{key} of {value} is less than any model has; shares have no unit: {key}=0.5")
-    return key, amount
 
 
 def read_shape(text: str) -> tuple[str, tuple[int | None, ...]]:
@@ -304,8 +280,87 @@ def output(required: bool) -> Callable[[Command], Command]:
     )
 
 
+def removal(function: Command) -> Command:
+    """Add --ratio and --target."""
+    ratio = click.option(
+        "--ratio", "ratios", type=RATIO, multiple=True, metavar="R|PATTERN=R",
+        help="Share of every group's channels to remove, from 0 to below 1: 0.5 removes half. PATTERN=R for "
+        "some nodes or tensors (glob, re:... or type:Conv). Repeatable. This or --target is required.",
+    )  # fmt: skip
+    target = click.option(
+        "--target", "targets", type=TARGET, multiple=True, metavar="KEY=VALUE",
+        help="What may remain of macs, params or size: a share of the original up to 1 (macs=0.5), or an "
+        "amount (macs=500M, params=2M, size=10MB); or how much worse it may get, for which the fewest MACs "
+        "are searched in some 7 whole runs: drift=0.05 of the outputs, drop=0.01 of the metric. Repeatable; "
+        "all must hold.",
+    )  # fmt: skip
+    return ratio(target(function))
+
+
+def widths(function: Command) -> Command:
+    """Add --scope, --granularity, --align and --min-channels."""
+    scope = click.option(
+        "--scope", type=click.Choice(SCOPES),
+        help="Rank channels within every group (local) or all together (global).  "
+        "[default: local; global with --target]",
+    )  # fmt: skip
+    align = click.option(
+        "--align", type=STEP, default="auto", show_default=True, metavar="auto|N",
+        help="Keep widths that are multiples of N channels; auto takes what is fast on this processor (16 or "
+        "8); 1 cuts exactly.",
+    )  # fmt: skip
+    least = click.option(
+        "--min-channels", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="Channels that stay in every group, at least.",
+    )  # fmt: skip
+    return scope(granularity(align(least(function))))
+
+
+def seed(function: Command) -> Command:
+    """Add --seed, of all random choices."""
+    return click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+        help="Seed of all random choices: the inputs of the proof, the criterion random.",
+    )(function)  # fmt: skip
+
+
+def evidence(function: Command) -> Command:
+    """Add --no-bench and --allow-unproved."""
+    no_bench = click.option("--no-bench", is_flag=True, help="Do not time the result.")
+    unproved = click.option(
+        "--allow-unproved", is_flag=True,
+        help="Write the model also where onnxruntime cannot run it, so that nothing is proved.",
+    )  # fmt: skip
+    return no_bench(unproved(function))
+
+
+def prune_settings(options: Mapping[str, Any], given: Container[str]) -> dict[str, Any]:
+    """Return those of the options that are fields of PruneSettings, as it takes them.
+
+    given: names of the options to take. Raises UsageError for names that are given twice.
+    """
+    ratio, ratios = split_ratios(options["ratios"])
+    read: dict[str, dict[str, Any]] = {
+        "ratios": {"ratio": ratio, "ratios": ratios},
+        "targets": {"targets": unique("--target", options["targets"])},
+        "input_shapes": {"input_shapes": unique("--input-shape", options["input_shapes"])},
+        "input_values": {"input_values": unique("--input-value", options["input_values"])},
+        "no_bench": {"bench": not options["no_bench"]},
+    }
+    found: dict[str, Any] = {}
+    for name in (*read, *_SETTINGS):
+        if name in given and name in options:
+            found |= read.get(name) or {name: options[name]}
+    return found
+
+
 def calibration(function: Command) -> Command:
     """Add --calib, --recover, --steps and --memory-limit."""
+    return repair(memory_limit(function))
+
+
+def repair(function: Command) -> Command:
+    """Add --calib, --recover and --steps."""
     recover = click.option(
         "--recover", type=click.Choice(RECOVERIES),
         help="Repair of the weights by the data: biases only (bias), weights by least squares between "
@@ -317,7 +372,7 @@ def calibration(function: Command) -> Command:
         help="Choose and repair in this many steps, each looking at what the last one left; N times as long, "
         "and measured to be no better in general: compare with --validate.",
     )  # fmt: skip
-    return calib(required=False)(recover(steps(memory_limit(function))))
+    return calib(required=False)(recover(steps(function)))
 
 
 def validation(function: Command) -> Command:

@@ -73,14 +73,17 @@ class Screen:
         """Return whether the characters of bars arrive as they are."""
         return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
 
+    @property
+    def animated(self) -> bool:
+        """Return whether progress is drawn: on a terminal, unless quiet or JSON is asked for."""
+        return self.verbosity >= 0 and not self.as_json and _is_terminal(sys.stderr)
+
     def working(self, text: str) -> AbstractContextManager[Progress]:
         """Show how far something is while it runs: on a terminal, unless quiet or JSON is asked for.
 
         What is returned on entering is to be called as `Progress`.
         """
-        if self.verbosity < 0 or self.as_json or not _is_terminal(sys.stderr):
-            return nullcontext(silent)
-        return _bar(text)
+        return _bar(text) if self.animated else nullcontext(silent)
 
 
 def message(text: str) -> None:

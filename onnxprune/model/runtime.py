@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import tempfile
@@ -17,6 +18,7 @@ from onnxprune.errors import UnprovedError, shortened
 from onnxprune.model.io import PROTOBUF_LIMIT, save, serialised
 from onnxprune.model.light import Light, light
 
+THREADS = "ONNXPRUNE_THREADS"  # of every session that proves or judges; all cores without it
 _FATAL_ONLY = 4
 _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Non-zero status code returned while running )?")
 _NODE = re.compile(r"^(\w+) node\. Name:'([^']*)' Status Message: ")
@@ -32,6 +34,7 @@ def open_session(model: onnx.ModelProto | Light, optimised: bool = False) -> Any
     if not optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = int(os.environ.get(THREADS, "0"))
     # Idle threads that spin take the processor from whatever else runs, other sessions of ours included.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     given = model if isinstance(model, Light) else light(model)
