@@ -45,16 +45,16 @@ _RUN = ("jobs", "timeout", "memory_limit", "shard", "retry_failed")
     help="Folder for models, plans, logs and reports: new, empty, or of the run to go on with.",
 )  # fmt: skip
 @click.option(
-    "--jobs", type=click.IntRange(min=1), metavar="N",
-    help="Models at once, each in a process of one thread.  [default: one per core]",
+    "--jobs", type=click.IntRange(min=1), show_default="one per core", metavar="N",
+    help="Models at once, each in a process of one thread.",
 )  # fmt: skip
 @click.option(
     "--timeout", type=float, default=3600, show_default=True, metavar="S",
     help="Seconds that one model may take.",
 )  # fmt: skip
 @click.option(
-    "--memory-limit", type=SIZE, metavar="SIZE",
-    help="Resident memory of one model's process.  [default: 80 % of the machine's, divided by --jobs]",
+    "--memory-limit", type=SIZE, metavar="SIZE", show_default="80 % of the machine's, divided by --jobs",
+    help="Resident memory of one model's process.",
 )  # fmt: skip
 @click.option("--shard", metavar="i/n", help="Do only the i-th of n parts, for other schedulers.")
 @click.option("--retry-failed", is_flag=True, help="Run again what ended with a failure.")
@@ -89,11 +89,7 @@ def batch(screen: Screen, source: str, output: Path, **options: Any) -> int:
     from onnxprune.batching.run import records, resolve
 
     given = _given()
-    run = {
-        key: options[key]
-        for key in ("jobs", "timeout", "memory_limit", "shard", "retry_failed")
-        if key in given
-    }
+    run = {key: value for key, value in options.items() if key in given and key in _RUN}
     resolved = resolve(source, output, prune_settings(options, given - {"memory_limit"}), run)
     if options["save_config"] is not None:
         write(options["save_config"], resolved.entries, resolved.run)
