@@ -34,6 +34,7 @@ from onnxprune.pipeline import PruneResult, prune
 from onnxprune.plain import plain
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _STATUS: tuple[tuple[type[OnnxPruneError], str], ...] = (
     (GateFailed, "gate-failed"), (NothingToPrune, "nothing"), (UnprovedError, "unproved"),
     (ModelError, "invalid"), (ResourceError, "disk-full"), (UsageError, "usage"),
@@ -103,6 +104,12 @@ def failure(error: BaseException) -> dict[str, Any]:
         return {"status": "out-of-memory", "exit_code": ResourceError.exit_code, "reason": why}
     if isinstance(error, OSError) and error.errno in _FULL:
         return {"status": "disk-full", "exit_code": ResourceError.exit_code, "reason": text}
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        return {
+            "status": "usage",
+            "exit_code": UsageError.exit_code,
+            "reason": f"refused by the system: {text}",
+        }
     why = f"internal error: {type(error).__name__}: {text}"
     return {"status": "failed", "exit_code": OnnxPruneError.exit_code, "reason": why}
 
