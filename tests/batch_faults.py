@@ -112,11 +112,12 @@ def started(bench: Bench, *more: object) -> Iterator[tuple[subprocess.Popen[str]
 
 def workers(mark: str, run: int) -> list[int]:
     """The processes that prune: children of the fork server, which is the run's only child."""
-    parents = {pid: parent for pid in invariants.processes(mark) if (parent := _parent(pid))}
-    return [pid for pid, parent in parents.items() if parent != run and parents.get(parent) == run]
+    above = {pid: parent(pid) for pid in invariants.processes(mark)}
+    return [pid for pid in above if above[pid] != run and above.get(above[pid]) == run]
 
 
-def _parent(pid: int) -> int:
+def parent(pid: int) -> int:
+    """The process that started another, 0 where that has ended."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:

@@ -14,6 +14,7 @@ import onnx
 
 WRITTEN = ("done", "target-missed")
 MARK = "ONNXPRUNE_TEST_RUN"
+PATIENCE = 10.0  # seconds until a process that was killed is gone
 
 
 def sha256(path: Path) -> str:
@@ -96,23 +97,24 @@ def check_inputs(before: Mapping[str, str], source: Path) -> None:
     assert hashes(source) == dict(before), "an input was changed"
 
 
-def processes(mark: str) -> list[int]:
-    """Processes that carry a mark in their environment."""
+def processes(mark: str, line: bytes = b"") -> list[int]:
+    """Processes that carry a mark in their environment, and some text in their command line."""
     found = []
     for path in Path("/proc").iterdir():
         if not path.name.isdigit() or int(path.name) == os.getpid():
             continue
         try:
-            if f"{MARK}={mark}".encode() in (path / "environ").read_bytes().split(b"\0"):
+            marked = f"{MARK}={mark}".encode() in (path / "environ").read_bytes().split(b"\0")
+            if marked and line in (path / "cmdline").read_bytes():
                 found.append(int(path.name))
         except OSError:
             continue  # it ended, or is not ours
     return found
 
 
-def check_no_orphans(mark: str, patience: float = 10.0) -> None:
+def check_no_orphans(mark: str, line: bytes = b"") -> None:
     """Nothing that a run started outlives it for longer than a moment."""
-    end = time.monotonic() + patience
-    while processes(mark):
-        assert time.monotonic() < end, f"orphans: {processes(mark)}"
+    end = time.monotonic() + PATIENCE
+    while processes(mark, line):
+        assert time.monotonic() < end, f"orphans: {processes(mark, line)}"
         time.sleep(0.02)

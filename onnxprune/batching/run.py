@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from onnxprune.batching.job import Limits
 from onnxprune.batching.journal import Journal
 from onnxprune.batching.options import BatchSettings
 from onnxprune.batching.reporting import environment, write_all
-from onnxprune.batching.scheduler import Scheduler, Task, finished
+from onnxprune.batching.scheduler import Pool, Scheduler, Task, finished
 from onnxprune.batching.sources import Entry
 from onnxprune.batching.watching import Watch
 from onnxprune.errors import printable
@@ -127,7 +127,7 @@ def _run(
     journal.append(events.RUN, version=onnxprune.__version__, settings=asdict(run), models=len(tasks))
     done = []
     try:
-        with Workers(jobs, most) as pool:
+        with _pool(run, jobs, most) as pool:
             for record in Scheduler(folder, journal, most, watch).records(tasks, stale, pool):
                 done.append(record)
                 yield record
@@ -135,3 +135,11 @@ def _run(
         with suppress(OSError):
             journal.append(events.STOPPED)
     return done
+
+
+def _pool(run: BatchSettings, jobs: int, most: Limits) -> AbstractContextManager[Pool]:
+    if run.dask is None:
+        return Workers(jobs, most)
+    from onnxprune.batching.cluster import DaskWorkers
+
+    return DaskWorkers(run.dask, jobs, most)

@@ -35,7 +35,7 @@ from onnxprune.record import GOOD, STATUSES, Record
 
 FAILURES = 7
 SCHEMA_VERSION = 1
-_RUN = ("jobs", "timeout", "memory_limit", "shard", "retry_failed")
+_RUN = ("jobs", "timeout", "memory_limit", "dask", "shard", "retry_failed")
 
 
 @click.command()
@@ -55,6 +55,10 @@ _RUN = ("jobs", "timeout", "memory_limit", "shard", "retry_failed")
 @click.option(
     "--memory-limit", type=SIZE, metavar="SIZE", show_default="80 % of the machine's, divided by --jobs",
     help="Resident memory of one model's process.",
+)  # fmt: skip
+@click.option(
+    "--dask", metavar="ADDRESS|local",
+    help="Run the models on a Dask cluster that shares the file system, or on one of --jobs local workers.",
 )  # fmt: skip
 @click.option("--shard", metavar="i/n", help="Do only the i-th of n parts, for other schedulers.")
 @click.option("--retry-failed", is_flag=True, help="Run again what ended with a failure.")
