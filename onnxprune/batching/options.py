@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import msgspec
+
 from onnxprune.batching.folder import Shard
 from onnxprune.errors import UsageError, nearest
 from onnxprune.quantities import parse_bytes
@@ -69,6 +71,17 @@ def read(given: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key == "memory_limit" and isinstance(value, str):
             result[key] = parse_bytes(value)
     return result
+
+
+def typed(given: Mapping[str, Any]) -> BatchSettings:
+    """Check names, types and values of a run's settings. Raises UsageError."""
+    for key in given:
+        if key not in KEYS:
+            raise UsageError(f"settings of the run: unknown setting '{key}'{nearest(key, KEYS)}")
+    try:
+        return msgspec.convert(dict(given), BatchSettings)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"settings of the run: {str(error)[:1].lower()}{str(error)[1:]}") from error
 
 
 def to_plain(settings: BatchSettings) -> dict[str, Any]:

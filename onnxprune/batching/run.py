@@ -12,7 +12,7 @@ from typing import Any
 
 import onnxprune
 from onnxprune.batching import journal as events
-from onnxprune.batching import limits, manifest, settings, sources
+from onnxprune.batching import limits, manifest, options, settings, sources
 from onnxprune.batching.folder import OutputFolder
 from onnxprune.batching.isolation import Workers
 from onnxprune.batching.job import Limits
@@ -75,7 +75,7 @@ def resolve(
     for entry in resolved:
         settings.typed(entry.settings, f"settings of '{printable(entry.name)}'")
     chosen = _differing(run) if isinstance(run, BatchSettings) else dict(run)
-    how = BatchSettings(**{**written, **chosen})
+    how = options.typed({**written, **chosen})
     part = how.part
     if part is not None:
         resolved = sources.shared(resolved, part.number, part.count)

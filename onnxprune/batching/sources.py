@@ -41,6 +41,8 @@ def found(source: str, output: Path) -> list[Entry]:
         base = os.path.dirname(source[: _first_magic(source)])
         hits = glob.glob(source, recursive=True)
         paths = [p for p in hits if not os.path.isdir(p) and not _inside(Path(p), output)]
+        if "**" in source:
+            paths = [p for p in paths if not _through_link(p, base)]
     if not paths:
         raise UsageError(f"'{source}' holds no {_SUFFIX} file; give a folder, a glob, a model or a manifest")
     entries = [Entry(Path(os.path.relpath(path, base or ".")).as_posix(), path) for path in paths]
@@ -49,6 +51,12 @@ def found(source: str, output: Path) -> list[Entry]:
 
 def _first_magic(text: str) -> int:
     return min(text.find(c) for c in "*?[" if c in text)
+
+
+def _through_link(path: str, base: str) -> bool:
+    """Tell whether a path goes through a link to a folder below a base; such links may run in circles."""
+    parents = Path(os.path.relpath(path, base or ".")).parents
+    return any(Path(base, parent).is_symlink() for parent in parents if parent != Path("."))
 
 
 def _below(folder: str, output: Path) -> list[str]:
