@@ -54,9 +54,10 @@ def check_always(folder: Path) -> None:
     for event in ended.values():
         for place, digest in event["files"].items():
             assert sha256(folder / place) == digest, f"{place} is not what the journal says"
-    for path in (folder / "models").rglob("*.onnx"):
-        assert not path.name.startswith("."), f"{path}: a temporary file under models/"
-        onnx.load(path)  # whole, whoever wrote it
+    for path in (folder / "models").rglob("*"):
+        assert path.suffix != ".tmp", f"{path}: a temporary file under models/"
+        if path.suffix == ".onnx" and path.is_file():
+            onnx.load(path)  # whole, whoever wrote it
 
 
 def check_finished(folder: Path, names: Collection[str]) -> dict[str, dict[str, Any]]:

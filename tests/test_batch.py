@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import onnxprune
@@ -152,3 +153,53 @@ def test_a_folder_with_other_things_is_not_an_output(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds 'models' and no journal"):
         list(onnxprune.batch(source, out, HALF))
     assert {p.name: p.read_text() for p in out.iterdir()} == {"models": "mine"}
+
+
+def test_results_do_not_depend_on_the_number_of_jobs(tmp_path: Path) -> None:
+    source, data = zoo(tmp_path / "zoo", "shuffle"), tmp_path / "calib.npz"
+    np.savez(data, input=np.load(MODELS / "digits_calib.npz")["input"][:48])
+    given = {"ratio": 0.5, "align": 4, "bench": False, "calib": str(data), "recover": "refit"}
+    for jobs in (1, 2):
+        found = onnxprune.batch(source, tmp_path / str(jobs), given, {"jobs": jobs})
+        assert {r.status for r in found} == {"done"}
+    invariants.check_same_models(tmp_path / "1", tmp_path / "2")
+
+
+def test_progress_on_a_terminal(tmp_path: Path) -> None:
+    source, out = zoo(tmp_path / "zoo"), tmp_path / "out"
+    (source / "bad.onnx").write_bytes(b"")
+    line = [
+        sys.executable,
+        "-m",
+        "onnxprune",
+        "batch",
+        str(source),
+        "-o",
+        str(out),
+        "--ratio",
+        "0.5",
+        "--no-bench",
+    ]
+    mine, other = os.openpty()
+    process = subprocess.Popen(
+        line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=other, cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(other)
+    shown = b""
+    while True:
+        try:
+            part = os.read(mine, 65536)
+        except OSError:
+            break  # the other end is closed
+        if not part:
+            break
+        shown += part
+    os.close(mine)
+    assert process.wait(60) == 7
+    text = shown.decode()
+    assert "models" in text
+    assert "/4" in text
+    assert "left" in text
+    assert "deep/m.onnx" in text
+    assert "invalid: bad.onnx" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import shutil
 import signal
@@ -33,6 +34,21 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> faults.Bench:
 
 def test_workers_killed_at_random_moments(bench: faults.Bench) -> None:
     assert faults.kill_workers(bench, 3, random.Random(1)) > 0
+
+
+def test_the_server_killed(bench: faults.Bench) -> None:
+    bench.fresh()
+    with faults.started(bench) as (process, mark):
+        while not (victims := faults.workers(mark, process.pid)):
+            assert process.poll() is None
+        server = faults.parent(victims[0])
+        os.kill(server, signal.SIGKILL)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert "the process that starts the workers was killed; it runs a second time" in told
+    records = invariants.check_finished(bench.output, bench.names)
+    assert {r["attempts"] for r in records.values()} <= {1, 2}
+    invariants.check_same_models(bench.output, bench.reference)
 
 
 def test_a_run_killed_at_random_moments(bench: faults.Bench) -> None:

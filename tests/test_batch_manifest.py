@@ -204,3 +204,47 @@ def test_settings_know_the_bytes_of_their_data(zoo: Path, monkeypatch: pytest.Mo
 def test_settings_that_only_python_can_hold_are_refused(zoo: Path) -> None:
     with pytest.raises(UsageError, match="calib: got dict, expected a path"):
         onnxprune.batch(zoo, zoo / "out", PruneSettings(ratio=0.5, calib={"x": np.ones((8, 4), np.float32)}))
+
+
+def test_names_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "Workers", Here)
+    source, out = tmp_path / "zoo", tmp_path / "out"
+    source.mkdir()
+    data = [
+        b"\xff\xfe",
+        b"a" * 249,
+        b"b" * 249,
+        "ü☃ <script>".encode(),
+        b"line\nbreak\x1b[1m",
+        b".hidden",
+        b"-o",
+    ]
+    odd = [os.fsdecode(name) + ".onnx" for name in data]
+    for name in odd:
+        tiny(source / name)
+    found = {r.id: r for r in onnxprune.batch(source, out, {"ratio": 0.5, "align": 1, "bench": False})}
+    assert {n: r.status for n, r in found.items()} == dict.fromkeys(odd, "done")
+    assert len({r.log for r in found.values()}) == len(odd)
+    invariants.check_always(out)
+    for name in odd:
+        assert (out / "models" / name).is_file()
+        assert (out / found[name].log).is_file()
+    assert len(list((out / "plans").iterdir())) == len(odd)
+    shown = run(source, "-o", out, "--ratio", 0.5, "--align", 1, "--no-bench", "-v")
+    assert shown.returncode == 0, shown.stderr
+    assert "\x1b" not in shown.stdout + shown.stderr
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out_in_silence(
+    zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir
+
+    def refusing(path: Any = ".") -> Any:
+        if str(path).endswith("er"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UsageError, match="deep/er' cannot be read: Permission denied"):
+        names(zoo, zoo / "out")

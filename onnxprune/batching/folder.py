@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -18,6 +19,7 @@ from onnxprune.errors import UsageError
 
 MODELS, PLANS, LOGS = "models", "plans", "logs"
 _SCRATCH, _LOCK, _JOURNAL = ".work", "lock", "journal"
+_LONGEST = 240  # bytes of a file's name before its suffix; file systems take 255
 _OURS = re.compile(r"(journal|lock)(-\d+-of-\d+)?(\.jsonl)?|\.work")
 
 
@@ -97,13 +99,13 @@ class OutputFolder:
 
     def log(self, name: str) -> str:
         """Return the path of a model's log, relative to the folder."""
-        return f"{LOGS}/{name}.log"
+        return f"{LOGS}/{_fitting(name)}.log"
 
     def prepare(self, name: str, files: Iterable[str]) -> None:
         """Make a model's folders, and remove its files of an earlier run. Raises OSError."""
         for file in files:
             (self.root / file).unlink(missing_ok=True)
-        for part in (f"{MODELS}/{name}", f"{PLANS}/{name}", self.log(name)):
+        for part in (f"{MODELS}/{name}", _plan(name), self.log(name)):
             (self.root / part).parent.mkdir(parents=True, exist_ok=True)
 
     def fresh(self) -> Path:
@@ -127,9 +129,23 @@ def places(name: str, written: Collection[str]) -> dict[str, str]:
     """Return where the files of a model go: its plan, external data, and the model last."""
     folder, _, last = name.rpartition("/")
     beside = f"{MODELS}/{folder}/" if folder else f"{MODELS}/"
-    found = {PLAN: f"{PLANS}/{name}.json"} if PLAN in written else {}
+    found = {PLAN: _plan(name)} if PLAN in written else {}
     found |= {other: beside + other for other in sorted(written) if other not in (PLAN, last)}
     return found | ({last: beside + last} if last in written else {})
+
+
+def _plan(name: str) -> str:
+    return f"{PLANS}/{_fitting(name)}.json"
+
+
+def _fitting(name: str) -> str:
+    """Shorten a last part to which no suffix can be added; its hash keeps it unique."""
+    folder, slash, last = name.rpartition("/")
+    data = os.fsencode(last)
+    if len(data) <= _LONGEST:
+        return name
+    mark = hashlib.sha256(data).hexdigest()[:12]
+    return f"{folder}{slash}{os.fsdecode(data[: _LONGEST - 13])}-{mark}"
 
 
 def _check_ours(root: Path) -> None:

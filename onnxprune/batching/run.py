@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from onnxprune.batching.reporting import environment, write_all
 from onnxprune.batching.scheduler import Pool, Scheduler, Task, finished
 from onnxprune.batching.sources import Entry
 from onnxprune.batching.watching import Watch
-from onnxprune.errors import printable
+from onnxprune.errors import ResourceError, UsageError, printable
 from onnxprune.record import Record, Run
 from onnxprune.settings import PruneSettings
 
@@ -89,7 +90,7 @@ def _differing(run: BatchSettings) -> dict[str, Any]:
 
 def records(resolved: Resolved, output: Path, watch: Watch) -> Iterator[Record]:
     """Run what is not finished yet, yield all records, and write the reports."""
-    with ExitStack() as held:
+    with _resumable(), ExitStack() as held:
         folder = OutputFolder(output, resolved.run.part)
         held.callback(folder.close)
         state = events.read(folder.journals())
@@ -143,3 +144,17 @@ def _pool(run: BatchSettings, jobs: int, most: Limits) -> AbstractContextManager
     from onnxprune.batching.cluster import DaskWorkers
 
     return DaskWorkers(run.dask, jobs, most)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say in one line that the system refuses to go on, and that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        place = f": '{printable(str(error.filename))}'" if error.filename else ""
+        remedy = "free some space" if full else "mend it"
+        kind = ResourceError if full else UsageError
+        stopped = f"the batch stopped: {error.strerror or error}{place}"
+        raise kind(f"{stopped}; {remedy} and give the same command again, it goes on from here") from error

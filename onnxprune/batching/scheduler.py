@@ -7,12 +7,10 @@ that is killed, or that nobody waits for any more, leaves nothing under a final 
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -26,7 +24,6 @@ from onnxprune.batching.job import Job, Limits, Outcome
 from onnxprune.batching.journal import Ended, Journal, State
 from onnxprune.batching.verdict import Verdict, judged
 from onnxprune.batching.watching import Watch
-from onnxprune.errors import ResourceError, UsageError
 from onnxprune.record import GOOD, Record
 
 
@@ -99,15 +96,14 @@ class Scheduler:
     def records(self, tasks: Sequence[Task], stale: Mapping[str, set[str]], pool: Pool) -> Iterator[Record]:
         """Run tasks and yield their records as they end.
 
-        stale: files by id that earlier runs may have written. Raises ResourceError for a full disk and
-        UsageError for a folder that can no longer be written; the same run then goes on later.
+        stale: files by id that earlier runs may have written. Raises OSError where the folder cannot be
+        written to; the same run then goes on later.
         """
         waiting = deque((task, 1) for task in tasks)
         while waiting or self._running:
             while waiting and pool.free() > 0:
                 task, attempt = waiting.popleft()
-                with self._writing():
-                    job = self._begun(task, attempt, stale.get(task.name, set()))
+                job = self._begun(task, attempt, stale.get(task.name, set()))
                 self._running[job.number] = _Run(task, job)
                 pool.submit(job)
             for outcome in pool.wait():
@@ -117,8 +113,7 @@ class Scheduler:
                     self._watch.retried(run.task.name, verdict.reason)
                     waiting.appendleft((run.task, run.job.attempt + 1))
                 else:
-                    with self._writing():
-                        record = self._ended(run, outcome, verdict)
+                    record = self._ended(run, outcome, verdict)
                     self._watch.ended(record)
                     yield record
                 shutil.rmtree(run.job.scratch, ignore_errors=True)
@@ -154,18 +149,6 @@ class Scheduler:
         written = {place: files[name] for name, place in named.items()}
         self._journal.append(events.ENDED, **events.ended(record, inputs, written))
         return record
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Say in one line that the output folder fails, and that nothing is lost."""
-        try:
-            yield
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            place = f"writing to '{self._folder.root}': {error.strerror or error}"
-            remedy = "free some space" if full else "make it writable"
-            kind = ResourceError if full else UsageError
-            raise kind(f"{place}; {remedy} and give the same command again, it goes on from here") from error
 
 
 def _hashed(path: str) -> dict[str, str]:

@@ -60,8 +60,12 @@ def _through_link(path: str, base: str) -> bool:
 
 
 def _below(folder: str, output: Path) -> list[str]:
+    def refuse(error: OSError) -> None:
+        place = printable(str(error.filename))
+        raise UsageError(f"folder '{place}' cannot be read: {error.strerror}") from error
+
     hits = []
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = sorted(f for f in folders if not _same(Path(place, f), output))
         hits += [os.path.join(place, f) for f in files if f.endswith(_SUFFIX)]
     return hits
