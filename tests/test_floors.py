@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "onnxprune"
 FLOORS = {
-    "errors": 0, "quantities": 0, "choices": 0, "collection": 0, "plain": 0, "progress": 0, "record": 0,
-    "svg": 0, "": 0,
+    "errors": 0, "machine": 0, "quantities": 0, "choices": 0, "collection": 0, "plain": 0, "progress": 0,
+    "record": 0, "svg": 0, "": 0,
     "model": 1,
     "rules": 2,
     "analysis": 3, "calibration": 3,

@@ -13,18 +13,20 @@ from typing import Any
 
 import onnxprune
 from onnxprune.batching import journal as events
-from onnxprune.batching import limits, manifest, options, settings, sources
+from onnxprune.batching import manifest, options, settings, sources
 from onnxprune.batching.folder import OutputFolder
 from onnxprune.batching.isolation import Workers
 from onnxprune.batching.job import Limits
 from onnxprune.batching.journal import Journal
 from onnxprune.batching.options import BatchSettings
-from onnxprune.batching.reporting import environment, write_all
 from onnxprune.batching.scheduler import Pool, Scheduler, Task, finished
 from onnxprune.batching.sources import Entry
 from onnxprune.batching.watching import Watch
 from onnxprune.errors import ResourceError, UsageError, printable
+from onnxprune.machine import cores, memory_of_one
 from onnxprune.record import Record, Run
+from onnxprune.reports.environment import environment
+from onnxprune.reports.writing import write_all
 from onnxprune.settings import PruneSettings
 
 Source = str | os.PathLike[str]
@@ -111,9 +113,17 @@ def records(resolved: Resolved, output: Path, watch: Watch) -> Iterator[Record]:
         if rest:
             done += yield from _run(rest, state.files, resolved.run, (folder, journal, watch))
         seconds = state.seconds + time.monotonic() - begun
-        told = tuple(sorted(done, key=lambda record: record.id))
-        whole = Run(told, environment(), asdict(resolved.run), round(seconds, 3))
-        write_all(whole, folder.reports())
+        reports = folder.reports()
+        told = tuple(_seen_from(reports, output, r) for r in sorted(done, key=lambda record: record.id))
+        write_all(Run(told, environment(), asdict(resolved.run), round(seconds, 3)), reports)
+
+
+def _seen_from(reports: Path, root: Path, record: Record) -> Record:
+    """Return a record with paths relative to the folder of its report: that of a shard is not the root."""
+    above = "" if reports == root else "../"
+    return replace(
+        record, log=above + record.log, output=None if record.output is None else above + record.output
+    )
 
 
 def _run(
@@ -123,8 +133,8 @@ def _run(
     place: tuple[OutputFolder, Journal, Watch],
 ) -> Generator[Record, None, list[Record]]:
     folder, journal, watch = place
-    jobs = min(run.jobs or limits.cores(), len(tasks))
-    most = Limits(run.timeout, run.memory_limit or limits.memory_of_one(jobs))
+    jobs = min(run.jobs or cores(), len(tasks))
+    most = Limits(run.timeout, run.memory_limit or memory_of_one(jobs))
     journal.append(events.RUN, version=onnxprune.__version__, settings=asdict(run), models=len(tasks))
     done = []
     try:

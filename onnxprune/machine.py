@@ -1,4 +1,4 @@
-"""What this machine offers to a batch."""
+"""What this machine offers."""
 
 from __future__ import annotations
 
