@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from onnxprune.api import apply, bench, inspect, prune, sensitivity, sparsify, verify
     from onnxprune.batching.options import BatchSettings
     from onnxprune.batching.run import batch
-    from onnxprune.pipeline import PruneResult
+    from onnxprune.pipeline import PruneResult, SideFiles
     from onnxprune.plan import Plan
     from onnxprune.record import Record
     from onnxprune.sensing import SensitivitySettings
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from onnxprune.unstructured import SparsifySettings
 
 _PLACES = {
-    "BatchSettings": "batching.options", "BenchResult": "timing", "BenchSettings": "timing", "Plan": "plan",
-    "PruneResult": "pipeline", "PruneSettings": "settings", "Record": "record",
-    "SensitivitySettings": "sensing", "SparsifySettings": "unstructured", "apply": "api",
-    "batch": "batching.run", "bench": "api", "inspect": "api", "prune": "api", "sensitivity": "api",
-    "sparsify": "api", "verify": "api",
+    "BatchSettings": "batching.options", "BenchResult": "timing", "BenchSettings": "timing",
+    "Plan": "plan", "PruneResult": "pipeline", "PruneSettings": "settings", "Record": "record",
+    "SensitivitySettings": "sensing", "SideFiles": "pipeline", "SparsifySettings": "unstructured",
+    "apply": "api", "batch": "batching.run", "bench": "api", "inspect": "api", "prune": "api",
+    "sensitivity": "api", "sparsify": "api", "verify": "api",
 }  # fmt: skip
 
 __all__ = [
     "BatchSettings", "BenchResult", "BenchSettings", "Plan", "PruneResult", "PruneSettings", "Record",
-    "SensitivitySettings", "SparsifySettings", "apply", "batch", "bench", "inspect", "prune", "sensitivity",
-    "sparsify", "verify",
+    "SensitivitySettings", "SideFiles", "SparsifySettings", "apply", "batch", "bench", "inspect", "prune",
+    "sensitivity", "sparsify", "verify",
 ]  # fmt: skip
 
 

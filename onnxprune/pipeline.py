@@ -16,7 +16,7 @@ import onnxprune
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.cost import macs, node_macs
 from onnxprune.analysis.trace import Trace
-from onnxprune.attempting import Attempt, Chain, Stopwatch
+from onnxprune.attempting import Attempt, Chain, Chosen, Stopwatch
 from onnxprune.choices import IN_PYTHON
 from onnxprune.detailing import Details, details
 from onnxprune.errors import GateFailed, NothingToPrune, OnnxPruneError
@@ -40,7 +40,7 @@ from onnxprune.searching import searched
 from onnxprune.selecting import groups_matching
 from onnxprune.settings import PruneSettings
 from onnxprune.timing import BenchSettings, bench, check_provider
-from onnxprune.validating import Validated, judge
+from onnxprune.validating import Judge, Validated, judge
 
 Values: TypeAlias = Mapping[str, Any]
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -58,29 +58,70 @@ class PruneResult:
     report: PruneReport
 
 
+@dataclass(frozen=True)
+class SideFiles:
+    """Files beside the pruned model. plan: the plan as JSON, written before the model; page: the report as an
+    HTML page, written last, also where the gate fails; curves: what `sensitivity` found, to show there.
+    """
+
+    plan: str | os.PathLike[str] | None = None
+    page: str | os.PathLike[str] | None = None
+    curves: SensitivityReport | None = None
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run before the choice: the model as it was read, its functions written out, and what choices need."""
+
+    loaded: Loaded
+    written_out: Inlined
+    chain: Chain
+    judged: Judge | None
+
+
 def prune(
     model: Model,
     settings: PruneSettings,
     output: str | os.PathLike[str] | None = None,
     force: bool = False,
-    plan_output: str | os.PathLike[str] | None = None,
-    report_output: str | os.PathLike[str] | None = None,
-    curves: SensitivityReport | None = None,
+    beside: SideFiles | None = None,
     progress: Progress = silent,
 ) -> PruneResult:
     """Prune a model, prove the result, and write it where an output is given.
 
-    model: a path, bytes or ModelProto; it is not changed. plan_output: a file for the plan, which is
-    written before the model. report_output: a file for the report as an HTML page, which is written last,
-    also where the gate fails; curves: what `sensitivity` found, to show there. progress: called with a
-    stage, the steps done, and of how many. Raises UsageError, ModelError, NothingToPrune, UnprovedError,
-    GateFailed and ResourceError; a missed target is in the report.
+    model: a path, bytes or ModelProto; it is not changed. force: existing files may be replaced. beside:
+    other files to write. progress: called with a stage, the steps done, and of how many. Raises UsageError,
+    ModelError, NothingToPrune, UnprovedError, GateFailed and ResourceError; a missed target is in the report.
     """
-    watch = Stopwatch(progress)
+    watch, files = Stopwatch(progress), beside or SideFiles()
     check_provider(settings.provider)
-    _check_files(model, (output, plan_output, report_output), force)
-    settings = replace(settings, detailed=settings.detailed or report_output is not None)
-    loaded = load(model)
+    _check_files(model, (output, files.plan, files.page), force)
+    settings = replace(settings, detailed=settings.detailed or files.page is not None)
+    begun = _begun(load(model), settings, watch)
+    chain = begun.chain
+    chosen = searched(chain, begun.judged) if settings.sought else chain.carried_out(chain.request.limits)
+    plan = _whole_plan(begun, chosen)
+    result = stamped(chosen.model, plan)
+    watch.lap("plan")
+    validated = begun.judged(result) if begun.judged is not None else None
+    watch.lap("validate")
+    passed = validated is None or validated.passed
+    if files.plan is not None and passed:
+        write_file(Path(files.plan), plan.to_json())
+    if output is not None and passed:
+        save(result, output, force=force)
+        watch.lap("write")
+    report = _measured(begun, chosen, result, validated)
+    finished = PruneResult(result, plan, report)
+    if files.page is not None:
+        _write_page(Path(files.page), finished, None if output is None else Path(output), files.curves)
+    if validated is not None and not passed:
+        raise GateFailed(_gate_line(validated), finished)
+    return finished
+
+
+def _begun(loaded: Loaded, settings: PruneSettings, watch: Stopwatch) -> _Begun:
+    """Analyse and score a model, and judge it as it is."""
     watch.lap("load")
     written_out = inlined(loaded.model, settings.inline)
     analysis = analyse(written_out.model, settings.input_shapes, settings.input_values)
@@ -92,51 +133,45 @@ def prune(
     watch.lap("inputs")
     judged = judge(loaded.model, settings)
     watch.lap("validate")
-    evidence = gathered(analysis, settings, progress)
-    chain = Chain(analysis, request, found, scored(analysis, evidence, settings, progress), evidence, watch)
+    evidence = gathered(analysis, settings, watch.progress)
+    scores = scored(analysis, evidence, settings, watch.progress)
     watch.lap("score")
-    chosen = searched(chain, judged) if settings.sought else chain.carried_out(request.limits)
-    attempt, repair = chosen.attempt, chosen.repair
-    plan = _plan(analysis, attempt.decision, request, loaded.sha256)
-    plan.settings["inlined"] = list(written_out.names)
-    if repair is not None:
-        plan = msgspec.structs.replace(plan, repaired=dict(repair.repaired))
-    result = stamped(chosen.model, plan)
-    watch.lap("plan")
-    validated = judged(result) if judged is not None else None
-    watch.lap("validate")
+    return _Begun(loaded, written_out, Chain(analysis, request, found, scores, evidence, watch), judged)
+
+
+def _whole_plan(begun: _Begun, chosen: Chosen) -> Plan:
+    chain, repair = begun.chain, chosen.repair
+    plan = _plan(chain.analysis, chosen.attempt.decision, chain.request, begun.loaded.sha256)
+    plan.settings["inlined"] = list(begun.written_out.names)
+    return plan if repair is None else msgspec.structs.replace(plan, repaired=dict(repair.repaired))
+
+
+def _measured(
+    begun: _Begun, chosen: Chosen, result: onnx.ModelProto, validated: Validated | None
+) -> PruneReport:
+    """Time the result, unless the gate failed, and tell all that is known of it."""
+    chain, original = begun.chain, begun.loaded.model
+    settings, watch = chain.request.settings, chain.watch
     passed = validated is None or validated.passed
-    if plan_output is not None and passed:
-        write_file(Path(plan_output), plan.to_json())
-    if output is not None and passed:
-        save(result, output, force=force)
-        watch.lap("write")
-    timing, trouble = _bench(loaded.model, result, found, settings) if passed else (None, ())
+    timing, trouble = _bench(original, result, chain.cases, settings) if passed else (None, ())
     watch.lap("bench")
-    more = details(loaded.model, result, found, settings) if settings.detailed else Details()
+    more = details(original, result, chain.cases, settings) if settings.detailed else Details()
     watch.lap("details")
-    report = reported(analysis, attempt, request, loaded, result, timing, watch)
-    said = (
-        *report.warnings,
-        *criterion_warnings(analysis.units, settings),
-        *written_out.kept,
-        *trouble,
-        *more.trouble,
-    )
-    told = None if repair is None else repair.to_dict()
-    seen = None if evidence is None else evidence.to_dict()
-    report = replace(
-        report, warnings=said, inlined=written_out.names, recovery=told, calibration=seen,
+    report = reported(chain.analysis, chosen.attempt, chain.request, begun.loaded, result, timing, watch)
+    warnings = criterion_warnings(chain.analysis.units, settings)
+    return replace(
+        report,
+        warnings=(*report.warnings, *warnings, *begun.written_out.kept, *trouble, *more.trouble),
+        inlined=begun.written_out.names,
+        recovery=None if chosen.repair is None else chosen.repair.to_dict(),
+        calibration=None if chain.evidence is None else chain.evidence.to_dict(),
         validation=None if validated is None else validated.to_dict(),
-        search=chosen.trials, steps=chosen.steps,
-        targets={**report.targets, **chosen.targets(settings.sought)}, drift=more.drift, profile=more.profile,
-    )  # fmt: skip
-    finished = PruneResult(result, plan, report)
-    if report_output is not None:
-        _write_page(Path(report_output), finished, None if output is None else Path(output), curves)
-    if validated is not None and not passed:
-        raise GateFailed(_gate_line(validated), finished)
-    return finished
+        search=chosen.trials,
+        steps=chosen.steps,
+        targets={**report.targets, **chosen.targets(settings.sought)},
+        drift=more.drift,
+        profile=more.profile,
+    )
 
 
 def _check_files(model: Model, outputs: tuple[str | os.PathLike[str] | None, ...], force: bool) -> None:

@@ -95,7 +95,7 @@ def test_none_leaves_functions_in_place_and_they_freeze() -> None:
 def test_the_plan_carries_what_was_written_out(tmp_path: Path) -> None:
     model, small, plan = (tmp_path / name for name in ("m.onnx", "s.onnx", "p.json"))
     onnx.save(model_of(SWISH), model)
-    result = onnxprune.prune(model, settings(), small, plan_output=plan)
+    result = onnxprune.prune(model, settings(), small, beside=onnxprune.SideFiles(plan))
     assert result.plan.settings["inlined"] == ["l::f"]
     assert onnxprune.apply(model, plan).model == result.model
     assert onnxprune.verify(small, model, plan).matches_plan

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import onnxprune
-from onnxprune import PruneSettings
+from onnxprune import PruneSettings, SideFiles
 from onnxprune.cli.app import program
 from onnxprune.errors import GateFailed, UsageError, printable
 from onnxprune.plain import plain
@@ -97,7 +97,7 @@ def test_the_plan_in_the_page_makes_the_same_model(tmp_path: Path) -> None:
     from base64 import b64decode
 
     given = PruneSettings(ratio=0.5, bench=False)
-    made = onnxprune.prune(RESNET, given, report_output=tmp_path / "page.html")
+    made = onnxprune.prune(RESNET, given, beside=SideFiles(page=tmp_path / "page.html"))
     (link,) = Elements((tmp_path / "page.html").read_bytes()).all("a")
     plan = b64decode((link["href"] or "").partition("base64,")[2])
     again = onnxprune.apply(RESNET, plan)
@@ -135,7 +135,7 @@ def test_only_detailed_runs_measure_what_pages_show() -> None:
 def test_hostile_names_are_shown_harmlessly(tmp_path: Path) -> None:
     name = HOSTILE.replace("\ud800", "").replace("\x00", "")  # what a model can hold
     given = PruneSettings(ratio=0.5, align=1)
-    onnxprune.prune(two_convs(name), given, report_output=tmp_path / "page.html")
+    onnxprune.prune(two_convs(name), given, beside=SideFiles(page=tmp_path / "page.html"))
     found = harmless((tmp_path / "page.html").read_bytes())
     assert printable(f"first {name}") in found.text
     assert "\\u202e" in found.text
@@ -152,7 +152,7 @@ def test_the_gate_failed_is_told_in_the_page_and_no_model_is_written(tmp_path: P
     page = tmp_path / "page.html"
     given = PruneSettings(ratio=0.75, bench=False, validate=EVAL, max_drop=0.01)
     with pytest.raises(GateFailed):
-        onnxprune.prune(RESNET, given, tmp_path / "o.onnx", report_output=page)
+        onnxprune.prune(RESNET, given, tmp_path / "o.onnx", beside=SideFiles(page=page))
     found = harmless(page.read_bytes())
     assert "Refused by the gate" in found.text
     assert "gate failed" in found.text

@@ -30,7 +30,7 @@ from onnxprune.errors import (
     shortened,
 )
 from onnxprune.model.tensors import DecodeError, all_tensors, is_external
-from onnxprune.pipeline import PruneResult, prune
+from onnxprune.pipeline import PruneResult, SideFiles, prune
 from onnxprune.plain import plain
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -68,8 +68,8 @@ def _pruned(job: Job, tell: Callable[[Mapping[str, Any]], None]) -> dict[str, An
     folder = Path(tempfile.mkdtemp(dir=job.scratch))
     tell({"folder": str(folder)})
     tempfile.tempdir = tempfile.mkdtemp(dir=job.scratch)  # what is left there goes with the scratch folder
-    ended = _outcome(lambda: prune(job.path, from_plain(job.settings), folder / job.name,
-                                   plan_output=folder / PLAN))  # fmt: skip
+    beside = SideFiles(plan=folder / PLAN)
+    ended = _outcome(lambda: prune(job.path, from_plain(job.settings), folder / job.name, beside=beside))
     if any(_moved(path, mark) for path, mark in marks.items()):
         return {"status": CHANGED, "exit_code": None, "reason": "the input changed while it was read"}
     ended["files"] = {name: file_digest(folder / name) for name in sorted(os.listdir(folder))}

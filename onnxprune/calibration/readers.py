@@ -107,7 +107,7 @@ def read_validation(source: Source, model: onnx.ModelProto) -> Validation:
         rows.append(row)
         beside.append(more)
     for number, more in enumerate(beside):
-        for name in more.keys() ^ beside[0].keys():
+        for name in (n for n in names if (n in more) != (n in beside[0])):
             with_it, without = (number, 0) if name in more else (0, number)
             raise UsageError(f"validation feed {without} lacks '{name}', which feed {with_it} holds")
     known = {name: _strung([more[name] for more in beside], name) for name in beside[0]}

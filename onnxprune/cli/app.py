@@ -114,10 +114,10 @@ def prune(screen: Screen, model: Path, **options: Any) -> int:
     named = {"plan": plan, "report": page}
     places = {name: str(path) for name, path in named.items() if path is not None}
     places["written"] = "nothing, as asked by --dry-run" if target is None else str(target)
-    curves = paging.read_curves(options["curves_path"], page)
+    files = onnxprune.SideFiles(plan, page, paging.read_curves(options["curves_path"], page))
     try:
         with screen.working(f"pruning {model}") as progress:
-            result = onnxprune.prune(model, settings, target, options["force"], plan, page, curves, progress)
+            result = onnxprune.prune(model, settings, target, options["force"], files, progress)
     except GateFailed as error:
         _show(screen, error.result, {"written": "nothing: the gate failed"})
         raise
