@@ -221,7 +221,7 @@ def test_the_command_of_a_page_is_the_one_that_was_run(tmp_path: Path) -> None:
         "--input-shape", "input:2,1,16,?", "--no-bench", "--json", "--dry-run",
     )  # fmt: skip
     first = json.loads(run("prune", RESNET, *given).stdout)
-    text = command(first["settings"], str(RESNET), str(tmp_path / "o.onnx"))
+    text = " ".join(command(first["settings"], str(RESNET), str(tmp_path / "o.onnx")))
     again = json.loads(run(*shlex.split(text)[1:], "--no-bench", "--json").stdout)
     assert again["settings"] == first["settings"]
     assert again["groups"] == first["groups"]
@@ -233,7 +233,7 @@ def test_the_command_quotes_and_names_what_python_gave() -> None:
         "calib": "given in Python",
         "exclude": ["a b'c"],
     }
-    text = command(settings, "my model.onnx", "")
+    text = " ".join(command(settings, "my model.onnx", ""))
     assert shlex.split(text) == [
         "onnxprune", "prune", "my model.onnx", "-o", "OUT", "--target", "macs=0.5", "--target",
         "size=12345678", "--calib", "DATA", "--exclude", "a b'c",

@@ -16,13 +16,13 @@ SIMPLE = (
 )  # fmt: skip
 
 
-def command(settings: Mapping[str, Any], model: str, output: str) -> str:
-    """Return the command that prunes a model with these settings, quoted for a shell.
+def command(settings: Mapping[str, Any], model: str, output: str) -> list[str]:
+    """Return the words of the command that prunes a model with these settings, quoted for a shell.
 
     What is as it would be anyway is left out; what was given in Python stands as DATA.
     """
     parts = ["onnxprune", "prune", model or "MODEL", "-o", output or "OUT", *_options(settings)]
-    return shlex.join(parts)
+    return [shlex.quote(part) for part in parts]
 
 
 def _options(settings: Mapping[str, Any]) -> Iterator[str]:
