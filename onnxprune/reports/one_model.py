@@ -16,7 +16,7 @@ from onnxprune.quantities import amount, count
 from onnxprune.report import PruneReport, SensitivityReport
 from onnxprune.reports.command import command
 from onnxprune.reports.facts import facts
-from onnxprune.reports.outcome import Outcome
+from onnxprune.reports.outcome import TARGETS, Outcome
 from onnxprune.reports.pages import page
 from onnxprune.reports.skyline import Bar, Skyline, skyline
 from onnxprune.wording import pins_by_reason, proof_details
@@ -63,7 +63,7 @@ def model_page(given: Page) -> bytes:
         kinds=tuple(kinds(report)),
         frozen=pins_by_reason(report.pinned),
         targets=[
-            (k, amount(k, t["limit"]), amount(k, t["reached"]), k in report.missed)
+            (TARGETS.get(k, k), amount(k, t["limit"]), amount(k, t["reached"]), k in report.missed)
             for k, t in report.targets.items()
         ],
         curves=None if given.curves is None else sketched(given.curves),

@@ -37,10 +37,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the outputs moved; inputs: what it was measured on."""
+    """How far the outputs moved; inputs: what it was measured on; samples: None where a part of these."""
 
     value: float
-    samples: int
+    samples: int | None
     inputs: str
 
 
@@ -95,7 +95,7 @@ class Outcome:
         if found is not None and found["metric"] == "drift":
             return Drift(finite(found["after"]), found["samples"], "validation data")
         if repair is not None:
-            return Drift(finite(repair["drift_after"]), repair["samples"], "held-out calibration data")
+            return Drift(finite(repair["drift_after"]), None, "calibration data")
         if self.report.drift is not None:
             return Drift(finite(self.report.drift["value"]), self.report.drift["samples"], "generated inputs")
         return None
