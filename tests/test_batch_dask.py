@@ -32,13 +32,13 @@ def place(cluster: Any) -> str:
     return str(cluster.scheduler_address)
 
 
-def at_work(mark: str, pids: set[int]) -> int:
+def at_work(mark: str, out: Path, pids: set[int]) -> int:
     """Wait until a Dask worker's fork server has a model under way, and return the Dask worker's process."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         for server in invariants.processes(mark, b"onnxprune.batching.server"):
             above = faults.parent(faults.parent(server))
-            if above in pids:
+            if above in pids and any((out / ".work").glob("*/run-*")):
                 return above
     raise AssertionError("no model was begun")
 
@@ -57,9 +57,10 @@ def test_a_killed_dask_worker_changes_nothing(tmp_path: Path, monkeypatch: pytes
             running = thread.submit(
                 lambda: list(onnxprune.batch(source, out, HALF, {"dask": place(cluster)}))
             )
-            os.kill(at_work(tmp_path.name, pids), signal.SIGKILL)
+            os.kill(at_work(tmp_path.name, out, pids), signal.SIGKILL)
             records = running.result(timeout=200)
     assert {r.status for r in records} == {"done"}
+    assert 2 in {r.attempts for r in records}
     invariants.check_finished(out, NAMES)
     invariants.check_same_models(out, local)
     invariants.check_no_orphans(tmp_path.name, b"onnxprune.batching.server")
@@ -73,3 +74,19 @@ def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     records = onnxprune.batch(zoo(tmp_path / "zoo"), tmp_path / "out", HALF, {"dask": "tcp://127.0.0.1:9"})
     with pytest.raises(UsageError, match="no Dask scheduler answers at 'tcp"):
         list(records)
+
+
+def test_an_interrupted_run_on_dask_leaves_nothing_behind(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    bench = faults.Bench(zoo(tmp_path / "zoo"), tmp_path, tmp_path / "out")
+    with faults.started(bench, "--dask", "local") as (process, _):
+        while not any(bench.output.glob(".work/*/run-*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert told.splitlines()[-1] == "interrupted"
+    assert not (bench.output / ".work").exists()
+    assert {r.status for r in onnxprune.batch(bench.source, bench.output, HALF)} == {"done"}
+    invariants.check_finished(bench.output, NAMES)

@@ -52,7 +52,7 @@ class OutputFolder:
             self._take(_LOCK, fcntl.LOCK_EX if shard is None else fcntl.LOCK_SH)
             if shard is not None:
                 self._take(f"{_LOCK}{self._suffix}", fcntl.LOCK_EX)
-            self.scratch = self.root / _SCRATCH / (self._suffix[1:] or "all")
+            self.scratch = self.root / _SCRATCH / self._suffix[1:]  # the whole run's holds those of shards
             shutil.rmtree(self.scratch, ignore_errors=True)
             self.scratch.mkdir(parents=True)
         except OSError as error:
@@ -79,7 +79,7 @@ class OutputFolder:
         """Remove the scratch folder and give the lock back."""
         shutil.rmtree(self.scratch, ignore_errors=True)
         with suppress(OSError):  # another shard may be at work in it
-            self.scratch.parent.rmdir()
+            (self.root / _SCRATCH).rmdir()
         self._held.close()
 
     @property

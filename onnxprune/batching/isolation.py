@@ -24,7 +24,10 @@ from onnxprune.errors import OnnxPruneError, UsageError, printable
 GLANCE = 0.05  # seconds between two looks at the memory of the workers
 _CHUNK = 1 << 20
 _RESTARTS = 5  # servers that may die one after the other without an outcome
-_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "ONNXPRUNE_THREADS")
+_ONE_THREAD = (
+    "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "ONNXPRUNE_THREADS",
+)  # fmt: skip
 _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
     "from onnxprune.batching.server import main; main(int(sys.argv[1]))"

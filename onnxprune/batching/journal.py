@@ -108,26 +108,36 @@ def read(paths: Sequence[Path]) -> State:
 
 
 def _read(path: Path) -> State:
-    found, begun = State(), None
+    found, last = State(), None
     for event in events(path):
-        if event is None:
+        read = None if event is None else _understood(event)
+        if event is None or read is None:
             found.damaged += 1
             continue
-        moment = float(event.get("time", 0.0))
-        if event["event"] == RUN:
-            begun = last = moment
-        if begun is not None:
+        moment, told = read
+        if event["event"] != RUN and last is not None:
             found.seconds += max(moment - last, 0.0)
-            last = moment
+        last = moment
         name = event.get("id")
         if name is None:
             continue
         found.latest[name] = moment
         found.files.setdefault(name, set()).update(event.get("files", ()))
         found.ended.pop(name, None)
-        if event["event"] == ENDED:
-            found.ended[name] = Ended(Record(**event["record"]), event["inputs"], event["files"])
+        if told is not None:
+            found.ended[name] = told
     return found
+
+
+def _understood(event: Mapping[str, Any]) -> tuple[float, Ended | None] | None:
+    """Return when an event was, and how a model ended by it; None for one of another version, or damaged."""
+    try:
+        moment = float(event["time"])
+        if event["event"] != ENDED:
+            return moment, None
+        return moment, Ended(Record(**event["record"]), event["inputs"], event["files"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def events(path: Path) -> Iterator[dict[str, Any] | None]:

@@ -20,9 +20,9 @@ import onnxprune
 from onnxprune.batching import journal as events
 from onnxprune.batching.folder import OutputFolder, places
 from onnxprune.batching.hashing import Unreadable, combined, digests, file_digest
-from onnxprune.batching.job import Job, Limits, Outcome
+from onnxprune.batching.job import EXECUTION, Job, Limits, Outcome
 from onnxprune.batching.journal import Ended, Journal, State
-from onnxprune.batching.verdict import Verdict, judged
+from onnxprune.batching.verdict import ATTEMPTS, Verdict, judged
 from onnxprune.batching.watching import Watch
 from onnxprune.record import GOOD, Record
 
@@ -138,11 +138,15 @@ class Scheduler:
         if named:
             self._journal.append(events.WRITING, id=run.task.name, files=list(named.values()))
             self._folder.publish(Path(told["folder"]), named)
+        attempts = run.job.attempt
+        if len(list(Path(run.job.scratch).glob(f"{EXECUTION}*"))) > 1:
+            attempts = ATTEMPTS
+            self._watch.warned(f"{run.task.name}: ran again on another Dask worker, since the first one died")
         inputs = told["inputs"] if "inputs" in told else _hashed(run.job.path)
         record = Record(
             id=run.task.name, source=run.task.source, status=verdict.status, exit_code=verdict.exit_code,
             reason=verdict.reason, input_sha256=combined(inputs), settings_sha256=run.task.digest,
-            version=onnxprune.__version__, attempts=run.job.attempt, seconds=outcome.seconds,
+            version=onnxprune.__version__, attempts=attempts, seconds=outcome.seconds,
             peak_bytes=outcome.peak_bytes, log=self._folder.log(run.task.name),
             output=named.get(run.job.name), settings=run.task.settings, report=told.get("report"),
         )  # fmt: skip

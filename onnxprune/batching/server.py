@@ -21,6 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import psutil
+
 from onnxprune.batching.job import Job
 
 _CHUNK = 1 << 16
@@ -107,7 +109,7 @@ class _Server:
 
     def reap(self, pid: int) -> None:
         """Tell of a worker that has ended, and end what it started; until then its number is not reused."""
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
             return
         killed(pid)
         child = self.children.pop(pid)

@@ -16,7 +16,7 @@ import onnx
 
 import onnxprune
 from onnxprune.batching.hashing import Unreadable, digests, digests_of_data, file_digest
-from onnxprune.batching.job import CHANGED, PLAN, Job
+from onnxprune.batching.job import CHANGED, EXECUTION, PLAN, Job
 from onnxprune.batching.settings import from_plain
 from onnxprune.errors import (
     GateFailed,
@@ -65,7 +65,7 @@ def _pruned(job: Job, tell: Callable[[Mapping[str, Any]], None]) -> dict[str, An
     others = external_files(job.path)
     marks |= {path: _mark(path) for path in others if os.path.exists(path)}
     tell({"inputs": inputs | digests_of_data(others)})
-    folder = Path(tempfile.mkdtemp(dir=job.scratch))
+    folder = Path(tempfile.mkdtemp(prefix=EXECUTION, dir=job.scratch))
     tell({"folder": str(folder)})
     tempfile.tempdir = tempfile.mkdtemp(dir=job.scratch)  # what is left there goes with the scratch folder
     beside = SideFiles(plan=folder / PLAN)
