@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import random
 import signal
 import sys
 import tempfile
 from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from time import monotonic
 
@@ -64,7 +66,8 @@ def fail_calls(bench: faults.Bench, folder: Path, step: int) -> str:
 
 def cut_journal(folder: Path) -> str:
     """Cut the journal, behind a short record and behind a long one."""
-    with pytest.MonkeyPatch.context() as patch:
+    quiet = (redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()))  # models run in this process
+    with pytest.MonkeyPatch.context() as patch, quiet[0], quiet[1]:
         (folder / "short").mkdir()
         (folder / "long").mkdir()
         short = cut_everywhere(folder / "short", patch, "bad", 1)
