@@ -190,7 +190,7 @@ def _write_page(
 ) -> None:
     from onnxprune.reports import Page, environment, model_page
 
-    page = Page(result.report, environment(), result.plan, str(output) if output else "", curves)
+    page = Page(result.report, environment(), result.plan, output.name if output else "", curves)
     write_file(path, model_page(page))
 
 

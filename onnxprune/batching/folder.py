@@ -13,11 +13,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxprune.batching.job import PLAN
+from onnxprune.batching.job import PAGE, PLAN
 from onnxprune.batching.journal import sync_folder
 from onnxprune.errors import UsageError
 
-MODELS, PLANS, LOGS = "models", "plans", "logs"
+MODELS, PLANS, PAGES, LOGS = "models", "plans", "pages", "logs"
 _SCRATCH, _LOCK, _JOURNAL = ".work", "lock", "journal"
 _LONGEST = 240  # bytes of a file's name before its suffix; file systems take 255
 _OURS = re.compile(r"(journal|lock)(-\d+-of-\d+)?(\.jsonl)?|\.work")
@@ -105,7 +105,7 @@ class OutputFolder:
         """Make a model's folders, and remove its files of an earlier run. Raises OSError."""
         for file in files:
             (self.root / file).unlink(missing_ok=True)
-        for part in (f"{MODELS}/{name}", _plan(name), self.log(name)):
+        for part in (f"{MODELS}/{name}", _plan(name), _page(name), self.log(name)):
             (self.root / part).parent.mkdir(parents=True, exist_ok=True)
 
     def fresh(self) -> Path:
@@ -126,16 +126,20 @@ class OutputFolder:
 
 
 def places(name: str, written: Collection[str]) -> dict[str, str]:
-    """Return where the files of a model go: its plan, external data, and the model last."""
+    """Return where the files of a model go: its plan, its page, external data, and the model last."""
     folder, _, last = name.rpartition("/")
     beside = f"{MODELS}/{folder}/" if folder else f"{MODELS}/"
-    found = {PLAN: _plan(name)} if PLAN in written else {}
-    found |= {other: beside + other for other in sorted(written) if other not in (PLAN, last)}
+    found = {part: at(name) for part, at in ((PLAN, _plan), (PAGE, _page)) if part in written}
+    found |= {other: beside + other for other in sorted(written) if other not in (PLAN, PAGE, last)}
     return found | ({last: beside + last} if last in written else {})
 
 
 def _plan(name: str) -> str:
     return f"{PLANS}/{_fitting(name)}.json"
+
+
+def _page(name: str) -> str:
+    return f"{PAGES}/{_fitting(name)}.html"
 
 
 def _fitting(name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PLAN = ".plan.json"  # the plan's name beside the model in a scratch folder
+PLAN, PAGE = ".plan.json", ".page.html"  # names beside the model in a scratch folder
 EXECUTION = "run-"  # begins the name of each folder that a worker writes a model into
 CHANGED = "changed"  # what a worker tells where the input moved under it; no status of a record
 

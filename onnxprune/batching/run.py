@@ -114,16 +114,16 @@ def records(resolved: Resolved, output: Path, watch: Watch) -> Iterator[Record]:
             done += yield from _run(rest, state.files, resolved.run, (folder, journal, watch))
         seconds = state.seconds + time.monotonic() - begun
         reports = folder.reports()
-        told = tuple(_seen_from(reports, output, r) for r in sorted(done, key=lambda record: record.id))
+        told = tuple(_seen_from(reports, folder.root, r) for r in sorted(done, key=lambda record: record.id))
         write_all(Run(told, environment(), asdict(resolved.run), round(seconds, 3)), reports)
 
 
 def _seen_from(reports: Path, root: Path, record: Record) -> Record:
     """Return a record with paths relative to the folder of its report: that of a shard is not the root."""
-    above = "" if reports == root else "../"
-    return replace(
-        record, log=above + record.log, output=None if record.output is None else above + record.output
-    )
+    if reports == root:
+        return record
+    output, page = (None if path is None else f"../{path}" for path in (record.output, record.page))
+    return replace(record, log=f"../{record.log}", output=output, page=page)
 
 
 def _run(

@@ -20,7 +20,7 @@ import onnxprune
 from onnxprune.batching import journal as events
 from onnxprune.batching.folder import OutputFolder, places
 from onnxprune.batching.hashing import Unreadable, combined, digests, file_digest
-from onnxprune.batching.job import EXECUTION, Job, Limits, Outcome
+from onnxprune.batching.job import EXECUTION, PAGE, Job, Limits, Outcome
 from onnxprune.batching.journal import Ended, Journal, State
 from onnxprune.batching.verdict import ATTEMPTS, Verdict, judged
 from onnxprune.batching.watching import Watch
@@ -149,6 +149,7 @@ class Scheduler:
             version=onnxprune.__version__, attempts=attempts, seconds=outcome.seconds,
             peak_bytes=outcome.peak_bytes, log=self._folder.log(run.task.name),
             output=named.get(run.job.name), settings=run.task.settings, report=told.get("report"),
+            page=named.get(PAGE),
         )  # fmt: skip
         written = {place: files[name] for name, place in named.items()}
         self._journal.append(events.ENDED, **events.ended(record, inputs, written))

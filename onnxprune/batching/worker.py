@@ -16,7 +16,7 @@ import onnx
 
 import onnxprune
 from onnxprune.batching.hashing import Unreadable, digests, digests_of_data, file_digest
-from onnxprune.batching.job import CHANGED, EXECUTION, PLAN, Job
+from onnxprune.batching.job import CHANGED, EXECUTION, PAGE, PLAN, Job
 from onnxprune.batching.settings import from_plain
 from onnxprune.errors import (
     GateFailed,
@@ -68,7 +68,7 @@ def _pruned(job: Job, tell: Callable[[Mapping[str, Any]], None]) -> dict[str, An
     folder = Path(tempfile.mkdtemp(prefix=EXECUTION, dir=job.scratch))
     tell({"folder": str(folder)})
     tempfile.tempdir = tempfile.mkdtemp(dir=job.scratch)  # what is left there goes with the scratch folder
-    beside = SideFiles(plan=folder / PLAN)
+    beside = SideFiles(folder / PLAN, folder / PAGE)
     ended = _outcome(lambda: prune(job.path, from_plain(job.settings), folder / job.name, beside=beside))
     if any(_moved(path, mark) for path, mark in marks.items()):
         return {"status": CHANGED, "exit_code": None, "reason": "the input changed while it was read"}

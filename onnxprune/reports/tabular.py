@@ -14,8 +14,8 @@ from onnxprune.reports.outcome import Outcome
 from onnxprune.reports.reading import prune_report
 
 RECORD = (
-    "id", "status", "exit_code", "reason", "attempts", "seconds", "peak_bytes", "log", "output", "source",
-    "input_sha256", "settings_sha256", "version",
+    "id", "status", "exit_code", "reason", "attempts", "seconds", "peak_bytes", "log", "output", "page",
+    "source", "input_sha256", "settings_sha256", "version",
 )  # fmt: skip
 TIMES = {
     "ms_before": "before",

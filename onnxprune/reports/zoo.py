@@ -45,14 +45,23 @@ class Row:
 
     @property
     def log(self) -> str:
-        """Return the address of its log, relative to the page; bytes that are no text stay as they are."""
-        errors = "surrogateescape" if _from_bytes(self.record.log) else "replace"
-        return quote(self.record.log, errors=errors)
+        """Return the address of its log, relative to the page of the batch."""
+        return _address(self.record.log)
+
+    @property
+    def page(self) -> str:
+        """Return the address of its own page, "" where there is none."""
+        return "" if self.record.page is None else _address(self.record.page)
 
     @property
     def proof(self) -> str:
         """Say how the proof came out."""
         return "" if self.outcome is None else proof_line(self.outcome.report.verification)
+
+
+def _address(path: str) -> str:
+    """Quote a relative path; bytes that are no text stay as they are."""
+    return quote(path, errors="surrogateescape" if _from_bytes(path) else "replace")
 
 
 def _from_bytes(path: str) -> bool:
