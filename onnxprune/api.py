@@ -75,10 +75,11 @@ def sensitivity(
     analysis = analyse(written_out.model, settings.input_shapes, settings.input_values)
     if not analysis.units.groups:
         raise NothingToPrune("nothing to measure: every channel is frozen; see `onnxprune inspect`")
+    report = measured(analysis, loaded.nbytes, settings, progress)
     report = replace(
-        measured(analysis, loaded.nbytes, settings, progress),
+        report,
         seconds=round(perf_counter() - begun, 3),
-        warnings=(*loaded.warnings, *written_out.kept),
+        warnings=(*loaded.warnings, *report.warnings, *written_out.kept),
         inlined=written_out.names,
     )
     if picture is not None:

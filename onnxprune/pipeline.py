@@ -33,7 +33,7 @@ from onnxprune.planner import Decision, Request, criterion_warnings, resolved_st
 from onnxprune.progress import Progress, silent
 from onnxprune.proving import Cases, cases
 from onnxprune.quantities import amount
-from onnxprune.recovering import gathered, scored
+from onnxprune.recovering import cautions, gathered, scored
 from onnxprune.report import GroupReport, Layer, PruneReport, Quantities, SensitivityReport, Source
 from onnxprune.rules.signature import NO_RULE, Pinned
 from onnxprune.searching import searched
@@ -158,7 +158,8 @@ def _measured(
     more = details(original, result, chain.cases, settings) if settings.detailed else Details()
     watch.lap("details")
     report = reported(chain.analysis, chosen.attempt, chain.request, begun.loaded, result, timing, watch)
-    warnings = criterion_warnings(chain.analysis.units, settings)
+    made_up = () if chain.evidence is None else cautions(chain.evidence.data)
+    warnings = (*made_up, *criterion_warnings(chain.analysis.units, settings))
     return replace(
         report,
         warnings=(*report.warnings, *warnings, *begun.written_out.kept, *trouble, *more.trouble),

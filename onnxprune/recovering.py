@@ -32,6 +32,7 @@ from onnxprune.scoring import importance
 from onnxprune.settings import PruneSettings
 
 PROBE_BATCHES = 4
+MADE_UP = "calibration inputs are synthesised: real ones may drift more; give --calib DATA if you can"
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
 
@@ -106,6 +107,11 @@ def observed(
     steps = partial(progress, "calibration")
     grams = collect(analysis.model, [c.view for c in readers], data.fit, settings.memory_limit, steps)
     return Evidence(data, readers, grams)
+
+
+def cautions(data: Calibration) -> tuple[str, ...]:
+    """Warn of calibration data that is made up."""
+    return (MADE_UP,) if data.synthesised else ()
 
 
 def described(data: Calibration) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.oracle.masked import masked_original
 from onnxprune.planner import Decision, Request, decide
 from onnxprune.progress import Progress, silent
-from onnxprune.recovering import calibration, described, observed, scored
+from onnxprune.recovering import calibration, cautions, described, observed, scored
 from onnxprune.report import GroupInfo, GroupSensitivity, Point, SensitivityReport
 from onnxprune.selecting import groups_matching
 from onnxprune.settings import PruneSettings
@@ -123,7 +123,9 @@ def measured(
         "granularity": settings.granularity, "exclude": list(settings.exclude), "seed": settings.seed,
         "calibration": described(data),
     }  # fmt: skip
-    return SensitivityReport(shown.quantities, tuple(result), sample.count, meter.top1, told)
+    return SensitivityReport(
+        shown.quantities, tuple(result), sample.count, meter.top1, told, warnings=cautions(data)
+    )
 
 
 def labels_of(source: Any, data: Calibration) -> list[np.ndarray] | None:

@@ -25,7 +25,7 @@ from onnxprune.cli.options import (
     unique,
 )
 from onnxprune.cli.screen import Column, Screen, Table
-from onnxprune.cli.tables import FACTS, SYNTHESISED, TOP, calibration_facts
+from onnxprune.cli.tables import FACTS, TOP, calibration_facts
 from onnxprune.wording import number
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def sensitivity(screen: Screen, model: Path, **options: Any) -> int:
     )
     with screen.working(f"measuring {model}") as progress:
         report = onnxprune.sensitivity(model, settings, options["picture"], options["force"], progress)
-    made_up = report.settings["calibration"]["source"] == "synthesised"
-    screen.say([f"warning: {text}" for text in (*report.warnings, *([SYNTHESISED] if made_up else []))])
+    screen.say([f"warning: {text}" for text in report.warnings])
     places = {} if options["picture"] is None else {"written": str(options["picture"])}
     screen.result(report.to_dict(), shown(report, places, screen))
     return 0

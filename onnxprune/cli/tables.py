@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 TOP = 3  # reasons shown without -v
 SMALLER = 0.99  # a file of this share of the original's bytes is not called smaller
-SYNTHESISED = "calibration inputs are synthesised: real ones may drift more; give --calib DATA if you can"
 DIFFERENCES = 10  # shown by `verify`
 FACTS = (Column(), Column(fold=True))
 
@@ -172,8 +171,6 @@ def _timings_table(timings: Mapping[str, float]) -> Table:
 def prune_messages(report: PruneReport) -> list[str]:
     """List what a person must be told about a run besides its result."""
     said = [f"warning: {text}" for text in report.warnings]
-    if report.calibration is not None and report.calibration["source"] == "synthesised":
-        said.append(f"warning: {SYNTHESISED}")
     said += [f"dropped: group {d.id} ({d.name}) stays whole: {d.reason}" for d in report.dropped]
     status = report.verification["status"]
     if status == "weak":

@@ -95,7 +95,10 @@ class Outcome:
         if found is not None and found["metric"] == "drift":
             return Drift(finite(found["after"]), found["samples"], "validation data")
         if repair is not None:
-            return Drift(finite(repair["drift_after"]), None, "calibration data")
+            made_up = (self.report.calibration or {}).get("source") == "synthesised"
+            return Drift(
+                finite(repair["drift_after"]), None, "synthesised data" if made_up else "calibration data"
+            )
         if self.report.drift is not None:
             return Drift(finite(self.report.drift["value"]), self.report.drift["samples"], "generated inputs")
         return None
