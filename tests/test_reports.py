@@ -28,7 +28,7 @@ from onnxprune.reports.command import command
 from onnxprune.reports.one_model import kinds, ranges
 from onnxprune.reports.outcome import Outcome
 from onnxprune.reports.reading import prune_report, read_json
-from onnxprune.reports.scales import nice_ticks
+from onnxprune.reports.scales import logarithmic, nice_ticks
 from onnxprune.reports.tabular import COLUMNS, table
 from tests.report_data import HOSTILE, Elements, bench, harmless, record, report, run_of, two_convs
 
@@ -377,3 +377,12 @@ def test_numbers_that_are_not_finite_do_not_stop_a_report(tmp_path: Path) -> Non
     page = harmless(model_page(Page(back, {})))
     assert "not finite" in page.text
     assert replace(back, search=({"holds": True, "asked": 0.5},)).search
+
+
+def test_a_wide_axis_shows_the_decades_that_hold_most() -> None:
+    scale = logarithmic([0.02, 0.3, 0.5, 0.9, 1.5, 1e4, 3e7])
+    assert scale.ticks[0][0] == pytest.approx(0.01)
+    assert [scale.place(v) for v in (0.0, 1e4, 3e7)] == [0.0, 1.0, 1.0]
+    assert 0 < scale.place(0.02) < scale.place(0.3) < scale.place(1.5) < 1
+    narrow = logarithmic([0.2, 0.3])
+    assert [tick for tick, _ in narrow.ticks] == pytest.approx([0.1, 1.0])

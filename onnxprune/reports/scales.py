@@ -35,11 +35,15 @@ def nice_ticks(top: float, most: int) -> list[float]:
 
 
 def logarithmic(values: Sequence[float]) -> Scale:
-    """Return a scale of whole decades around the numbers above 0; what is below lies at the left end."""
-    seen = [v for v in values if math.isfinite(v) and v > 0] or [1.0]
-    high = math.ceil(math.log10(max(seen)) - 1e-9)
-    low = max(math.floor(math.log10(min(seen)) + 1e-9), high - DECADES)
-    low = min(low, high - 1)
+    """Return a scale of whole decades around the numbers above 0.
+
+    Where these span too many it shows those decades that hold most of them; what is outside lies at the ends.
+    """
+    seen = [math.log10(v) for v in values if math.isfinite(v) and v > 0] or [0.0]
+    first, last = math.floor(min(seen) + 1e-9), math.ceil(max(seen) - 1e-9)
+    windows = range(first, max(last - DECADES, first) + 1)
+    low = max(windows, key=lambda start: sum(start <= v <= start + DECADES for v in seen))
+    high = max(min(last, low + DECADES), low + 1)
 
     def place(value: float) -> float:
         if value <= 0:
