@@ -80,7 +80,7 @@ def test_kept_shares_fall_geometrically() -> None:
     assert scheduled(easy, analysis.units, 0.5).limits["params"] == pytest.approx(whole.params)
 
 
-@pytest.mark.parametrize("name", ["shuffle", "transformer"])
+@pytest.mark.parametrize("name", ["transformer"])
 def test_the_plan_of_several_steps_is_one_for_the_original(name: str) -> None:
     result = stepped(name)
     report = result.report
