@@ -68,7 +68,8 @@ def test_a_run_asked_to_stop(bench: faults.Bench, number: int) -> None:
 
 @pytest.mark.parametrize(
     ("where", "code", "place"),
-    [("run", errno.ENOSPC, 4), ("run", errno.EROFS, 1), ("worker", errno.ENOSPC, 3), ("worker", errno.EACCES, 5)],
+    [("run", errno.ENOSPC, 4), ("run", errno.EROFS, 1),
+     ("worker", errno.ENOSPC, 3), ("worker", errno.EACCES, 5)],
 )  # fmt: skip
 def test_a_call_that_fails(bench: faults.Bench, tmp_path: Path, where: str, code: int, place: int) -> None:
     assert faults.fail_call(bench, tmp_path, where, code, place)
