@@ -8,7 +8,6 @@ the difference to the unpruned model. --write puts the table into docs/accuracy.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from sections import write_section
+from sections import table_parser, told, write_section
 
 import onnxprune
 from onnxprune import PruneSettings
@@ -169,30 +168,25 @@ def measured(task: Task, folders: tuple[Path, Path], subsets: int, methods: list
             yield row(task, share, method, found, base, (perf_counter() - begun) / len(found))
 
 
+def table(folders: tuple[Path, Path], only: str, subsets: int, methods: list[str]) -> Iterator[str]:
+    """Yield the table of all models that are there."""
+    yield "| model | MACs kept | method | top-1 | against unpruned | agreement | logit drift | time |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for task in TASKS:
+        if only in task.model and (folders[0] / f"{task.model}.onnx").exists():
+            yield from measured(task, folders, subsets, methods)
+
+
 def main() -> None:
     """Print the table, or write it into the document."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", type=Path, help="folder of the models")
-    parser.add_argument("data", type=Path, help="folder of the calibration and evaluation files")
+    parser = table_parser(__doc__, "docs/accuracy.md")
     parser.add_argument("--subsets", type=int, default=5, help="calibration subsets for each row")
-    parser.add_argument("--only", default="", help="only models with this in their name")
     parser.add_argument("--method", action="append", choices=(*METHODS, PEER), help="only these methods")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/accuracy.md")
     options = parser.parse_args()
-    rows = [
-        "| model | MACs kept | method | top-1 | against unpruned | agreement | logit drift | time |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    print("\n".join(rows))
-    for task in TASKS:
-        if options.only in task.model and (options.models / f"{task.model}.onnx").exists():
-            for line in measured(
-                task, (options.models, options.data), options.subsets, options.method or list(USUAL)
-            ):
-                print(line, flush=True)
-                rows.append(line)
+    folders = (options.models, options.data)
+    text = told(table(folders, options.only, options.subsets, options.method or list(USUAL)))
     if options.write:
-        write_section(DOCUMENT, "table", "\n".join(rows))
+        write_section(DOCUMENT, "table", text)
 
 
 if __name__ == "__main__":

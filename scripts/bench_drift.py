@@ -6,14 +6,13 @@ norms alone, selection from data, and selection with repair. --write puts the ta
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import onnx
-from sections import write_section
+from sections import table_parser, told, write_section
 
 import onnxprune
 from onnxprune import PruneSettings
@@ -64,19 +63,12 @@ def rows(models: Path, data: Path, share: float, only: str) -> Iterator[str]:
 
 def main() -> None:
     """Print the table, or write it into the document."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", type=Path, help="folder of the models")
-    parser.add_argument("data", type=Path, help="folder of the inputs")
+    parser = table_parser(__doc__, "docs/accuracy.md")
     parser.add_argument("--macs", type=float, default=0.75, help="share of the MACs that remains")
-    parser.add_argument("--only", default="", help="only models with this in their name")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/accuracy.md")
     options = parser.parse_args()
-    table = []
-    for line in rows(options.models, options.data, options.macs, options.only):
-        print(line, flush=True)
-        table.append(line)
+    table = told(rows(options.models, options.data, options.macs, options.only))
     if options.write:
-        write_section(DOCUMENT, "drift", "\n".join(table))
+        write_section(DOCUMENT, "drift", table)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
+from collections.abc import Iterable
 from pathlib import Path
+
+
+def table_parser(description: str | None, page: str) -> ArgumentParser:
+    """Take what every table over models and data needs: folders, which models, whether to write."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("models", type=Path, help="folder of the models")
+    parser.add_argument("data", type=Path, help="folder of their data files")
+    parser.add_argument("--only", default="", help="only models with this in their name")
+    parser.add_argument("--write", action="store_true", help=f"write the table into {page}")
+    return parser
+
+
+def told(lines: Iterable[str]) -> str:
+    """Print lines as they come; return them as a text."""
+    kept = []
+    for line in lines:
+        print(line, flush=True)
+        kept.append(line)
+    return "\n".join(kept)
 
 
 def write_section(page: Path, name: str, text: str) -> None:
