@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from onnxprune.choices import IN_PYTHON
+from onnxprune.settings import PruneSettings
 
 PLACEHOLDER = "DATA"
 SIMPLE = (
-    ("granularity", "finest"), ("min_channels", 1), ("seed", 0), ("inline", "auto"), ("threads", 1),
-    ("provider", "CPUExecutionProvider"), ("memory_limit", 2 << 30), ("max_drop", None), ("validate", None),
-    ("metric", None), ("calib", None), ("align", 0),
+    "granularity", "min_channels", "steps", "seed", "inline", "threads", "provider", "memory_limit",
+    "max_drop", "validate", "metric", "calib", "align",
 )  # fmt: skip
+DEFAULTS = {field.name: field.default for field in fields(PruneSettings)}
 
 
 def command(settings: Mapping[str, Any], model: str, output: str) -> list[str]:
@@ -32,12 +34,14 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
         yield from ("--ratio", f"{pattern}={ratio:g}")
     for key, value in settings.get("targets", {}).items():
         yield from ("--target", f"{key}={int(value) if value == int(value) else value}")
-    data = settings.get("calib") is not None
-    usual = (
-        ("criterion", "obs" if data else "l2"), ("recover", "refit" if data else "none"),
-        ("scope", "global" if settings.get("targets") else "local"), *SIMPLE,
-    )  # fmt: skip
-    for key, default in usual:
+    like = PruneSettings(ratio=0.5, calib=settings.get("calib"))
+    usual = {
+        "criterion": like.resolved_criterion,
+        "recover": like.resolved_recover,
+        "scope": "global" if settings.get("targets") else "local",
+        **{name: DEFAULTS[name] for name in SIMPLE},
+    }
+    for key, default in usual.items():
         value = settings.get(key, default)
         if value != default:
             yield from ("--" + key.replace("_", "-"), PLACEHOLDER if value == IN_PYTHON else str(value))
