@@ -21,6 +21,7 @@ import onnxprune
 from onnxprune.batching import run as running
 from onnxprune.batching import worker
 from onnxprune.batching.job import Job, Limits, Outcome
+from onnxprune.errors import ResourceError
 from tests import batch_faults as faults
 from tests import batch_invariants as invariants
 
@@ -175,3 +176,29 @@ def test_a_damaged_line_in_the_middle_is_said_and_done_again(
     [record] = onnxprune.batch(source, out, TINY, watch=Hearing())
     assert record.status == "done"
     assert "1 damaged line" in said[0]
+
+
+def test_no_model_without_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full when the page is written leaves a whole model behind, which nobody reported on."""
+
+    def full(*_: object) -> None:
+        raise ResourceError("no space left for the page")
+
+    (tmp_path / "in").mkdir()
+    tiny(tmp_path / "in" / "a.onnx")
+    monkeypatch.setattr("onnxprune.pipeline._write_page", full)
+    job = Job(
+        0,
+        1,
+        "a.onnx",
+        str(tmp_path / "in/a.onnx"),
+        {"ratio": 0.5, "bench": False},
+        str(tmp_path),
+        "",
+        "a.onnx",
+    )
+    told = worker.carried_out(job, lambda _: None)
+    tempfile.tempdir = None
+    assert told["status"] == "disk-full"
+    assert list(tmp_path.glob("run-*/a.onnx")), "written before the page"
+    assert told["files"] == {}

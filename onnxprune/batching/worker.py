@@ -72,7 +72,9 @@ def _pruned(job: Job, tell: Callable[[Mapping[str, Any]], None]) -> dict[str, An
     ended = _outcome(lambda: prune(job.path, from_plain(job.settings), folder / job.name, beside=beside))
     if any(_moved(path, mark) for path, mark in marks.items()):
         return {"status": CHANGED, "exit_code": None, "reason": "the input changed while it was read"}
-    ended["files"] = {name: file_digest(folder / name) for name in sorted(os.listdir(folder))}
+    # Where a later file could not be written the model may lie there, but no result stands behind it.
+    made = sorted(os.listdir(folder)) if ended.get("report") else []
+    ended["files"] = {name: file_digest(folder / name) for name in made}
     return ended
 
 
