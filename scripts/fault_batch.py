@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import pytest
 
 from tests import batch_faults as faults
+from tests.signals import hear_interrupts
 from tests.test_batch_faults import cut_everywhere
 
 CODES = {"no space": errno.ENOSPC, "read-only": errno.EROFS, "no permission": errno.EACCES}
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--no-cuts", action="store_true", help="do not cut the journal")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    hear_interrupts()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
