@@ -20,7 +20,7 @@ from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
 from onnxprune.planner import Decision, Request, decide
 from onnxprune.progress import Progress, silent
 from onnxprune.proving import Cases, proof, suspects
-from onnxprune.recovering import Evidence, Recovery, recovered
+from onnxprune.recovering import Evidence, Recovery, reallocated, recovered
 from onnxprune.report import Dropped
 from onnxprune.rewrite import apply as rewritten
 from onnxprune.stepping import Stage, differing, scheduled
@@ -101,7 +101,26 @@ class Chain:
         if repair is not None and taken:
             repair = _since(self.analysis.model, attempt.model, repair, self.evidence)
         self.watch.lap("recover")
-        return Chosen(attempt, repair, steps=tuple(taken))
+        chosen = Chosen(attempt, repair, steps=tuple(taken))
+        return chosen if taken else self._reallocated(request, chosen)
+
+    def _reallocated(self, request: Request, first: Chosen) -> Chosen:
+        """Look again at the plan where it stands; of both, take the one that drifts less after its repair."""
+        assert self.evidence is not None
+        progress = self.watch.progress
+        scores = reallocated(self.analysis, self.evidence, request, self.scores, progress)
+        self.watch.lap("reallocate")
+        if scores is None or first.repair is None:
+            return first
+        try:
+            attempt = attempted(self.analysis, request, self.cases, scores, self.watch)
+        except UnprovedError:
+            return first  # which is proved
+        stage = Stage(self.analysis, scores, self.evidence)
+        repair = self._repaired(stage, attempt.model, attempt.decision)
+        self.watch.lap("recover")
+        worse = repair is None or repair.drift_after >= first.repair.drift_after
+        return first if worse or attempt.dropped else Chosen(attempt, repair)
 
     def _stepped(self, request: Request, stage: Stage) -> tuple[Stage, list[Mapping[str, float]]]:
         """Take the steps before the last; return where they lead, and what each left."""

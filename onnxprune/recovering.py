@@ -23,15 +23,16 @@ from onnxprune.datascore import data_importance
 from onnxprune.drift import drift
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.tensors import raw_bytes
-from onnxprune.planner import score, slices_of
+from onnxprune.planner import Request, score, slices_of
 from onnxprune.probing import Probe, calibrated
 from onnxprune.progress import Progress, Steps, silent
+from onnxprune.rebalancing import rebalanced
 from onnxprune.recovery.fold import folded_into
 from onnxprune.recovery.refit import DAMPING, refitted
 from onnxprune.scoring import importance
 from onnxprune.settings import PruneSettings
 
-PROBE_BATCHES = 4
+PROBE_BATCHES, PROBE_SAMPLES = 4, 24  # groups are measured on as many, at least
 MADE_UP = "calibration inputs are synthesised: real ones may drift more; give --calib DATA if you can"
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
@@ -131,9 +132,31 @@ def scored(
     scores = data_importance(criterion, units, evidence.readers, evidence.grams, norms)
     if settings.resolved_scope == "local" and not settings.targets:
         return scores
-    batches = evidence.data.fit[:PROBE_BATCHES]
-    probe = Probe(analysis.model, units, (evidence.readers, evidence.grams), batches)
-    return calibrated(probe, scores, partial(progress, "scoring"))
+    return calibrated(_probe(analysis, evidence), scores, partial(progress, "scoring"))
+
+
+def reallocated(
+    analysis: Analysis, evidence: Evidence, request: Request, scores: np.ndarray, progress: Progress = silent
+) -> np.ndarray | None:
+    """Score again where the plan of these scores stands; None where this leads to no better plan.
+
+    Only where groups compete for a target, losses are measured, and least squares repair the result.
+    """
+    settings = request.settings
+    measured = request.limits and settings.resolved_scope == "global"
+    if not measured or settings.resolved_criterion not in DATA_CRITERIA:
+        return None
+    if settings.resolved_recover not in ("ls", "refit") or not evidence.data.held_out:
+        return None
+    judge = Probe(analysis.model, analysis.units, (evidence.readers, evidence.grams), evidence.data.held_out)
+    return rebalanced(request, scores, _probe(analysis, evidence), judge, partial(progress, "allocation"))
+
+
+def _probe(analysis: Analysis, evidence: Evidence) -> Probe:
+    fit = evidence.data.fit
+    each = max(evidence.data.samples // max(len(evidence.data.batches), 1), 1)
+    batches = fit[: max(PROBE_BATCHES, -(-PROBE_SAMPLES // each))]
+    return Probe(analysis.model, analysis.units, (evidence.readers, evidence.grams), batches)
 
 
 def recovered(
