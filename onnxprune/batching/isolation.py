@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from onnxprune.batching.job import Job, Limits, Outcome
+from onnxprune.batching.job import STAGE, Job, Limits, Outcome
 from onnxprune.errors import OnnxPruneError, UsageError, printable
 
 GLANCE = 0.05  # seconds between two looks at the memory of the workers
@@ -105,6 +105,7 @@ class Workers:
             raise UsageError("batch needs a system that forks processes, such as Linux or macOS")
         self._jobs, self._limits = jobs, limits
         self._running: dict[int, _Running] = {}
+        self._stages: dict[int, str] = {}
         self._deaths = 0
         self._link = _Link()
 
@@ -124,6 +125,11 @@ class Workers:
         """Start a job."""
         self._running[job.number] = _Running(job)
         self._link.send({"run": asdict(job)})
+
+    def stages(self) -> dict[int, str]:
+        """Return how far jobs are that have said so since the last call, by number."""
+        said, self._stages = self._stages, {}
+        return said
 
     def wait(self) -> list[Outcome]:
         """Watch the workers for a moment and return those that have ended."""
@@ -146,8 +152,11 @@ class Workers:
             running.begun = time.monotonic()
             with suppress(psutil.NoSuchProcess):
                 running.process = psutil.Process(event["pid"])
+        if "at" in event:
+            self._stages[event["at"]] = event[STAGE]
         if "ended" not in event:
             return None
+        self._stages.pop(event["ended"], None)
         self._deaths = 0
         running = self._running.pop(event["ended"])
         return _outcome(running, event)

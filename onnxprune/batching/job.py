@@ -8,6 +8,7 @@ from typing import Any
 
 PLAN, PAGE = ".plan.json", ".page.html"  # names beside the model in a scratch folder
 EXECUTION = "run-"  # begins the name of each folder that a worker writes a model into
+STAGE = "stage"  # of what a worker tells, where it is now
 CHANGED = "changed"  # what a worker tells where the input moved under it; no status of a record
 
 

@@ -39,6 +39,9 @@ class Pool(Protocol):
     def wait(self) -> Sequence[Outcome]:
         """Wait for a moment and return what has ended."""
 
+    def stages(self) -> Mapping[int, str]:
+        """Return what jobs have said of their progress since the last call, by number."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -117,6 +120,9 @@ class Scheduler:
                     self._watch.ended(record)
                     yield record
                 shutil.rmtree(run.job.scratch, ignore_errors=True)
+            for number, stage in pool.stages().items():
+                if number in self._running:
+                    self._watch.at(self._running[number].task.name, stage)
 
     def _begun(self, task: Task, attempt: int, stale: set[str]) -> Job:
         self._journal.append(events.BEGUN, id=task.name, attempt=attempt)

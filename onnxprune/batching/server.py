@@ -1,9 +1,9 @@
 """The fork server: a process that has imported everything and opened no session, and forks the workers.
 
 It speaks JSON lines over one socket. In: `{"run": JOB}` and `{"kill": NUMBER}`. Out: `{"ready": true}`,
-`{"started": NUMBER, "pid": PID}`, and `{"ended": NUMBER, "code": C, "peak": BYTES, "result": R}`, R being the
-parts that the worker told, laid together. When the socket closes the server kills its workers, with all
-that these started, and ends: nothing outlives the run.
+`{"started": NUMBER, "pid": PID}`, `{"at": NUMBER, "stage": TEXT}` on the way, and `{"ended": NUMBER,
+"code": C, "peak": BYTES, "result": R}`, R being the other parts that the worker told, laid together. When the
+socket closes the server kills its workers, with all that these started, and ends: nothing outlives the run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import psutil
 
-from onnxprune.batching.job import Job
+from onnxprune.batching.job import STAGE, Job
 
 _CHUNK = 1 << 16
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl, Linux
@@ -32,11 +32,23 @@ _FIRST_TO_GO = "500"  # when memory runs out the kernel takes a worker, not the 
 
 @dataclass
 class _Child:
-    """A forked worker: what it runs, and the pipe on which it tells the result."""
+    """A forked worker: what it runs, and the pipe on which it tells the result in parts."""
 
     number: int
     pipe: int
     told: bytearray = field(default_factory=bytearray)
+    result: dict[str, Any] = field(default_factory=dict)
+
+    def hear(self, data: bytes) -> str:
+        """Take up what the worker told; return the stage that it said it is at, if it did."""
+        self.told += data
+        if b"\n" not in data:
+            return ""
+        *lines, rest = bytes(self.told).split(b"\n")
+        self.told = bytearray(rest)
+        for line in lines:
+            self.result |= json.loads(line)
+        return str(self.result.pop(STAGE, ""))
 
 
 class _Server:
@@ -75,7 +87,9 @@ class _Server:
             elif key.fd == self.woken:
                 os.read(self.woken, _CHUNK)
             else:
-                self.children[key.data].told += os.read(key.fd, _CHUNK)
+                child = self.children[key.data]
+                if stage := child.hear(os.read(key.fd, _CHUNK)):
+                    self.tell({"at": child.number, STAGE: stage})
         while b"\n" in self.asked:
             line, _, rest = bytes(self.asked).partition(b"\n")
             self.asked = bytearray(rest)
@@ -116,14 +130,14 @@ class _Server:
         self.selector.unregister(child.pipe)
         with suppress(BlockingIOError):
             while data := os.read(child.pipe, _CHUNK):
-                child.told += data
+                child.hear(data)
         os.close(child.pipe)
         _, status, used = os.wait4(pid, 0)
         unit = 1 if sys.platform == "darwin" else 1024
-        *lines, _ = child.told.split(b"\n")
-        result = {key: value for line in lines for key, value in json.loads(line).items()}
         code = os.waitstatus_to_exitcode(status)
-        self.tell({"ended": child.number, "code": code, "peak": used.ru_maxrss * unit, "result": result})
+        self.tell(
+            {"ended": child.number, "code": code, "peak": used.ru_maxrss * unit, "result": child.result}
+        )
 
     def tell(self, event: dict[str, Any]) -> None:
         self.link.sendall(json.dumps(event).encode() + b"\n")

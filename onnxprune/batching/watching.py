@@ -14,6 +14,9 @@ class Watch:
     def begun(self, name: str, attempt: int) -> None:
         """Hear that a model is begun."""
 
+    def at(self, name: str, stage: str) -> None:
+        """Hear how far a model is within a long stage."""
+
     def retried(self, name: str, reason: str) -> None:
         """Hear that a model is going to be run a second time, and why."""
 

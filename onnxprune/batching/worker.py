@@ -16,7 +16,7 @@ import onnx
 
 import onnxprune
 from onnxprune.batching.hashing import Unreadable, digests, digests_of_data, file_digest
-from onnxprune.batching.job import CHANGED, EXECUTION, PAGE, PLAN, Job
+from onnxprune.batching.job import CHANGED, EXECUTION, PAGE, PLAN, STAGE, Job
 from onnxprune.batching.settings import from_plain
 from onnxprune.errors import (
     GateFailed,
@@ -32,6 +32,7 @@ from onnxprune.errors import (
 from onnxprune.model.tensors import DecodeError, all_tensors, is_external
 from onnxprune.pipeline import PruneResult, SideFiles, prune
 from onnxprune.plain import plain
+from onnxprune.progress import Progress
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -40,6 +41,7 @@ _STATUS: tuple[tuple[type[OnnxPruneError], str], ...] = (
     (ModelError, "invalid"), (ResourceError, "disk-full"), (UsageError, "usage"),
 )  # fmt: skip
 _REASON = 600  # letters
+_OFTEN = 0.5  # seconds between two words on the stage
 
 
 def carried_out(job: Job, tell: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
@@ -69,13 +71,27 @@ def _pruned(job: Job, tell: Callable[[Mapping[str, Any]], None]) -> dict[str, An
     tell({"folder": str(folder)})
     tempfile.tempdir = tempfile.mkdtemp(dir=job.scratch)  # what is left there goes with the scratch folder
     beside = SideFiles(folder / PLAN, folder / PAGE)
-    ended = _outcome(lambda: prune(job.path, from_plain(job.settings), folder / job.name, beside=beside))
+    settings, progress = from_plain(job.settings), _stages(tell)
+    ended = _outcome(lambda: prune(job.path, settings, folder / job.name, beside=beside, progress=progress))
     if any(_moved(path, mark) for path, mark in marks.items()):
         return {"status": CHANGED, "exit_code": None, "reason": "the input changed while it was read"}
     # Where a later file could not be written the model may lie there, but no result stands behind it.
     made = sorted(os.listdir(folder)) if ended.get("report") else []
     ended["files"] = {name: file_digest(folder / name) for name in made}
     return ended
+
+
+def _stages(tell: Callable[[Mapping[str, Any]], None]) -> Progress:
+    """Pass on, now and then, how far long stages are."""
+    last = time.monotonic()
+
+    def note(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _OFTEN:
+            last = time.monotonic()
+            tell({STAGE: f"{stage} {done}/{total}"})
+
+    return note
 
 
 def _outcome(run: Callable[[], PruneResult]) -> dict[str, Any]:

@@ -40,11 +40,11 @@ class Lines(Watch):
 
 
 class _Bars(Watch):
-    """A bar for the whole with the time left, a line with a clock for every model under way."""
+    """A bar for the whole with the time left; for every model under way a line with its stage and a clock."""
 
     def __init__(self, bars: Any) -> None:
         self._bars = bars
-        self._whole = bars.add_task("models", total=None)
+        self._whole = bars.add_task("models", total=None, stage="")
         self._each: dict[str, Any] = {}
         self._failed = 0
 
@@ -55,7 +55,11 @@ class _Bars(Watch):
     def begun(self, name: str, attempt: int) -> None:
         """Add a line."""
         again = " (second run)" if attempt > 1 else ""
-        self._each[name] = self._bars.add_task(printable(name) + again, total=None)
+        self._each[name] = self._bars.add_task(printable(name) + again, total=None, stage="")
+
+    def at(self, name: str, stage: str) -> None:
+        """Say behind the name how far it is."""
+        self._bars.update(self._each[name], stage=stage)
 
     def retried(self, name: str, reason: str) -> None:
         """Take the line away; what happened stays above the bars."""
@@ -126,6 +130,7 @@ def _bars() -> Iterator[Any]:
 
     name = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
     count = Counted("{task.completed:.0f}/{task.total:.0f}")
-    columns = (SpinnerColumn("line"), name, Bar(24), count, TimeElapsedColumn(), Left(compact=True))
+    stage = TextColumn("{task.fields[stage]}", markup=False)
+    columns = (SpinnerColumn("line"), name, stage, Bar(24), count, TimeElapsedColumn(), Left(compact=True))
     with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600) as bars:
         yield bars
