@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import PruneSettings
+from onnxprune.errors import UnprovedError
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = PruneSettings(ratio=0.5, align=1, bench=False)
@@ -92,3 +93,24 @@ def test_scores_of_half_weights_do_not_overflow() -> None:
     graph = helper.make_graph(nodes, "half", *sides, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     assert list(onnxprune.prune(model, SETTINGS).plan.groups[0].keep) == [4, 5, 6, 7]
+
+
+def calibrated(kind: str) -> PruneSettings:
+    calib = np.load(ROOT / "models" / "digits_calib.npz")["input"][:128].astype(TYPES[kind][1])
+    return PruneSettings(ratio=0.4, align=1, bench=False, calib={"input": calib})
+
+
+def test_half_weights_are_repaired_as_such() -> None:
+    model = retyped(onnx.load(ROOT / "models" / "digits_transformer.onnx"), "half")
+    result = onnxprune.prune(model, calibrated("half"))
+    repair = result.report.recovery
+    assert repair is not None
+    assert repair["repaired"] > 20
+    assert repair["drift_after"] < 0.3 * repair["drift_before"]
+    assert {t.data_type for t in result.model.graph.initializer if len(t.dims) > 1} == {TensorProto.FLOAT16}
+
+
+def test_calibration_needs_kernels_of_the_float_type() -> None:
+    model = retyped(onnx.load(ROOT / "models" / "digits_transformer.onnx"), "double")
+    with pytest.raises(UnprovedError, match="onnxruntime refuses the model.*Conv"):
+        onnxprune.prune(model, calibrated("double"))
