@@ -112,5 +112,5 @@ def test_half_weights_are_repaired_as_such() -> None:
 
 def test_calibration_needs_kernels_of_the_float_type() -> None:
     model = retyped(onnx.load(ROOT / "models" / "digits_transformer.onnx"), "double")
-    with pytest.raises(UnprovedError, match="onnxruntime refuses the model.*Conv"):
+    with pytest.raises(UnprovedError, match=r"onnxruntime refuses the model.*Conv"):
         onnxprune.prune(model, calibrated("double"))
