@@ -96,18 +96,26 @@ def _tensor(values: np.ndarray, like: onnx.TensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(np.asarray(values, order="C").astype(dtype), like.name)
 
 
-def folded(
-    model: onnx.ModelProto, readers: Sequence[Consumer], grams: Mapping[View, Gram], dead: np.ndarray
-) -> onnx.ModelProto:
-    """Return the original in which all consumers do without the removed channels, as well as they can.
+class Folds:
+    """The folds of all consumers; each is remembered until other places of it are removed."""
 
-    The channels are still there, but nobody reads them.
-    """
-    values: dict[str, np.ndarray] = {}
-    for consumer in readers:
-        found = fold(consumer, grams[consumer.view], dead)
-        if found is not None:
-            values[consumer.slot.stored.name] = found.weight
-            if found.bias is not None:
-                values[found.bias[0]] = found.bias[1]
-    return with_values(model, values)
+    def __init__(self, readers: Sequence[Consumer], grams: Mapping[View, Gram]) -> None:
+        self._readers, self._grams = tuple(readers), grams
+        self._known: dict[int, tuple[bytes, Fold | None]] = {}
+
+    def values(self, dead: np.ndarray) -> dict[str, np.ndarray]:
+        """Return tensors, by name, with which the consumers do without removed channels as well as they can.
+
+        dead: booleans by unit. The channels are still there, but nobody reads them.
+        """
+        values: dict[str, np.ndarray] = {}
+        for number, consumer in enumerate(self._readers):
+            gone = dead[consumer.units].tobytes()
+            if number not in self._known or self._known[number][0] != gone:
+                self._known[number] = gone, fold(consumer, self._grams[consumer.view], dead)
+            found = self._known[number][1]
+            if found is not None:
+                values[consumer.slot.stored.name] = found.weight
+                if found.bias is not None:
+                    values[found.bias[0]] = found.bias[1]
+        return values

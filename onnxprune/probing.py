@@ -15,7 +15,7 @@ from onnxprune.analysis.units import Group, Units
 from onnxprune.calibration.consumers import Consumer, View
 from onnxprune.calibration.grams import Gram
 from onnxprune.drift import distance
-from onnxprune.folding import folded
+from onnxprune.folding import Folds, with_values
 from onnxprune.model.runtime import open_session, run
 from onnxprune.progress import Steps, unseen
 
@@ -34,7 +34,7 @@ class Probe:
         batches: Sequence[Feeds],
     ) -> None:
         self.model, self.found, self.batches = model, found, batches
-        self.readers, self.grams = evidence
+        self._folds = Folds(*evidence)
         self.reference = self._outputs(model)
 
     def _outputs(self, model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
@@ -61,10 +61,10 @@ class Probe:
 
         None where no stored weight reads them.
         """
-        own = [c for c in self.readers if dead[c.units].any()]
-        if not own:
+        values = self._folds.values(dead)
+        if not values:
             return None
-        outputs = self._outputs(folded(self.model, own, self.grams, dead))
+        outputs = self._outputs(with_values(self.model, values))
         squares = [
             distance(after[name], value) ** 2
             for before, after in zip(self.reference, outputs, strict=True)

@@ -165,6 +165,16 @@ def stop_run(bench: Bench, number: int, rng: random.Random, longest: float) -> b
     return hit
 
 
+def stop_twice(bench: Bench, number: int, rng: random.Random) -> None:
+    """Stop a run, and the one that goes on from there; one that ends before it is hit begins anew."""
+    hits = 0
+    while hits < 2:
+        if stop_run(bench, number, rng, 2.0):
+            hits += 1
+        else:
+            bench.fresh()
+
+
 def fail_call(bench: Bench, folder: Path, where: str, code: int, place: int) -> str:
     """Let one system call fail in the run or in a worker; return its name, nothing where none was reached."""
     bench.fresh()

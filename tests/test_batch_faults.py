@@ -55,7 +55,7 @@ def test_the_server_killed(bench: faults.Bench) -> None:
 def test_a_run_killed_at_random_moments(bench: faults.Bench) -> None:
     bench.fresh()
     rng = random.Random(2)
-    assert sum(faults.stop_run(bench, signal.SIGKILL, rng, 2.5) for _ in range(2))
+    faults.stop_twice(bench, signal.SIGKILL, rng)
     bench.finish()
 
 
@@ -63,7 +63,7 @@ def test_a_run_killed_at_random_moments(bench: faults.Bench) -> None:
 def test_a_run_asked_to_stop(bench: faults.Bench, number: int) -> None:
     bench.fresh()
     rng = random.Random(3)
-    assert sum(faults.stop_run(bench, number, rng, 2.5) for _ in range(2))
+    faults.stop_twice(bench, number, rng)
     bench.finish()
 
 

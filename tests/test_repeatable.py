@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
-DATA = ("--calib", str(MODELS / "digits_calib.npz"))
+DATA = ("--calib", str(MODELS / "digits_calib.npz"), "--recover", "ls")
 
 
 @pytest.mark.parametrize("more", [(), DATA], ids=["norms", "data"])

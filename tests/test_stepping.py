@@ -131,7 +131,7 @@ def test_a_step_that_removes_nothing_is_left_out() -> None:
 
 
 def test_each_trial_of_a_search_takes_its_steps() -> None:
-    report = stepped("shuffle", targets={"drift": 0.4}, recover="ls").report
+    report = stepped("transformer", targets={"drift": 0.4}, recover="ls").report
     assert len(report.steps) == 1
     assert report.targets["drift"]["reached"] <= 0.4
 
