@@ -26,6 +26,7 @@ from onnxprune.rewrite import apply as rewritten
 from onnxprune.stepping import Stage, differing, scheduled
 
 MAX_DROPS = 20
+CLEARLY = 0.9  # of the drift of a plan: what another one must come to at most to take its place
 
 
 class Stopwatch:
@@ -105,7 +106,7 @@ class Chain:
         return chosen if taken else self._reallocated(request, chosen)
 
     def _reallocated(self, request: Request, first: Chosen) -> Chosen:
-        """Look again at the plan where it stands; of both, take the one that drifts less after its repair."""
+        """Look again at the plan where it stands; take another one if it clearly drifts less in the end."""
         assert self.evidence is not None
         progress = self.watch.progress
         scores = reallocated(self.analysis, self.evidence, request, self.scores, progress)
@@ -119,8 +120,8 @@ class Chain:
         stage = Stage(self.analysis, scores, self.evidence)
         repair = self._repaired(stage, attempt.model, attempt.decision)
         self.watch.lap("recover")
-        worse = repair is None or repair.drift_after >= first.repair.drift_after
-        return first if worse or attempt.dropped else Chosen(attempt, repair)
+        better = repair is not None and repair.drift_after <= CLEARLY * first.repair.drift_after
+        return Chosen(attempt, repair) if better and not attempt.dropped else first
 
     def _stepped(self, request: Request, stage: Stage) -> tuple[Stage, list[Mapping[str, float]]]:
         """Take the steps before the last; return where they lead, and what each left."""

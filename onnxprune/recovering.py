@@ -33,6 +33,7 @@ from onnxprune.scoring import importance
 from onnxprune.settings import PruneSettings
 
 PROBE_BATCHES, PROBE_SAMPLES = 4, 24  # groups are measured on as many, at least
+JUDGES = 8  # samples held out with which plans can be told apart
 MADE_UP = "calibration inputs are synthesised: real ones may drift more; give --calib DATA if you can"
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
@@ -146,17 +147,21 @@ def reallocated(
     measured = request.limits and settings.resolved_scope == "global"
     if not measured or settings.resolved_criterion not in DATA_CRITERIA:
         return None
-    if settings.resolved_recover not in ("ls", "refit") or not evidence.data.held_out:
+    held = evidence.data.held_out
+    if settings.resolved_recover not in ("ls", "refit") or len(held) * _each(evidence.data) < JUDGES:
         return None
-    judge = Probe(analysis.model, analysis.units, (evidence.readers, evidence.grams), evidence.data.held_out)
+    judge = Probe(analysis.model, analysis.units, (evidence.readers, evidence.grams), held)
     return rebalanced(request, scores, _probe(analysis, evidence), judge, partial(progress, "allocation"))
 
 
 def _probe(analysis: Analysis, evidence: Evidence) -> Probe:
-    fit = evidence.data.fit
-    each = max(evidence.data.samples // max(len(evidence.data.batches), 1), 1)
-    batches = fit[: max(PROBE_BATCHES, -(-PROBE_SAMPLES // each))]
+    batches = evidence.data.fit[: max(PROBE_BATCHES, -(-PROBE_SAMPLES // _each(evidence.data)))]
     return Probe(analysis.model, analysis.units, (evidence.readers, evidence.grams), batches)
+
+
+def _each(data: Calibration) -> int:
+    """Return the samples of a batch."""
+    return max(data.samples // max(len(data.batches), 1), 1)
 
 
 def recovered(

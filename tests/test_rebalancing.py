@@ -86,6 +86,16 @@ def test_the_inputs_held_out_decide() -> None:
     assert rebalanced(request, told, Told(found, costs), Told(found, told)) is None
 
 
+def test_a_few_inputs_do_not_choose_between_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("onnxprune.recovering.rebalanced", lambda *given: asked.append(given))
+    for count in (32, 64):  # of batches of up to 32
+        calib = {"input": np.load(MODELS / "digits_calib.npz")["input"][:count]}
+        settings = PruneSettings(targets={"macs": 0.6}, align=4, bench=False, calib=calib, recover="ls")
+        onnxprune.prune(MODELS / "digits_transformer.onnx", settings)
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("name", ["mobilenet", "transformer"])
 def test_a_second_plan_is_taken_only_where_it_drifts_less(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = onnx.load(MODELS / f"digits_{name}.onnx")
