@@ -16,7 +16,7 @@ from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.replay import Replayed
 from onnxprune.calibration.consumers import Consumer, View, consumers
 from onnxprune.calibration.grams import Gram, collect
-from onnxprune.calibration.readers import Calibration, read_calibration
+from onnxprune.calibration.readers import Calibration, Feeds, read_calibration
 from onnxprune.calibration.synthetic import synthesised
 from onnxprune.choices import DATA_CRITERIA
 from onnxprune.datascore import data_importance
@@ -33,7 +33,7 @@ from onnxprune.scoring import importance
 from onnxprune.settings import PruneSettings
 
 PROBE_BATCHES, PROBE_SAMPLES = 4, 24  # groups are measured on as many, at least
-JUDGES = 8  # samples held out with which plans can be told apart
+JUDGES, MOST_JUDGES = 8, 128  # samples held out with which plans can be told apart, and that are enough
 MADE_UP = "calibration inputs are synthesised: real ones may drift more; give --calib DATA if you can"
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
@@ -133,7 +133,9 @@ def scored(
     scores = data_importance(criterion, units, evidence.readers, evidence.grams, norms)
     if settings.resolved_scope == "local" and not settings.targets:
         return scores
-    return calibrated(_probe(analysis, evidence), scores, partial(progress, "scoring"))
+    return calibrated(
+        _probe(analysis, evidence, _sample(evidence.data)), scores, partial(progress, "scoring")
+    )
 
 
 def reallocated(
@@ -150,13 +152,23 @@ def reallocated(
     held = evidence.data.held_out
     if settings.resolved_recover not in ("ls", "refit") or len(held) * _each(evidence.data) < JUDGES:
         return None
-    judge = Probe(analysis.model, analysis.units, (evidence.readers, evidence.grams), held)
-    return rebalanced(request, scores, _probe(analysis, evidence), judge, partial(progress, "allocation"))
+    judge = _probe(analysis, evidence, held[: -(-MOST_JUDGES // _each(evidence.data))])
+    return rebalanced(
+        request,
+        scores,
+        _probe(analysis, evidence, _sample(evidence.data)),
+        judge,
+        partial(progress, "allocation"),
+    )
 
 
-def _probe(analysis: Analysis, evidence: Evidence) -> Probe:
-    batches = evidence.data.fit[: max(PROBE_BATCHES, -(-PROBE_SAMPLES // _each(evidence.data)))]
+def _probe(analysis: Analysis, evidence: Evidence, batches: list[Feeds]) -> Probe:
     return Probe(analysis.model, analysis.units, (evidence.readers, evidence.grams), batches)
+
+
+def _sample(data: Calibration) -> list[Feeds]:
+    """Return the batches that groups are measured on."""
+    return data.fit[: max(PROBE_BATCHES, -(-PROBE_SAMPLES // _each(data)))]
 
 
 def _each(data: Calibration) -> int:
