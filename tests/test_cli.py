@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 import onnxprune
 from onnxprune.cli import options, screen, tables
 from onnxprune.cli.app import program
+from onnxprune.cli.errors import Terminated
 from onnxprune.errors import UsageError, nearest, printable, shortened
 from onnxprune.model.io import load
 from onnxprune.model.runtime import one_line
@@ -594,6 +595,23 @@ def test_signals(number: signal.Signals, code: int, says: bytes, tmp_path: Path)
         process.send_signal(number)
         assert process.stderr.read() == says + b"\n"
     assert process.returncode == code
+
+
+@pytest.mark.parametrize(("cause", "code"), [(KeyboardInterrupt, 130), (Terminated, 143), (ValueError, 70)])
+def test_a_signal_while_a_module_is_imported_is_no_error(
+    cause: type[BaseException], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: object) -> None:
+        raise ImportError("initialization failed") from cause()
+
+    monkeypatch.setattr(onnxprune, "inspect", failing)
+    with pytest.raises(SystemExit) as ended:
+        program.main(["inspect", str(RESNET)], "onnxprune")
+    assert ended.value.code == code
+    told = capsys.readouterr().err
+    assert told.startswith(
+        {130: "interrupted\n", 143: "terminated\n", 70: "internal error: ImportError"}[code]
+    )
 
 
 @posix

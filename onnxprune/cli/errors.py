@@ -66,15 +66,26 @@ class Program(click.Group):
 def _ended(action: Callable[[], Any], run: Run) -> int:
     try:
         return action() or 0
-    except Exception as error:  # noqa: BLE001  the one place where every error ends
-        return _reported(error, run.verbosity)
-    except (Interrupted, KeyboardInterrupt):
-        return _told("interrupted", INTERRUPTED)
-    except Terminated:
-        return _told("terminated", TERMINATED)
+    except (Exception, Interrupted, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001
+        return _stopped(error) or _reported(error, run.verbosity)
 
 
-def _reported(error: Exception, verbosity: int) -> int:
+def _stopped(error: BaseException) -> int:
+    """Say that a run was stopped, if this error came of that; return the exit code, 0 if it did not.
+
+    A Ctrl-C while a binary module is imported, for instance, ends as an ImportError.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (Interrupted, KeyboardInterrupt)):
+            return _told("interrupted", INTERRUPTED)
+        if isinstance(cause, Terminated):
+            return _told("terminated", TERMINATED)
+        cause = cause.__cause__ or cause.__context__
+    return 0
+
+
+def _reported(error: BaseException, verbosity: int) -> int:
     """Print an error in one line, with -vv its traceback before; return the exit code."""
     if isinstance(error, ClosedOutput):
         return _muted()
@@ -84,7 +95,7 @@ def _reported(error: Exception, verbosity: int) -> int:
     return _told(text, code)
 
 
-def _described(error: Exception) -> tuple[str, int]:
+def _described(error: BaseException) -> tuple[str, int]:
     line = " ".join(str(error).split())
     match error:
         case OnnxPruneError():
