@@ -112,14 +112,15 @@ def test_a_status_is_worse_where_less_came_of_it(tmp_path: Path, old: str, new: 
     assert back == {"worse": "better", "better": "worse"}.get(status.verdict, status.verdict)
 
 
-def test_models_that_are_missing_are_worse_and_new_ones_are_told(tmp_path: Path) -> None:
+def test_models_that_are_missing_or_come_broken_are_worse_and_others_are_told(tmp_path: Path) -> None:
     gone = record("gone", found=report()), record("gone too", "invalid")
     old = batch(tmp_path / "a", *gone, record("kept", found=report()))
-    new = batch(tmp_path / "b", record("come", found=report()), record("kept", found=report()))
+    come = record("come", found=report()), record("come broken", "crashed"), record("come whole", "nothing")
+    new = batch(tmp_path / "b", *come, record("kept", found=report()))
     found = compare(old, new)
-    assert found.having("worse") == ("gone",)
-    assert found.having("changed") == ("come", "gone too")
-    assert found.models == ("come", "gone", "gone too", "kept")
+    assert found.having("worse") == ("come broken", "gone")
+    assert found.having("changed") == ("come", "come whole", "gone too")
+    assert found.models == ("come", "come broken", "come whole", "gone", "gone too", "kept")
     assert not [f for f in found.findings if f.model == "kept" and f.verdict != "same"]
 
 

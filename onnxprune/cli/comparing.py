@@ -36,7 +36,7 @@ def compare(screen: Screen, old: Path, new: Path, **limits: float) -> int:
     """Say what got better or worse between two reports.
 
     Both are report.json of a batch, or both what `prune --json` printed. Exits with 1 where a model got
-    worse, or one that was done is missing.
+    worse, one that was done is missing, or a new one failed.
 
     \b
     Example:

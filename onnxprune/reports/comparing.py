@@ -10,6 +10,7 @@ from typing import Any
 
 from onnxprune.errors import UsageError
 from onnxprune.quantities import count, size
+from onnxprune.record import GOOD
 from onnxprune.report import SCHEMA_VERSION, PruneReport
 from onnxprune.reports.outcome import Outcome, decimal, metric_value
 from onnxprune.reports.reading import prune_report, read_json, run_of
@@ -129,9 +130,9 @@ def _name(ended: Ended) -> str:
 
 def _findings(name: str, old: Ended | None, new: Ended | None, limits: Limits) -> Iterator[Finding]:
     if old is None or new is None:
-        told = [MISSING if side is None else side.status for side in (old, new)]
-        verdict = WORSE if told == ["done", MISSING] else CHANGED
-        yield Finding(name, "model", told[0], told[1], None, verdict)
+        before, after = (MISSING if side is None else side.status for side in (old, new))
+        broken = after not in GOOD if old is None else before == "done"
+        yield Finding(name, "model", before, after, None, WORSE if broken else CHANGED)
         return
     yield Finding(name, "status", old.status, new.status, None, _status_verdict(old.status, new.status))
     if old.sha256 != new.sha256:
