@@ -98,7 +98,7 @@ class Chain:
         stage, taken = self._stepped(request, Stage(self.analysis, self.scores, self.evidence))
         attempt = attempted(self.analysis, request, self.cases, stage.scores, self.watch)
         begun = stage.pruned(attempt.decision.dead) if taken else attempt.model
-        repair = self._repaired(stage, begun, attempt.decision)
+        repair = self._repaired(stage.evidence, begun, attempt.decision)
         if repair is not None and taken:
             repair = _since(self.analysis.model, attempt.model, repair, self.evidence)
         self.watch.lap("recover")
@@ -107,18 +107,18 @@ class Chain:
 
     def _reallocated(self, request: Request, first: Chosen) -> Chosen:
         """Look again at the plan where it stands; take another one if it clearly drifts less in the end."""
-        assert self.evidence is not None
-        progress = self.watch.progress
-        scores = reallocated(self.analysis, self.evidence, request, self.scores, progress)
+        if self.evidence is None or first.repair is None:
+            return first
+        decision = first.attempt.decision
+        scores = reallocated(self.analysis, self.evidence, request, decision, self.watch.progress)
         self.watch.lap("reallocate")
-        if scores is None or first.repair is None:
+        if scores is None:
             return first
         try:
             attempt = attempted(self.analysis, request, self.cases, scores, self.watch)
         except UnprovedError:
             return first  # which is proved
-        stage = Stage(self.analysis, scores, self.evidence)
-        repair = self._repaired(stage, attempt.model, attempt.decision)
+        repair = self._repaired(self.evidence, attempt.model, attempt.decision)
         self.watch.lap("recover")
         better = repair is not None and repair.drift_after <= CLEARLY * first.repair.drift_after
         return Chosen(attempt, repair) if better and not attempt.dropped else first
@@ -131,18 +131,18 @@ class Chain:
             decision = decide(units, scheduled(request, units, number / steps), stage.scores)
             if decision.dead.any():
                 begun = stage.pruned(decision.dead)
-                repair = self._repaired(stage, begun, decision)
+                repair = self._repaired(stage.evidence, begun, decision)
                 left = begun if repair is None else repair.model
                 stage = stage.after((decision.dead, decision.replayed), left, request)
                 taken.append({"macs": macs(units.traced, decision.replayed.sizes)})
             self.watch.lap("steps")
         return stage, taken
 
-    def _repaired(self, stage: Stage, pruned: onnx.ModelProto, decision: Decision) -> Recovery | None:
+    def _repaired(self, evidence: Evidence, pruned: onnx.ModelProto, decision: Decision) -> Recovery | None:
         settings, removal = self.request.settings, (decision.dead, decision.replayed)
         if settings.resolved_recover == "none":
             return None
-        return recovered(self.analysis, pruned, removal, stage.evidence, settings, self.watch.progress)
+        return recovered(self.analysis, pruned, removal, evidence, settings, self.watch.progress)
 
 
 def _since(

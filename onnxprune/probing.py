@@ -48,12 +48,16 @@ class Probe:
             for batch in self.batches
         ]
 
+    def cheapest_first(self, group: Group, scores: np.ndarray) -> np.ndarray:
+        """Return the units of a group that may go, the cheapest first."""
+        own = group.units[~self.found.pinned[group.units]]
+        return np.asarray(own[np.argsort(scores[own], kind="stable")])
+
     def removal(self, group: Group, scores: np.ndarray, share: float) -> np.ndarray:
         """Choose the cheapest units of a group, and what must go with them; booleans by unit."""
-        own = group.units[~self.found.pinned[group.units]]
         count = min(int(share * len(group.units) + 1e-9), len(group.units) - 1)
         dead = np.zeros(self.found.count, dtype=bool)
-        dead[own[np.argsort(scores[own], kind="stable")[:count]]] = True
+        dead[self.cheapest_first(group, scores)[:count]] = True
         return self.found.rows.close(dead)
 
     def drift(self, dead: np.ndarray) -> float | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxprune.analysis.units import Group
-from onnxprune.planner import Request, decide
+from onnxprune.planner import Decision, Request, decide
 from onnxprune.probing import Probe
 from onnxprune.progress import Steps, unseen
 
@@ -22,14 +22,14 @@ FARTHEST = 5.0  # how far from the usual a group's scale is believed to be
 
 
 def rebalanced(
-    request: Request, scores: np.ndarray, probe: Probe, judge: Probe, progress: Steps = unseen
+    request: Request, first: Decision, probe: Probe, judge: Probe, progress: Steps = unseen
 ) -> np.ndarray | None:
-    """Return losses whose plan drifts less than that of the given ones; None where no round finds any.
+    """Return losses [units] whose plan drifts less than the first; None where no round finds any.
 
-    scores: [units] losses that compare between groups; probe, judge: on inputs to fit with and held out.
+    first: of losses that compare between groups; probe, judge: on inputs to fit with and held out.
     """
     found, best = probe.found, None
-    dead = decide(found, request, scores).dead
+    scores, dead = first.scores, first.dead
     least = judge.drift(dead)
     if least is None or not np.isfinite(least):
         return None
@@ -55,9 +55,9 @@ def _scales(probe: Probe, scores: np.ndarray, dead: np.ndarray) -> Iterator[tupl
     base = probe.drift(dead)
     if base is None:
         return
-    for group in probe.found.groups:
+    for group in (g for g in probe.found.groups if g.level == 0):
         turned = _turned(probe, group, scores, dead)
-        if group.level or not len(turned):
+        if not len(turned):
             continue
         other = dead.copy()
         other[turned] = ~other[turned]
@@ -70,8 +70,7 @@ def _scales(probe: Probe, scores: np.ndarray, dead: np.ndarray) -> Iterator[tupl
 
 def _turned(probe: Probe, group: Group, scores: np.ndarray, dead: np.ndarray) -> np.ndarray:
     """Choose the dearest units that go, or the cheapest that stay where none goes."""
-    own = group.units[~probe.found.pinned[group.units]]
-    ordered = own[np.argsort(scores[own], kind="stable")]
+    ordered = probe.cheapest_first(group, scores)
     count = max(1, len(group.units) // PART)
     gone = ordered[dead[ordered]]
     return gone[-count:] if len(gone) else ordered[: min(count, len(group.units) - 1)]

@@ -23,7 +23,7 @@ from onnxprune.datascore import data_importance
 from onnxprune.drift import drift
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.tensors import raw_bytes
-from onnxprune.planner import Request, score, slices_of
+from onnxprune.planner import Decision, Request, score, slices_of
 from onnxprune.probing import Probe, calibrated
 from onnxprune.progress import Progress, Steps, silent
 from onnxprune.rebalancing import rebalanced
@@ -133,15 +133,14 @@ def scored(
     scores = data_importance(criterion, units, evidence.readers, evidence.grams, norms)
     if settings.resolved_scope == "local" and not settings.targets:
         return scores
-    return calibrated(
-        _probe(analysis, evidence, _sample(evidence.data)), scores, partial(progress, "scoring")
-    )
+    probe = _probe(analysis, evidence, _sample(evidence.data))
+    return calibrated(probe, scores, partial(progress, "scoring"))
 
 
 def reallocated(
-    analysis: Analysis, evidence: Evidence, request: Request, scores: np.ndarray, progress: Progress = silent
+    analysis: Analysis, evidence: Evidence, request: Request, first: Decision, progress: Progress = silent
 ) -> np.ndarray | None:
-    """Score again where the plan of these scores stands; None where this leads to no better plan.
+    """Score again where a first plan stands; None where this leads to no better one.
 
     Only where groups compete for a target, losses are measured, and least squares repair the result.
     """
@@ -152,14 +151,9 @@ def reallocated(
     held = evidence.data.held_out
     if settings.resolved_recover not in ("ls", "refit") or len(held) * _each(evidence.data) < JUDGES:
         return None
+    probe = _probe(analysis, evidence, _sample(evidence.data))
     judge = _probe(analysis, evidence, held[: -(-MOST_JUDGES // _each(evidence.data))])
-    return rebalanced(
-        request,
-        scores,
-        _probe(analysis, evidence, _sample(evidence.data)),
-        judge,
-        partial(progress, "allocation"),
-    )
+    return rebalanced(request, first, probe, judge, partial(progress, "allocation"))
 
 
 def _probe(analysis: Analysis, evidence: Evidence, batches: list[Feeds]) -> Probe:

@@ -62,7 +62,7 @@ def test_groups_that_cost_more_than_was_told_keep_more() -> None:
     costs = told.copy()
     costs[first] *= 30.0
     probe, judge = Told(found, costs), Told(found, costs)
-    better = rebalanced(request, told, probe, judge)
+    better = rebalanced(request, decide(found, request, told), probe, judge)
     assert better is not None
     before, after = (decide(found, request, scores).dead for scores in (told, better))
     assert after[first].sum() < before[first].sum()
@@ -75,7 +75,7 @@ def test_groups_that_cost_more_than_was_told_keep_more() -> None:
 def test_what_is_right_stays() -> None:
     found, request = asked_for(0.5)
     costs = np.linspace(1.0, 2.0, found.count)
-    assert rebalanced(request, costs, Told(found, costs), Told(found, costs)) is None
+    assert rebalanced(request, decide(found, request, costs), Told(found, costs), Told(found, costs)) is None
 
 
 def test_the_inputs_held_out_decide() -> None:
@@ -83,7 +83,7 @@ def test_the_inputs_held_out_decide() -> None:
     told = np.linspace(1.0, 2.0, found.count)
     costs = told.copy()
     costs[found.groups[0].units] *= 30.0
-    assert rebalanced(request, told, Told(found, costs), Told(found, told)) is None
+    assert rebalanced(request, decide(found, request, told), Told(found, costs), Told(found, told)) is None
 
 
 def test_a_few_inputs_do_not_choose_between_plans(monkeypatch: pytest.MonkeyPatch) -> None:
