@@ -8,6 +8,10 @@ from pathlib import Path
 
 import psutil
 
+THREADS = "ONNXPRUNE_THREADS"  # of every session that proves or judges; all cores without it
+THREAD_COUNTS = (
+    "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", THREADS,
+)  # fmt: skip
 _SHARE = 0.8  # of the memory, for all workers together
 _GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 

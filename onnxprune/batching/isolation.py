@@ -20,14 +20,11 @@ import psutil
 
 from onnxprune.batching.job import STAGE, Job, Limits, Outcome
 from onnxprune.errors import OnnxPruneError, UsageError, printable
+from onnxprune.machine import THREAD_COUNTS
 
 GLANCE = 0.05  # seconds between two looks at the memory of the workers
 _CHUNK = 1 << 20
 _RESTARTS = 5  # servers that may die one after the other without an outcome
-_ONE_THREAD = (
-    "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-    "ONNXPRUNE_THREADS",
-)  # fmt: skip
 _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
     "from onnxprune.batching.server import main; main(int(sys.argv[1]))"
@@ -36,12 +33,13 @@ _CODE = (
 
 @dataclass
 class _Running:
-    """A job with the server. begun: when its worker started, None while it does not."""
+    """A job with the server. begun: when its worker started, None before; stage: not passed on yet."""
 
     job: Job
     begun: float | None = None
     process: psutil.Process | None = None
     stopped: str = ""
+    stage: str = ""
     peak: int = 0
 
 
@@ -53,7 +51,7 @@ class _Link:
         self.socket, self.buffer = mine, bytearray()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the link
         # One thread each: many models run side by side, and sums of several threads differ in the last bit.
-        environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1")}
+        environment = {**os.environ, **dict.fromkeys(THREAD_COUNTS, "1")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _CODE, str(other.fileno()), json.dumps(sys.path)],
             pass_fds=(other.fileno(),), stdin=subprocess.DEVNULL, stdout=self.errors, stderr=self.errors,
@@ -105,7 +103,6 @@ class Workers:
             raise UsageError("batch needs a system that forks processes, such as Linux or macOS")
         self._jobs, self._limits = jobs, limits
         self._running: dict[int, _Running] = {}
-        self._stages: dict[int, str] = {}
         self._deaths = 0
         self._link = _Link()
 
@@ -128,7 +125,9 @@ class Workers:
 
     def stages(self) -> dict[int, str]:
         """Return how far jobs are that have said so since the last call, by number."""
-        said, self._stages = self._stages, {}
+        said = {number: running.stage for number, running in self._running.items() if running.stage}
+        for number in said:
+            self._running[number].stage = ""
         return said
 
     def wait(self) -> list[Outcome]:
@@ -153,10 +152,9 @@ class Workers:
             with suppress(psutil.NoSuchProcess):
                 running.process = psutil.Process(event["pid"])
         if "at" in event:
-            self._stages[event["at"]] = event[STAGE]
+            self._running[event["at"]].stage = event[STAGE]
         if "ended" not in event:
             return None
-        self._stages.pop(event["ended"], None)
         self._deaths = 0
         running = self._running.pop(event["ended"])
         return _outcome(running, event)

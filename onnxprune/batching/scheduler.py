@@ -40,7 +40,7 @@ class Pool(Protocol):
         """Wait for a moment and return what has ended."""
 
     def stages(self) -> Mapping[int, str]:
-        """Return what jobs have said of their progress since the last call, by number."""
+        """Return what jobs under way have said of their progress since the last call, by number."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,7 @@ class Scheduler:
                     yield record
                 shutil.rmtree(run.job.scratch, ignore_errors=True)
             for number, stage in pool.stages().items():
-                if number in self._running:
-                    self._watch.at(self._running[number].task.name, stage)
+                self._watch.at(self._running[number].task.name, stage)
 
     def _begun(self, task: Task, attempt: int, stale: set[str]) -> Job:
         self._journal.append(events.BEGUN, id=task.name, attempt=attempt)

@@ -15,10 +15,10 @@ import onnx
 import onnxruntime as ort
 
 from onnxprune.errors import UnprovedError, shortened
+from onnxprune.machine import THREADS
 from onnxprune.model.io import PROTOBUF_LIMIT, save, serialised
 from onnxprune.model.light import Light, light
 
-THREADS = "ONNXPRUNE_THREADS"  # of every session that proves or judges; all cores without it
 _FATAL_ONLY = 4
 _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Non-zero status code returned while running )?")
 _NODE = re.compile(r"^(\w+) node\. Name:'([^']*)' Status Message: ")
