@@ -34,7 +34,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> faults.Bench:
 
 
 def test_workers_killed_at_random_moments(bench: faults.Bench) -> None:
-    assert faults.kill_workers(bench, 2, random.Random(1)) > 0
+    assert faults.kill_workers(bench, 3, random.Random(1)) > 0
 
 
 def test_the_server_killed(bench: faults.Bench) -> None:
@@ -69,8 +69,8 @@ def test_a_run_asked_to_stop(bench: faults.Bench, number: int) -> None:
 
 @pytest.mark.parametrize(
     ("where", "code", "place"),
-    [("run", errno.ENOSPC, 4), ("run", errno.EROFS, 1),
-     ("worker", errno.ENOSPC, 3), ("worker", errno.EACCES, 5)],
+    [("run", errno.ENOSPC, 4), ("run", errno.EROFS, 1), ("run", errno.EACCES, 12), ("run", errno.ENOSPC, 20),
+     ("worker", errno.ENOSPC, 3), ("worker", errno.EROFS, 4), ("worker", errno.EACCES, 5)],
 )  # fmt: skip
 def test_a_call_that_fails(bench: faults.Bench, tmp_path: Path, where: str, code: int, place: int) -> None:
     assert faults.fail_call(bench, tmp_path, where, code, place)

@@ -278,7 +278,7 @@ def test_half_of_the_macs_go_and_the_accuracy_stays(name: str) -> None:
 
 @pytest.mark.parametrize("method", ["none", "bias", "ls", "refit"])
 def test_repair_is_never_worse_than_none(method: str) -> None:
-    report = halved(digits("transformer"), calib=CALIB, recover=method).report
+    report = halved(digits("shuffle"), calib=CALIB, recover=method).report
     if method == "none":
         assert report.recovery is None
         return
@@ -287,7 +287,7 @@ def test_repair_is_never_worse_than_none(method: str) -> None:
 
 
 def test_verify_knows_the_repaired_values_and_no_others() -> None:
-    model = digits("transformer")
+    model = digits("shuffle")
     result = halved(model, calib=CALIB)
     assert result.plan.repaired
     assert onnxprune.verify(result.model, model, result.plan).matches_plan
@@ -317,6 +317,6 @@ def test_criteria_of_data_need_data_and_prune(criterion: str) -> None:
 
 
 def test_the_same_data_gives_the_same_bytes() -> None:
-    first, second = (halved(digits("transformer"), calib=CALIB) for _ in range(2))
+    first, second = (halved(digits("shuffle"), calib=CALIB) for _ in range(2))
     assert first.plan.to_json() == second.plan.to_json()
     assert first.model.SerializeToString() == second.model.SerializeToString()

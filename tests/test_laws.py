@@ -21,7 +21,7 @@ from tests.laws import Result, Subject, check, same_model
 
 ROOT = Path(__file__).parents[1]
 BLOCK = 10
-GRAPHS = 200
+GRAPHS = 300
 REPEATED = (1, 3, 5, 21)
 
 

@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
-DATA = ("--calib", str(MODELS / "digits_calib.npz"), "--recover", "ls")
+DATA = ("--calib", str(MODELS / "digits_calib.npz"))
 
 
-@pytest.mark.parametrize("more", [(), DATA], ids=["norms", "data"])
-def test_two_processes_write_the_same_bytes(tmp_path: Path, more: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("more", [(), DATA, ("--calib", "synthetic")], ids=["norms", "data", "synthetic"])
+@pytest.mark.parametrize("name", ["digits_resnet", "digits_shuffle"])
+def test_two_processes_write_the_same_bytes(tmp_path: Path, name: str, more: tuple[str, ...]) -> None:
     written = []
     for seed in ("1", "2"):
         target = tmp_path / f"{seed}.onnx"
         command = [
             "prune",
-            str(MODELS / "digits_shuffle.onnx"),
+            str(MODELS / f"{name}.onnx"),
             "-o",
             str(target),
             "--target",

@@ -80,7 +80,7 @@ def test_kept_shares_fall_geometrically() -> None:
     assert scheduled(easy, analysis.units, 0.5).limits["params"] == pytest.approx(whole.params)
 
 
-@pytest.mark.parametrize("name", ["transformer"])
+@pytest.mark.parametrize("name", ["shuffle", "transformer"])
 def test_the_plan_of_several_steps_is_one_for_the_original(name: str) -> None:
     result = stepped(name)
     report = result.report
@@ -131,7 +131,7 @@ def test_a_step_that_removes_nothing_is_left_out() -> None:
 
 
 def test_each_trial_of_a_search_takes_its_steps() -> None:
-    report = stepped("transformer", targets={"drift": 0.4}, recover="ls").report
+    report = stepped("shuffle", targets={"drift": 0.4}, recover="ls").report
     assert len(report.steps) == 1
     assert report.targets["drift"]["reached"] <= 0.4
 
