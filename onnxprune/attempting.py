@@ -20,7 +20,7 @@ from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
 from onnxprune.planner import Decision, Request, decide
 from onnxprune.progress import Progress, silent
 from onnxprune.proving import Cases, proof, suspects
-from onnxprune.recovering import Evidence, Recovery, reallocated, recovered
+from onnxprune.recovering import Evidence, Recovery, joined, reallocated, recovered
 from onnxprune.report import Dropped
 from onnxprune.rewrite import apply as rewritten
 from onnxprune.stepping import Stage, differing, scheduled
@@ -103,7 +103,16 @@ class Chain:
             repair = _since(self.analysis.model, attempt.model, repair, self.evidence)
         self.watch.lap("recover")
         chosen = Chosen(attempt, repair, steps=tuple(taken))
-        return chosen if taken else self._reallocated(request, chosen)
+        return self._joined(chosen if taken else self._reallocated(request, chosen))
+
+    def _joined(self, chosen: Chosen) -> Chosen:
+        """Fit the layers of what was chosen together, where that is asked for."""
+        if self.evidence is None or chosen.repair is None or chosen.repair.method != "joint":
+            return chosen
+        replayed, progress = chosen.attempt.decision.replayed, self.watch.progress
+        repair = joined(self.analysis, replayed, chosen.repair, self.evidence, progress)
+        self.watch.lap("recover")
+        return replace(chosen, repair=repair)
 
     def _reallocated(self, request: Request, first: Chosen) -> Chosen:
         """Look again at the plan where it stands; take another one if it clearly drifts less in the end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 NORM_CRITERIA = ("l1", "l2", "linf", "bn-scale", "fpgm", "random")
 DATA_CRITERIA = ("activation", "wanda", "obs")
 CRITERIA = (*NORM_CRITERIA, *DATA_CRITERIA)
-RECOVERIES = ("none", "bias", "ls", "refit")
+RECOVERIES = ("none", "bias", "ls", "refit", "joint")
 SYNTHETIC = "synthetic"  # in place of calibration data: inputs are made up
 SCOPES = ("local", "global")
 GRANULARITIES = ("finest", "columns", "rows")

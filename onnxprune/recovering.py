@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from onnxprune.probing import Probe, calibrated
 from onnxprune.progress import Progress, Steps, silent
 from onnxprune.rebalancing import rebalanced
 from onnxprune.recovery.fold import folded_into
+from onnxprune.recovery.joint import jointly
 from onnxprune.recovery.refit import DAMPING, refitted
 from onnxprune.scoring import importance
 from onnxprune.settings import PruneSettings
@@ -149,7 +150,7 @@ def reallocated(
     if not measured or settings.resolved_criterion not in DATA_CRITERIA:
         return None
     held = evidence.data.held_out
-    if settings.resolved_recover not in ("ls", "refit") or len(held) * _each(evidence.data) < JUDGES:
+    if settings.resolved_recover not in ("ls", "refit", "joint") or len(held) * _each(evidence.data) < JUDGES:
         return None
     probe = _probe(analysis, evidence, _sample(evidence.data))
     judge = _probe(analysis, evidence, held[: -(-MOST_JUDGES // _each(evidence.data))])
@@ -196,6 +197,25 @@ def recovered(
     return Recovery(kept, settings.resolved_recover, data.samples, repaired, before, best)
 
 
+def joined(
+    analysis: Analysis,
+    replayed: Replayed,
+    first: Recovery,
+    evidence: Evidence,
+    progress: Progress = silent,
+) -> Recovery:
+    """Fit the layers of a repaired model together; the repair stays as it is where that does not help."""
+    models = (analysis.model, first.model)
+    steps = partial(progress, "joint")
+    model, names = jointly(models, analysis.units.traced, replayed, evidence.data, steps)
+    after = drift(analysis.model, model, evidence.data.held_out or evidence.data.fit)
+    if not after < first.drift_after:
+        return first
+    found = hashes(model)
+    repaired = {name: found[name] for name in sorted({*first.repaired, *names})}
+    return replace(first, model=model, repaired=repaired, drift_after=after)
+
+
 def _steps(
     analysis: Analysis,
     pruned: onnx.ModelProto,
@@ -207,13 +227,13 @@ def _steps(
     (dead, replayed), model, changed = removal, pruned, frozenset[str]()
     settings, progress = how
     method, limit = settings.resolved_recover, settings.memory_limit
-    if method in ("ls", "refit"):
+    if method in ("ls", "refit", "joint"):
         # The regression of `refit` shrinks towards the weights it begins with: these are better ones.
         model, names = folded_into(pruned, (evidence.readers, evidence.grams), dead, replayed)
         changed = frozenset(names)
         yield model, changed
-    if method in ("bias", "refit"):
-        dampings = DAMPING if method == "refit" else ()
+    if method != "ls":
+        dampings = () if method == "bias" else DAMPING
         models = (analysis.model, model)
         model, more = refitted(
             models, analysis.units.traced, replayed, evidence.data, dampings, progress, limit

@@ -150,8 +150,8 @@ class PruneSettings:
 
     @property
     def resolved_recover(self) -> str:
-        """Return the repair: none without calibration data, refit with it, unless asked otherwise."""
-        return self.recover or ("none" if self.calib is None else "refit")
+        """Return the repair: none without calibration data, joint with it, unless asked otherwise."""
+        return self.recover or ("none" if self.calib is None else "joint")
 
     @property
     def resolved_scope(self) -> str:

@@ -29,10 +29,11 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "obs, no repair": {"criterion": "obs", "recover": "none"},
     "obs, ls": {"criterion": "obs", "recover": "ls"},
     "obs, refit": {"criterion": "obs", "recover": "refit"},
+    "obs, joint": {"criterion": "obs", "recover": "joint"},
     "obs, refit, 3 steps": {"criterion": "obs", "recover": "refit", "steps": 3},
 }
 PEER = "onnxsim wanda"
-USUAL = ("L1 norm", PEER, "obs, no repair", "obs, ls", "obs, refit")
+USUAL = ("L1 norm", PEER, "obs, no repair", "obs, ls", "obs, refit", "obs, joint")
 ONCE = ("L1 norm", PEER)  # without data, or too slow to search often: the first subset only
 ROUNDS = 8  # of the search for the peer's sparsity
 

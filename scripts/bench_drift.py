@@ -24,7 +24,7 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
 METHODS: Mapping[str, Mapping[str, str]] = {
     "L1": {"criterion": "l1", "recover": "none"},
     "data": {"criterion": "obs", "recover": "none"},
-    "repaired": {"criterion": "obs", "recover": "refit"},
+    "repaired": {"criterion": "obs", "recover": "joint"},
 }
 
 

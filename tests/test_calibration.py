@@ -276,7 +276,7 @@ def test_half_of_the_macs_go_and_the_accuracy_stays(name: str) -> None:
     assert recovery["drift_after"] < 0.5 * recovery["drift_before"]
 
 
-@pytest.mark.parametrize("method", ["none", "bias", "ls", "refit"])
+@pytest.mark.parametrize("method", ["none", "bias", "ls", "refit", "joint"])
 def test_repair_is_never_worse_than_none(method: str) -> None:
     report = halved(digits("shuffle"), calib=CALIB, recover=method).report
     if method == "none":

@@ -364,8 +364,8 @@ def repair(function: Command) -> Command:
     recover = click.option(
         "--recover", type=click.Choice(RECOVERIES),
         help="Repair of the weights by the data: biases only (bias), weights by least squares between "
-        "channels (ls), or every layer fitted to the original's outputs (refit).  [default: none; refit with "
-        "--calib]",
+        "channels (ls), every layer fitted to the original's outputs (refit), or layers fitted "
+        "together after that (joint).  [default: none; joint with --calib]",
     )  # fmt: skip
     steps = click.option(
         "--steps", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",

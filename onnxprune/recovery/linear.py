@@ -50,6 +50,11 @@ class Linear:
             return self.shape[0]
         return self.shape[1]
 
+    @property
+    def axis(self) -> int:
+        """Return the axis of the outputs in the result."""
+        return 1 if self.node.op_type == "Conv" else -1
+
     def rows(
         self, data: np.ndarray, results: Sequence[np.ndarray], most: int, rng: np.random.Generator
     ) -> list[np.ndarray]:
@@ -61,6 +66,16 @@ class Linear:
             chosen = np.sort(rng.choice(len(flat[0]), most, replace=False))
             flat = [values[chosen] for values in flat]
         return [values[None] for values in flat]
+
+    def pulled(self, data: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """Return the gradient of the weight [groups, features, outputs] by that of the result, over all rows.
+
+        data, gradient: of the shapes of the input and of the result.
+        """
+        if self.node.op_type == "Conv":
+            return _conv_pulled(self, data, gradient)
+        flat = [values.reshape(-1, values.shape[-1]) for values in (data, gradient)]
+        return np.asarray(flat[0].T @ flat[1])[None]
 
     def changed(self, weight: np.ndarray, change: np.ndarray) -> np.ndarray:
         """Add a change [groups, features, outputs] to a weight."""
@@ -143,7 +158,7 @@ def _conv_rows(
     dilations = layer.attrs.get("dilations") or [1] * rank
     pads = layer.attrs.get("pads") or [0] * (2 * rank)
     padded = np.pad(data, [(0, 0), (0, 0), *((pads[i], pads[rank + i]) for i in range(rank))])
-    front = (results[0].shape[0], *results[0].shape[2:])
+    front = (len(data), *_front(padded.shape[2:], kernel, strides, dilations))
     every = prod(front)
     chosen = np.arange(every) if every <= most else np.sort(rng.choice(every, most, replace=False))
     sample, *places = np.unravel_index(chosen, front)
@@ -156,6 +171,38 @@ def _conv_rows(
         rows = np.moveaxis(result, 1, -1)[(sample, *places)].reshape(len(chosen), groups, -1)
         found.append(rows.transpose(1, 0, 2))
     return found
+
+
+def _front(
+    padded: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int]:
+    """Return the sizes of a convolution's result."""
+    sizes = zip(padded, kernel, strides, dilations, strict=True)
+    return [(n - (k - 1) * d - 1) // s + 1 for n, k, s, d in sizes]
+
+
+def _conv_pulled(layer: Linear, data: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Correlate inputs and gradients, both laid out on the padded grid: there a tap is a shift."""
+    kernel, rank, groups = layer.shape[2:], len(layer.shape) - 2, layer.groups
+    strides = layer.attrs.get("strides") or [1] * rank
+    dilations = layer.attrs.get("dilations") or [1] * rank
+    pads = layer.attrs.get("pads") or [0] * (2 * rank)
+    padded = np.pad(data, [(0, 0), (0, 0), *((pads[i], pads[rank + i]) for i in range(rank))])
+    grid = np.zeros((gradient.shape[1], len(data), *padded.shape[2:]), gradient.dtype)
+    sizes = zip(gradient.shape[2:], strides, strict=True)
+    grid[(slice(None), slice(None), *(slice(0, (n - 1) * s + 1, s) for n, s in sizes))] = gradient.swapaxes(
+        0, 1
+    )
+    pulls = grid.reshape(groups, len(grid) // groups, -1)
+    inputs = np.ascontiguousarray(padded.swapaxes(0, 1)).reshape(groups, padded.shape[1] // groups, -1)
+    length = inputs.shape[2]
+    per_axis = [prod(padded.shape[3 + i :]) for i in range(rank)]
+    found = [
+        np.matmul(inputs[:, :, shift:], pulls[:, :, : length - shift].transpose(0, 2, 1))
+        for taps in np.ndindex(*kernel)
+        for shift in [sum(t * d * p for t, d, p in zip(taps, dilations, per_axis, strict=True))]
+    ]
+    return np.stack(found, axis=2).reshape(groups, -1, pulls.shape[1])
 
 
 def stored(walk: Walk, name: str) -> np.ndarray:

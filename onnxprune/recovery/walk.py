@@ -75,33 +75,45 @@ class Walk:
         """Run the next node and return its outputs, without going on."""
         return self._run([self.nodes[self.at]], outputs)
 
-    def _run(self, piece: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    def ahead(
+        self, place: int, outputs: Sequence[str], numbers: Sequence[int]
+    ) -> list[dict[str, np.ndarray]]:
+        """Run the nodes in front of a place over some batches and return outputs, without going on."""
+        return self._run(self.nodes[self.at : place], outputs, numbers)
+
+    def inputs_of(self, piece: Sequence[onnx.NodeProto]) -> list[str]:
+        """List the tensors that nodes still to run read and that are there already."""
         inner = {n for node in piece for n in node.output}
         read = {n for node in piece for n in read_by(node)} - inner
-        stored = {n: self.weights[n] for n in sorted(read) if n in self.weights}
-        inputs = sorted(n for n in read if n in self.values[0] and n not in self.weights)
-        model = self._piece(piece, (inputs, wanted), stored)
+        return sorted(n for n in read if n in self.values[0] and n not in self.weights)
+
+    def _run(
+        self, piece: Sequence[onnx.NodeProto], wanted: Sequence[str], numbers: Sequence[int] | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        inputs = self.inputs_of(piece)
+        model = self.piece(piece, wanted)
+        chosen = self.values if numbers is None else [self.values[i] for i in numbers]
         try:
             session = open_session(model, optimised=True)
-            return [run(session, {n: values[n] for n in inputs}) for values in self.values]
+            return [run(session, {n: values[n] for n in inputs}) for values in chosen]
         except runtime_errors() as error:
             raise UsageError(f"the model does not run on the calibration data: {one_line(error)}") from error
 
-    def _piece(
-        self,
-        nodes: Sequence[onnx.NodeProto],
-        sides: tuple[Sequence[str], Sequence[str]],
-        stored: Mapping[str, onnx.TensorProto],
+    def piece(
+        self, nodes: Sequence[onnx.NodeProto], wanted: Sequence[str], fed: Sequence[str] = ()
     ) -> onnx.ModelProto:
-        inputs = [
-            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(self.values[0][n].dtype), None)
-            for n in sides[0]
-        ]
-        outputs = [onnx.ValueInfoProto(name=n) for n in sides[1]]
+        """Make a model of nodes still to run; fed: the stored tensors that become inputs of it."""
+        read = {n for node in nodes for n in read_by(node)}
+        types: dict[str, int] = {
+            n: helper.np_dtype_to_tensor_dtype(self.values[0][n].dtype) for n in self.inputs_of(nodes)
+        }
+        types.update((n, self.weights[n].data_type) for n in fed)
+        inputs = [helper.make_tensor_value_info(n, kind, None) for n, kind in types.items()]
+        outputs = [onnx.ValueInfoProto(name=n) for n in wanted]
         graph = helper.make_graph(list(nodes), "piece", inputs, outputs)
-        for name, tensor in stored.items():
+        for name in sorted(n for n in read if n in self.weights and n not in fed):
             entry = graph.initializer.add()
-            entry.CopyFrom(tensor)
+            entry.CopyFrom(self.weights[name])
             entry.name = name
         model = helper.make_model(graph, opset_imports=list(self.model.opset_import))
         model.functions.extend(self.model.functions)

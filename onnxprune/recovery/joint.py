@@ -1,0 +1,241 @@
+"""Layers of a pruned network fitted together, a few at a time, to what the original makes of the same inputs.
+
+A layer alone can only repair what its own inputs still tell; together with the layers in front of it it can
+ask for other inputs (block-wise reconstruction, as Li et al. 2021, arXiv:2102.05426, do for quantised
+networks). The descent is a Gauss-Newton method in a small subspace: each round takes, for every layer, the
+gradient of the window's error divided by the Gram matrix of the layer's inputs, besides the step before, and
+solves for how far to go along each by least squares on the changes that they make. So there is no learning
+rate, and a handful of rounds over the data suffice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx
+from scipy.linalg import cho_factor, cho_solve, solve
+
+from onnxprune.analysis.shadow import Replayed, selected
+from onnxprune.analysis.trace import Trace
+from onnxprune.calibration.readers import Calibration
+from onnxprune.errors import UnprovedError
+from onnxprune.folding import with_values
+from onnxprune.progress import Steps, unseen
+from onnxprune.recovery.adjoint import Piece
+from onnxprune.recovery.linear import Linear, linears, stored
+from onnxprune.recovery.problem import Batch, Problem, Weights, ends_of, pieced, sessions
+from onnxprune.recovery.walk import Walk
+from onnxprune.recovery.windows import Window, windows
+
+ROUNDS = 5
+PATIENCE = 2  # rounds without a gain on the batches held out
+SETTLED = 0.995  # a round that leaves more of the error than this is the last
+HALVINGS = 5
+DAMPING = 0.1  # of a Gram matrix, relative to the mean energy of a feature
+NEARLY = 1e-4  # directions that are alike to this are one
+PROBE = 1e-3  # of the weights: how far a direction is followed to see what it changes
+ELEMENTS = 2 << 20  # of the outputs of a window over all batches: as many batches as make these
+SAMPLES = 32  # and at least the batches that hold these
+WIDEST = 4608  # features; layers of more stay as they are
+
+
+@dataclass(frozen=True)
+class Original:
+    """The unpruned network while it runs, and what the pruned one keeps of it."""
+
+    walk: Walk
+    traced: Trace
+    replayed: Replayed
+
+    def follow(self, walk: Walk, window: Window) -> None:
+        """Run as far as nothing that a window of the pruned network makes is lost."""
+        names = [name for node in walk.nodes[window.start : window.stop] for name in node.output]
+        self.walk.until(min([self.walk.made[n] for n in names if n in self.walk.made], default=0))
+
+    def targets(self, names: Sequence[str], numbers: Sequence[int]) -> list[dict[str, np.ndarray]] | None:
+        """Return by batch what tensors are to be; None where one of them is not there."""
+        walk = self.walk
+        ahead = [n for n in names if walk.made.get(n, -1) >= walk.at]
+        if any(n not in ahead and n not in walk.values[0] for n in names):
+            return None
+        place = max([walk.made[n] + 1 for n in ahead], default=walk.at)
+        found = walk.ahead(place, ahead, numbers) if ahead else [{} for _ in numbers]
+        return [
+            {n: self._kept(n, values[n] if n in values else walk.values[i][n]) for n in names}
+            for i, values in zip(numbers, found, strict=True)
+        ]
+
+    def _kept(self, name: str, values: np.ndarray) -> np.ndarray:
+        labelled, kept = self.traced.tensors.get(name), self.replayed.tensors.get(name)
+        return values if labelled is None or kept is None else selected(values, labelled, kept)
+
+
+def jointly(
+    models: tuple[onnx.ModelProto, onnx.ModelProto],
+    traced: Trace,
+    replayed: Replayed,
+    data: Calibration,
+    progress: Steps = unseen,
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Fit windows of layers of a pruned model in graph order; returns a copy and the tensors that changed.
+
+    models: the original and the pruned one. A window of which no state is better on the batches held out
+    stays as it is, and so do networks of other types than float32. Raises UsageError where a model does not
+    run on the data.
+    """
+    original = Original(Walk(models[0], data.batches), traced, replayed)
+    walk = Walk(models[1], data.batches)
+    covered = windows(walk, [layer for layer in linears(walk) if layer.features <= WIDEST])
+    changed: dict[str, None] = {}
+    for number, window in enumerate(covered):
+        walk.until(window.start)
+        original.follow(walk, window)
+        for name, values in _fitted(walk, original, window, data).items():
+            walk.store(name, values)
+            changed[name] = None
+        progress(number + 1, len(covered))
+    return with_values(models[1], {name: stored(walk, name) for name in changed}), tuple(changed)
+
+
+def _fitted(walk: Walk, original: Original, window: Window, data: Calibration) -> Weights:
+    """Return the tensors that change in a window; none where onnxruntime has no kernels for a gradient."""
+    try:
+        problem = _problem(walk, original, window, data)
+        return {} if problem is None else _best(walk, problem)
+    except UnprovedError:
+        return {}
+
+
+def _best(walk: Walk, problem: Problem) -> Weights:
+    """Return the weights on the way down that are best on the batches held out; none if it is the first."""
+    names = [n for layer in problem.layers for n in (layer.weight, layer.bias) if n]
+    first = {name: stored(walk, name) for name in names}
+    judge = problem.held or problem.fit
+    best, least, waited = first, problem.error(first, judge), 0
+    for weights in _descent(problem, first):
+        error = problem.error(weights, judge)
+        waited = 0 if error < least else waited + 1
+        if error < least:
+            best, least = weights, error
+        if waited == PATIENCE:
+            break
+    return {} if best is first else best
+
+
+def _problem(walk: Walk, original: Original, window: Window, data: Calibration) -> Problem | None:
+    """State what a window is to get right; None where that is unknown, or nothing is wrong."""
+    piece = pieced(walk, window)
+    ends = ends_of(walk, window, piece)
+    fed = {n: piece.stored[n] for layer in window.layers for n in (layer.weight, layer.bias) if n}
+    fit, held = _chosen([piece.shapes[n] for n in ends], data)
+    targets = original.targets(ends, [*fit, *held])
+    if not ends or targets is None or not _sound(piece, fed, targets[0]):
+        return None
+    inputs = walk.inputs_of(piece.nodes)
+    batches = [
+        Batch({n: walk.values[i][n] for n in inputs}, t) for i, t in zip([*fit, *held], targets, strict=True)
+    ]
+    energy = {n: sum(float(np.square(b.targets[n]).sum(dtype=np.float64)) for b in batches) for n in ends}
+    if not all(energy.values()):
+        return None
+    scales = {n: len(batches) / energy[n] for n in ends}
+    sides = batches[: len(fit)], batches[len(fit) :]
+    problem = Problem(window.layers, *sides, scales, *sessions(walk, window, piece, ends))
+    return problem if problem.error(fed, problem.fit) > 1e-10 else None
+
+
+def _sound(piece: Piece, fed: Weights, targets: Mapping[str, np.ndarray]) -> bool:
+    """Tell whether targets fit what is made, in the one type that gradients are worked out in."""
+    fit = all(piece.shapes[n] == v.shape for n, v in targets.items())
+    return fit and all(v.dtype == np.float32 for v in (*fed.values(), *targets.values()))
+
+
+def _chosen(ends: Sequence[tuple[int, ...]], data: Calibration) -> tuple[list[int], list[int]]:
+    """Choose evenly among the batches to fit with, and among those held out half as many."""
+    size = max([prod(shape) for shape in ends], default=1)
+    each = max(data.samples // len(data.batches), 1)
+    most = max(ELEMENTS // max(size, 1), -(-SAMPLES // each), 1)
+    fit, held = ([i for i in range(len(data.batches)) if data.held(i) is which] for which in (False, True))
+    return _spread(fit, most), _spread(held, -(-most // 2))
+
+
+def _spread(numbers: Sequence[int], most: int) -> list[int]:
+    places = np.unique(np.linspace(0, len(numbers) - 1, min(most, len(numbers))).astype(int))
+    return [numbers[i] for i in places]
+
+
+def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:
+    """Go downhill on the batches to fit with; yield the weights after each round."""
+    error = problem.error(weights, problem.fit)
+    solvers = [_damped(gram) for gram in problem.grams(weights)]
+    last: Weights = {}
+    for _ in range(ROUNDS):
+        ways = [
+            _way(layer, weights, _solved(solver, pull))
+            for layer, solver, pull in zip(problem.layers, solvers, problem.pulls(weights), strict=True)
+        ]
+        ways = [way for way in (*ways, last) if any(v.any() for v in way.values())]
+        step = _combined(problem, weights, ways) if ways else {}
+        for halving in range(HALVINGS):
+            share = np.float32(0.5**halving)
+            there = {n: v + share * step[n] if n in step else v for n, v in weights.items()}
+            after = problem.error(there, problem.fit)
+            if after < error:
+                break
+        else:
+            return
+        yield there
+        if after > SETTLED * error:
+            return
+        weights, error = there, after
+        last = {n: share * v for n, v in step.items()}
+
+
+def _damped(gram: np.ndarray) -> list[tuple[np.ndarray, bool]]:
+    """Factor damped Gram matrices [g, f, f]."""
+    size = gram.shape[-1]
+    ridge = DAMPING * max(float(np.trace(gram, axis1=1, axis2=2).mean()) / size, 1e-30)
+    return [cho_factor(g + ridge * np.eye(size)) for g in gram]
+
+
+def _solved(factors: Sequence[tuple[np.ndarray, bool]], crossed: np.ndarray) -> np.ndarray:
+    return np.stack([cho_solve(f, c) for f, c in zip(factors, crossed, strict=True)])
+
+
+def _way(layer: Linear, weights: Weights, change: np.ndarray) -> Weights:
+    """Turn a change [g, f, m] of a layer, its last feature the bias, into a direction of its tensors."""
+    nothing = np.zeros(weights[layer.weight].shape)
+    way = {layer.weight: -layer.changed(nothing, change[:, : layer.features]).astype(np.float32)}
+    if layer.bias:
+        way[layer.bias] = -change[:, layer.features].reshape(weights[layer.bias].shape).astype(np.float32)
+    return way
+
+
+def _combined(problem: Problem, weights: Weights, ways: Sequence[Weights]) -> Weights:
+    """Sum directions, each as far as least squares on the changes that they make ask for.
+
+    The changes are measured on every other batch: there are only a few lengths to learn from them.
+    """
+    batches = problem.fit[::2]
+    missed = problem.residuals(weights, batches)
+    changes = np.empty((len(ways), len(missed)), np.float32)
+    for change, way in zip(changes, ways, strict=True):
+        far = np.float32(PROBE * max(_length(weights[n] for n in way), 1e-6) / _length(way.values()))
+        there = {n: v + far * way[n] if n in way else v for n, v in weights.items()}
+        np.divide(problem.residuals(there, batches) - missed, far, out=change)
+    normal = (changes @ changes.T).astype(np.float64)
+    sizes = np.sqrt(np.maximum(np.diag(normal), 1e-30))
+    normal = normal / np.outer(sizes, sizes) + NEARLY * np.eye(len(ways))
+    lengths = solve(normal, -(changes @ missed) / sizes, assume_a="pos") / sizes
+    total: Weights = {}
+    for length, way in zip(lengths, ways, strict=True):
+        for name, values in way.items():
+            total[name] = total.get(name, np.float32(0)) + np.float32(length) * values
+    return total
+
+
+def _length(values: Iterable[np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.square(v, dtype=np.float64).sum() for v in values)))
