@@ -222,6 +222,15 @@ def test_a_network_without_error_stays_as_it_is() -> None:
     assert fitted(models, 10)[1] == ()
 
 
+def test_a_network_that_overflows_stays_as_it_is() -> None:
+    nodes, stored = [node("Conv", "x w", "y"), node("Exp", "y", "z"), node("Conv", "z v", "s2")], {
+        "w": 1e3 * drawn(4, 4, 1, 1), "v": drawn(4, 4, 1, 1, seed=1),
+    }  # fmt: skip
+    off = {**stored, "w": 0.9 * stored["w"]}
+    models = network(nodes, stored, (4, 4, 5, 5)), network(nodes, off, (4, 4, 5, 5))
+    assert fitted(models, 10)[1] == ()
+
+
 def test_the_fit_is_the_same_every_time() -> None:
     models = disturbed(0.05)
     first, second = (fitted(models, 10)[0].SerializeToString() for _ in range(2))

@@ -35,11 +35,12 @@ PATIENCE = 2  # rounds without a gain on the batches held out
 SETTLED = 0.995  # a round that leaves more of the error than this is the last
 HALVINGS = 5
 DAMPING = 0.1  # of a Gram matrix, relative to the mean energy of a feature
+NOTHING = 1e-10  # an error of the ends, relative to their energy, that is none
 NEARLY = 1e-4  # directions that are alike to this are one
 PROBE = 1e-3  # of the weights: how far a direction is followed to see what it changes
 ELEMENTS = 2 << 20  # of the outputs of a window over all batches: as many batches as make these
 SAMPLES = 32  # and at least the batches that hold these
-WIDEST = 4608  # features; layers of more stay as they are
+WIDEST = 2560  # features; layers of more stay as they are
 
 
 @dataclass(frozen=True)
@@ -138,13 +139,13 @@ def _problem(walk: Walk, original: Original, window: Window, data: Calibration) 
     batches = [
         Batch({n: walk.values[i][n] for n in inputs}, t) for i, t in zip([*fit, *held], targets, strict=True)
     ]
-    energy = {n: sum(float(np.square(b.targets[n]).sum(dtype=np.float64)) for b in batches) for n in ends}
-    if not all(energy.values()):
+    energy = {n: sum(_energy(b.targets[n]) for b in batches) for n in ends}
+    if not all(0 < e < np.inf for e in energy.values()):
         return None
     scales = {n: len(batches) / energy[n] for n in ends}
     sides = batches[: len(fit)], batches[len(fit) :]
     problem = Problem(window.layers, *sides, scales, *sessions(walk, window, piece, ends))
-    return problem if problem.error(fed, problem.fit) > 1e-10 else None
+    return problem if NOTHING < problem.error(fed, problem.fit) < np.inf else None
 
 
 def _sound(piece: Piece, fed: Weights, targets: Mapping[str, np.ndarray]) -> bool:
@@ -177,7 +178,7 @@ def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:
             _way(layer, weights, _solved(solver, pull))
             for layer, solver, pull in zip(problem.layers, solvers, problem.pulls(weights), strict=True)
         ]
-        ways = [way for way in (*ways, last) if any(v.any() for v in way.values())]
+        ways = [way for way in (*ways, last) if 0 < _length(way.values()) < np.inf]
         step = _combined(problem, weights, ways) if ways else {}
         for halving in range(HALVINGS):
             share = np.float32(0.5**halving)
@@ -215,7 +216,7 @@ def _way(layer: Linear, weights: Weights, change: np.ndarray) -> Weights:
 
 
 def _combined(problem: Problem, weights: Weights, ways: Sequence[Weights]) -> Weights:
-    """Sum directions, each as far as least squares on the changes that they make ask for.
+    """Sum directions, each as far as least squares on the changes that they make ask for; none that overflow.
 
     The changes are measured on every other batch: there are only a few lengths to learn from them.
     """
@@ -229,6 +230,8 @@ def _combined(problem: Problem, weights: Weights, ways: Sequence[Weights]) -> We
     normal = (changes @ changes.T).astype(np.float64)
     sizes = np.sqrt(np.maximum(np.diag(normal), 1e-30))
     normal = normal / np.outer(sizes, sizes) + NEARLY * np.eye(len(ways))
+    if not np.isfinite(normal).all():
+        return {}
     lengths = solve(normal, -(changes @ missed) / sizes, assume_a="pos") / sizes
     total: Weights = {}
     for length, way in zip(lengths, ways, strict=True):
@@ -238,4 +241,8 @@ def _combined(problem: Problem, weights: Weights, ways: Sequence[Weights]) -> We
 
 
 def _length(values: Iterable[np.ndarray]) -> float:
-    return float(np.sqrt(sum(np.square(v, dtype=np.float64).sum() for v in values)))
+    return float(np.sqrt(sum(_energy(v) for v in values)))
+
+
+def _energy(values: np.ndarray) -> float:
+    return float(np.square(values, dtype=np.float64).sum())
