@@ -165,7 +165,7 @@ def _since(
     others = model_differences(plain, repair.model, frozenset(found))
     if others:
         raise OnnxPruneError(f"internal error: several steps lead to another model: {others[0]}")
-    before = drift(original, plain, evidence.data.held_out or evidence.data.fit)
+    before = drift(original, plain, evidence.data.judge)
     if before <= repair.drift_after:
         return replace(repair, model=plain, repaired={}, drift_before=before, drift_after=before)
     return replace(repair, repaired=found, drift_before=before)

@@ -35,6 +35,7 @@ from onnxprune.settings import PruneSettings
 
 PROBE_BATCHES, PROBE_SAMPLES = 4, 24  # groups are measured on as many, at least
 JUDGES, MOST_JUDGES = 8, 128  # samples held out with which plans can be told apart, and that are enough
+LEAST_SQUARES = ("ls", "refit", "joint")  # the methods that begin with it
 MADE_UP = "calibration inputs are synthesised: real ones may drift more; give --calib DATA if you can"
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
@@ -150,7 +151,7 @@ def reallocated(
     if not measured or settings.resolved_criterion not in DATA_CRITERIA:
         return None
     held = evidence.data.held_out
-    if settings.resolved_recover not in ("ls", "refit", "joint") or len(held) * _each(evidence.data) < JUDGES:
+    if settings.resolved_recover not in LEAST_SQUARES or len(held) * _each(evidence.data) < JUDGES:
         return None
     probe = _probe(analysis, evidence, _sample(evidence.data))
     judge = _probe(analysis, evidence, held[: -(-MOST_JUDGES // _each(evidence.data))])
@@ -184,12 +185,11 @@ def recovered(
     removal: booleans by unit, and their replay. Where no step lowers the drift the model stays as it is.
     """
     data = evidence.data
-    judge = data.held_out or data.fit
-    before = best = drift(analysis.model, pruned, judge)
+    before = best = drift(analysis.model, pruned, data.judge)
     kept, changed = pruned, frozenset[str]()
     steps = partial(progress, "refit")
     for model, names in _steps(analysis, pruned, removal, evidence, (settings, steps)):
-        after = drift(analysis.model, model, judge)
+        after = drift(analysis.model, model, data.judge)
         if after < best:
             kept, changed, best = model, names, after
     found = hashes(kept)
@@ -208,7 +208,7 @@ def joined(
     models = (analysis.model, first.model)
     steps = partial(progress, "joint")
     model, names = jointly(models, analysis.units.traced, replayed, evidence.data, steps)
-    after = drift(analysis.model, model, evidence.data.held_out or evidence.data.fit)
+    after = drift(analysis.model, model, evidence.data.judge)
     if not after < first.drift_after:
         return first
     found = hashes(model)
@@ -227,7 +227,7 @@ def _steps(
     (dead, replayed), model, changed = removal, pruned, frozenset[str]()
     settings, progress = how
     method, limit = settings.resolved_recover, settings.memory_limit
-    if method in ("ls", "refit", "joint"):
+    if method in LEAST_SQUARES:
         # The regression of `refit` shrinks towards the weights it begins with: these are better ones.
         model, names = folded_into(pruned, (evidence.readers, evidence.grams), dead, replayed)
         changed = frozenset(names)

@@ -71,7 +71,7 @@ def _judges(chain: Chain, judged: Judge | None) -> dict[str, Judge]:
         if judged is not None:
             data, reference = judged.data, judged.reference
         elif chain.evidence is not None:
-            held = chain.evidence.data.held_out or chain.evidence.data.fit
+            held = chain.evidence.data.judge
             data = Validation(tuple(held))
             reference = answers(chain.analysis.model, data.batches, "the original")
         else:

@@ -48,6 +48,11 @@ class Calibration:
         """Return the batches to judge with."""
         return [b for i, b in enumerate(self.batches) if self.held(i)]
 
+    @property
+    def judge(self) -> list[Feeds]:
+        """Return the batches held out; all, where none is."""
+        return self.held_out or self.fit
+
     def held(self, number: int) -> bool:
         """Tell whether a batch is held out: every fifth, and of a few batches the last."""
         few = len(self.batches) < HELD_OUT

@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxprune.recovery.linear import sliding
+
 OPSET = 17
 STEP = 1e-3  # half of the distance between two points of a slope
 ELEMENTWISE = frozenset(
@@ -186,8 +188,7 @@ def _conv(use: Use, tape: Tape, coming: str) -> str:
     attrs, size = use.attributes, use.size[2:]
     made, kernel = (use.piece.shapes[name][2:] for name in (use.node.output[0], use.node.input[1]))
     rank = len(size)
-    strides, dilations = (attrs.get(k) or [1] * rank for k in ("strides", "dilations"))
-    pads = attrs.get("pads") or [0] * (2 * rank)
+    strides, dilations, pads = sliding(attrs, rank)
     covered = [(made[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 for i in range(rank)]
     left = [size[i] - covered[i] + pads[i] + pads[rank + i] for i in range(rank)]
     return tape.emit(

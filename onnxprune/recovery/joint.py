@@ -11,14 +11,13 @@ rate, and a handful of rounds over the data suffice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 import onnx
 from scipy.linalg import cho_factor, cho_solve, solve
 
-from onnxprune.analysis.shadow import Replayed, selected
+from onnxprune.analysis.shadow import Replayed
 from onnxprune.analysis.trace import Trace
 from onnxprune.calibration.readers import Calibration
 from onnxprune.errors import UnprovedError
@@ -26,6 +25,7 @@ from onnxprune.folding import with_values
 from onnxprune.progress import Steps, unseen
 from onnxprune.recovery.adjoint import Piece
 from onnxprune.recovery.linear import Linear, linears, stored
+from onnxprune.recovery.original import Original
 from onnxprune.recovery.problem import Batch, Problem, Weights, ends_of, pieced, sessions
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
@@ -41,37 +41,6 @@ PROBE = 1e-3  # of the weights: how far a direction is followed to see what it c
 ELEMENTS = 2 << 20  # of the outputs of a window over all batches: as many batches as make these
 SAMPLES = 32  # and at least the batches that hold these
 WIDEST = 2560  # features; layers of more stay as they are
-
-
-@dataclass(frozen=True)
-class Original:
-    """The unpruned network while it runs, and what the pruned one keeps of it."""
-
-    walk: Walk
-    traced: Trace
-    replayed: Replayed
-
-    def follow(self, walk: Walk, window: Window) -> None:
-        """Run as far as nothing that a window of the pruned network makes is lost."""
-        names = [name for node in walk.nodes[window.start : window.stop] for name in node.output]
-        self.walk.until(min([self.walk.made[n] for n in names if n in self.walk.made], default=0))
-
-    def targets(self, names: Sequence[str], numbers: Sequence[int]) -> list[dict[str, np.ndarray]] | None:
-        """Return by batch what tensors are to be; None where one of them is not there."""
-        walk = self.walk
-        ahead = [n for n in names if walk.made.get(n, -1) >= walk.at]
-        if any(n not in ahead and n not in walk.values[0] for n in names):
-            return None
-        place = max([walk.made[n] + 1 for n in ahead], default=walk.at)
-        found = walk.ahead(place, ahead, numbers) if ahead else [{} for _ in numbers]
-        return [
-            {n: self._kept(n, values[n] if n in values else walk.values[i][n]) for n in names}
-            for i, values in zip(numbers, found, strict=True)
-        ]
-
-    def _kept(self, name: str, values: np.ndarray) -> np.ndarray:
-        labelled, kept = self.traced.tensors.get(name), self.replayed.tensors.get(name)
-        return values if labelled is None or kept is None else selected(values, labelled, kept)
 
 
 def jointly(
@@ -105,15 +74,13 @@ def _fitted(walk: Walk, original: Original, window: Window, data: Calibration) -
     """Return the tensors that change in a window; none where onnxruntime has no kernels for a gradient."""
     try:
         problem = _problem(walk, original, window, data)
-        return {} if problem is None else _best(walk, problem)
+        return {} if problem is None else _best(problem, {n: stored(walk, n) for n in window.tensors})
     except UnprovedError:
         return {}
 
 
-def _best(walk: Walk, problem: Problem) -> Weights:
-    """Return the weights on the way down that are best on the batches held out; none if it is the first."""
-    names = [n for layer in problem.layers for n in (layer.weight, layer.bias) if n]
-    first = {name: stored(walk, name) for name in names}
+def _best(problem: Problem, first: Weights) -> Weights:
+    """Return the weights on the way down that are best on the batches held out; none if the first are."""
     judge = problem.held or problem.fit
     best, least, waited = first, problem.error(first, judge), 0
     for weights in _descent(problem, first):
@@ -127,13 +94,12 @@ def _best(walk: Walk, problem: Problem) -> Weights:
 
 
 def _problem(walk: Walk, original: Original, window: Window, data: Calibration) -> Problem | None:
-    """State what a window is to get right; None where that is unknown, or nothing is wrong."""
+    """State what a window is to get right; None where that is unknown."""
     piece = pieced(walk, window)
     ends = ends_of(walk, window, piece)
-    fed = {n: piece.stored[n] for layer in window.layers for n in (layer.weight, layer.bias) if n}
     fit, held = _chosen([piece.shapes[n] for n in ends], data)
-    targets = original.targets(ends, [*fit, *held])
-    if not ends or targets is None or not _sound(piece, fed, targets[0]):
+    targets = original.ahead(ends, [*fit, *held])
+    if not ends or targets is None or not _sound(window, piece, targets[0]):
         return None
     inputs = walk.inputs_of(piece.nodes)
     batches = [
@@ -144,14 +110,14 @@ def _problem(walk: Walk, original: Original, window: Window, data: Calibration) 
         return None
     scales = {n: len(batches) / energy[n] for n in ends}
     sides = batches[: len(fit)], batches[len(fit) :]
-    problem = Problem(window.layers, *sides, scales, *sessions(walk, window, piece, ends))
-    return problem if NOTHING < problem.error(fed, problem.fit) < np.inf else None
+    return Problem(window.layers, *sides, scales, *sessions(walk, window, piece, ends))
 
 
-def _sound(piece: Piece, fed: Weights, targets: Mapping[str, np.ndarray]) -> bool:
+def _sound(window: Window, piece: Piece, targets: Mapping[str, np.ndarray]) -> bool:
     """Tell whether targets fit what is made, in the one type that gradients are worked out in."""
     fit = all(piece.shapes[n] == v.shape for n, v in targets.items())
-    return fit and all(v.dtype == np.float32 for v in (*fed.values(), *targets.values()))
+    fed = [piece.stored[name] for name in window.tensors]
+    return fit and all(v.dtype == np.float32 for v in (*fed, *targets.values()))
 
 
 def _chosen(ends: Sequence[tuple[int, ...]], data: Calibration) -> tuple[list[int], list[int]]:
@@ -169,8 +135,10 @@ def _spread(numbers: Sequence[int], most: int) -> list[int]:
 
 
 def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:
-    """Go downhill on the batches to fit with; yield the weights after each round."""
+    """Go downhill on the batches to fit with, where anything is wrong; yield the weights after each round."""
     error = problem.error(weights, problem.fit)
+    if not NOTHING < error < np.inf:
+        return
     solvers = [_damped(gram) for gram in problem.grams(weights)]
     last: Weights = {}
     for _ in range(ROUNDS):
@@ -182,7 +150,7 @@ def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:
         step = _combined(problem, weights, ways) if ways else {}
         for halving in range(HALVINGS):
             share = np.float32(0.5**halving)
-            there = {n: v + share * step[n] if n in step else v for n, v in weights.items()}
+            there = _moved(weights, step, share)
             after = problem.error(there, problem.fit)
             if after < error:
                 break
@@ -225,8 +193,7 @@ def _combined(problem: Problem, weights: Weights, ways: Sequence[Weights]) -> We
     changes = np.empty((len(ways), len(missed)), np.float32)
     for change, way in zip(changes, ways, strict=True):
         far = np.float32(PROBE * max(_length(weights[n] for n in way), 1e-6) / _length(way.values()))
-        there = {n: v + far * way[n] if n in way else v for n, v in weights.items()}
-        np.divide(problem.residuals(there, batches) - missed, far, out=change)
+        np.divide(problem.residuals(_moved(weights, way, far), batches) - missed, far, out=change)
     normal = (changes @ changes.T).astype(np.float64)
     sizes = np.sqrt(np.maximum(np.diag(normal), 1e-30))
     normal = normal / np.outer(sizes, sizes) + NEARLY * np.eye(len(ways))
@@ -238,6 +205,11 @@ def _combined(problem: Problem, weights: Weights, ways: Sequence[Weights]) -> We
         for name, values in way.items():
             total[name] = total.get(name, np.float32(0)) + np.float32(length) * values
     return total
+
+
+def _moved(weights: Weights, way: Weights, far: np.float32) -> Weights:
+    """Follow a direction for some length."""
+    return {n: v + far * way[n] if n in way else v for n, v in weights.items()}
 
 
 def _length(values: Iterable[np.ndarray]) -> float:

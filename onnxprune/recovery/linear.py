@@ -154,9 +154,7 @@ def _conv_rows(
 ) -> list[np.ndarray]:
     """Cut out the patches behind outputs drawn at random (im2col)."""
     kernel, rank, groups = layer.shape[2:], len(layer.shape) - 2, layer.groups
-    strides = layer.attrs.get("strides") or [1] * rank
-    dilations = layer.attrs.get("dilations") or [1] * rank
-    pads = layer.attrs.get("pads") or [0] * (2 * rank)
+    strides, dilations, pads = sliding(layer.attrs, rank)
     padded = np.pad(data, [(0, 0), (0, 0), *((pads[i], pads[rank + i]) for i in range(rank))])
     front = (len(data), *_front(padded.shape[2:], kernel, strides, dilations))
     every = prod(front)
@@ -173,6 +171,12 @@ def _conv_rows(
     return found
 
 
+def sliding(attrs: Mapping[str, Any], rank: int) -> tuple[list[int], list[int], list[int]]:
+    """Return the strides, dilations and pads of a convolution over so many axes."""
+    ones = [1] * rank
+    return attrs.get("strides") or ones, attrs.get("dilations") or ones, attrs.get("pads") or [0] * (2 * rank)
+
+
 def _front(
     padded: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> list[int]:
@@ -184,9 +188,7 @@ def _front(
 def _conv_pulled(layer: Linear, data: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     """Correlate inputs and gradients, both laid out on the padded grid: there a tap is a shift."""
     kernel, rank, groups = layer.shape[2:], len(layer.shape) - 2, layer.groups
-    strides = layer.attrs.get("strides") or [1] * rank
-    dilations = layer.attrs.get("dilations") or [1] * rank
-    pads = layer.attrs.get("pads") or [0] * (2 * rank)
+    strides, dilations, pads = sliding(layer.attrs, rank)
     padded = np.pad(data, [(0, 0), (0, 0), *((pads[i], pads[rank + i]) for i in range(rank))])
     grid = np.zeros((gradient.shape[1], len(data), *padded.shape[2:]), gradient.dtype)
     sizes = zip(gradient.shape[2:], strides, strict=True)

@@ -17,7 +17,7 @@ from onnxprune.recovery.linear import Linear
 from onnxprune.recovery.walk import Walk, read_by
 from onnxprune.recovery.windows import Window
 
-ROWS = 16_384  # of all batches together that a layer's Gram matrix and gradient are taken from, at least
+ROWS = 16_384  # of all batches together that a layer's Gram matrix is taken from, at least
 PER_FEATURE = 8  # and as many for each feature
 Weights: TypeAlias = dict[str, np.ndarray]
 IR = 8
@@ -157,12 +157,11 @@ def sessions(walk: Walk, window: Window, piece: Piece, ends: Sequence[str]) -> t
         tape.nodes.append(helper.make_node("Identity", [gradient], [GRADIENT + name]))
     read = {n for node in tape.nodes for n in node.input} - {n for node in tape.nodes for n in node.output}
     read -= {tensor.name for tensor in tape.constants}
-    fed = [name for layer in window.layers for name in (layer.weight, layer.bias) if name]
     made = {name for node in piece.nodes for name in node.output} | set(tape.slopes)
     features = {layer.node.input[0] for layer in window.layers}
     wanted = sorted({*ends, *((features | read) & made)})
-    forward = _measuring(walk.piece(piece.nodes, wanted, fed), tape)
-    backward = _backward(tape, sorted(read), set(fed))
+    forward = _measuring(walk.piece(piece.nodes, wanted, window.tensors), tape)
+    backward = _backward(tape, sorted(read), set(window.tensors))
     return open_session(forward, optimised=True), open_session(backward, optimised=True)
 
 

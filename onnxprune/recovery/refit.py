@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxprune.analysis.shadow import Replayed, selected
+from onnxprune.analysis.shadow import Replayed
 from onnxprune.analysis.trace import Trace
 from onnxprune.calibration.readers import Calibration
 from onnxprune.folding import with_values
 from onnxprune.progress import Steps, unseen
 from onnxprune.recovery.heard import heard
 from onnxprune.recovery.linear import Linear, linears, stored
+from onnxprune.recovery.original import Original
 from onnxprune.recovery.ridge import DAMPING, Change, Ridge, Rows
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.wide import wide_fitted
@@ -52,7 +53,8 @@ def refitted(
     feature; with none of them only biases change. limit: bytes for the rows of a layer and what is solved.
     Raises UsageError where one does not run on the data.
     """
-    first, second = (Walk(model, data.batches) for model in models)
+    original = Original(Walk(models[0], data.batches), traced, replayed)
+    first, second = original.walk, Walk(models[1], data.batches)
     layers = linears(second)
     changed: list[str] = []
     for number, layer in enumerate(layers):
@@ -61,7 +63,7 @@ def refitted(
             following = layers[number + 1].place if number + 1 < len(layers) else len(second.nodes)
             name, others = _goal(second, layer, following)
             first.until(first.made[name] + 1)
-            targets = _targets(first, name, traced, replayed)
+            targets = original.now(name)
             if targets is not None:
                 aim = Aim(name, targets, _less(second, targets, others))
                 changed += _refitted(second, layer, aim, (data, dampings, limit))
@@ -98,15 +100,6 @@ def _less(walk: Walk, targets: Sequence[np.ndarray], others: Sequence[str]) -> l
         for i, values in enumerate(walk.values):
             found[i] = found[i] - (values[name] if name in values else stored(walk, name))
     return found
-
-
-def _targets(first: Walk, name: str, traced: Trace, replayed: Replayed) -> list[np.ndarray] | None:
-    """Return the original's outputs of a layer, cut to what the pruned one makes."""
-    if name not in first.values[0]:
-        return None
-    labelled, kept = traced.tensors.get(name), replayed.tensors.get(name)
-    values = [batch[name] for batch in first.values]
-    return values if labelled is None or kept is None else [selected(v, labelled, kept) for v in values]
 
 
 def _refitted(

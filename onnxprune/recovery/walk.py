@@ -90,8 +90,8 @@ class Walk:
     def _run(
         self, piece: Sequence[onnx.NodeProto], wanted: Sequence[str], numbers: Sequence[int] | None = None
     ) -> list[dict[str, np.ndarray]]:
-        inputs = self.inputs_of(piece)
         model = self.piece(piece, wanted)
+        inputs = [info.name for info in model.graph.input]
         chosen = self.values if numbers is None else [self.values[i] for i in numbers]
         try:
             session = open_session(model, optimised=True)

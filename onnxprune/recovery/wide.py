@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from onnxprune.calibration.readers import Calibration
-from onnxprune.recovery.linear import Linear, stored
+from onnxprune.recovery.linear import Linear, sliding, stored
 from onnxprune.recovery.walk import Walk
 
 BLOCK = 2048  # features that are fitted together
@@ -172,8 +172,7 @@ def _columns(layer: Linear, values: np.ndarray, places: tuple[np.ndarray, ...], 
     if layer.node.op_type != "Conv":
         return np.asarray(values[places][:, part.start : part.stop])
     rank = len(layer.shape) - 2
-    strides, dilations = (layer.attrs.get(k) or [1] * rank for k in ("strides", "dilations"))
-    pads = layer.attrs.get("pads") or [0] * (2 * rank)
+    strides, dilations, pads = sliding(layer.attrs, rank)
     at = [places[1 + i] * strides[i] + part.offset[i] * dilations[i] - pads[i] for i in range(rank)]
     inside = np.all([(a >= 0) & (a < n) for a, n in zip(at, values.shape[2:], strict=True)], axis=0)
     clipped = [np.clip(a, 0, n - 1) for a, n in zip(at, values.shape[2:], strict=True)]

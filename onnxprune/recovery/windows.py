@@ -21,6 +21,11 @@ class Window:
     stop: int
     layers: tuple[Linear, ...]
 
+    @property
+    def tensors(self) -> list[str]:
+        """List the weights and biases of the layers."""
+        return [name for layer in self.layers for name in (layer.weight, layer.bias) if name]
+
 
 def windows(walk: Walk, layers: Sequence[Linear]) -> list[Window]:
     """Cover the layers by windows, each beginning about half a window after the last.
