@@ -20,13 +20,12 @@ from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
 from onnxprune.planner import Decision, Request, decide
 from onnxprune.progress import Progress, silent
 from onnxprune.proving import Cases, proof, suspects
-from onnxprune.recovering import Evidence, Recovery, joined, reallocated, recovered
+from onnxprune.recovering import Evidence, Recovery, joined, recovered
 from onnxprune.report import Dropped
 from onnxprune.rewrite import apply as rewritten
 from onnxprune.stepping import Stage, differing, scheduled
 
 MAX_DROPS = 20
-CLEARLY = 0.9  # of the drift of a plan: what another one must come to at most to take its place
 
 
 class Stopwatch:
@@ -102,8 +101,7 @@ class Chain:
         if repair is not None and taken:
             repair = _since(self.analysis.model, attempt.model, repair, self.evidence)
         self.watch.lap("recover")
-        chosen = Chosen(attempt, repair, steps=tuple(taken))
-        return self._joined(chosen if taken else self._reallocated(request, chosen))
+        return self._joined(Chosen(attempt, repair, steps=tuple(taken)))
 
     def _joined(self, chosen: Chosen) -> Chosen:
         """Fit the layers of what was chosen together, where that is asked for."""
@@ -113,24 +111,6 @@ class Chain:
         repair = joined(self.analysis, replayed, chosen.repair, self.evidence, progress)
         self.watch.lap("recover")
         return replace(chosen, repair=repair)
-
-    def _reallocated(self, request: Request, first: Chosen) -> Chosen:
-        """Look again at the plan where it stands; take another one if it clearly drifts less in the end."""
-        if self.evidence is None or first.repair is None:
-            return first
-        decision = first.attempt.decision
-        scores = reallocated(self.analysis, self.evidence, request, decision, self.watch.progress)
-        self.watch.lap("reallocate")
-        if scores is None:
-            return first
-        try:
-            attempt = attempted(self.analysis, request, self.cases, scores, self.watch)
-        except UnprovedError:
-            return first  # which is proved
-        repair = self._repaired(self.evidence, attempt.model, attempt.decision)
-        self.watch.lap("recover")
-        better = repair is not None and repair.drift_after <= CLEARLY * first.repair.drift_after
-        return Chosen(attempt, repair) if better and not attempt.dropped else first
 
     def _stepped(self, request: Request, stage: Stage) -> tuple[Stage, list[Mapping[str, float]]]:
         """Take the steps before the last; return where they lead, and what each left."""

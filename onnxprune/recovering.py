@@ -23,10 +23,9 @@ from onnxprune.datascore import data_importance
 from onnxprune.drift import drift
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.tensors import raw_bytes
-from onnxprune.planner import Decision, Request, score, slices_of
+from onnxprune.planner import score, slices_of
 from onnxprune.probing import Probe, calibrated
 from onnxprune.progress import Progress, Steps, silent
-from onnxprune.rebalancing import rebalanced
 from onnxprune.recovery.fold import folded_into
 from onnxprune.recovery.joint import jointly
 from onnxprune.recovery.refit import DAMPING, refitted
@@ -34,7 +33,7 @@ from onnxprune.scoring import importance
 from onnxprune.settings import PruneSettings
 
 PROBE_BATCHES, PROBE_SAMPLES = 4, 24  # groups are measured on as many, at least
-JUDGES, MOST_JUDGES = 8, 128  # samples held out with which plans can be told apart, and that are enough
+JUDGES = 8  # samples held out with which groups can be told apart
 LEAST_SQUARES = ("ls", "refit", "joint")  # the methods that begin with it
 MADE_UP = "calibration inputs are synthesised: real ones may drift more; give --calib DATA if you can"
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
@@ -139,37 +138,18 @@ def scored(
     return calibrated(probe, scores, partial(progress, "scoring"))
 
 
-def reallocated(
-    analysis: Analysis, evidence: Evidence, request: Request, first: Decision, progress: Progress = silent
-) -> np.ndarray | None:
-    """Score again where a first plan stands; None where this leads to no better one.
-
-    Only where groups compete for a target, losses are measured, and least squares repair the result.
-    """
-    settings = request.settings
-    measured = request.limits and settings.resolved_scope == "global"
-    if not measured or settings.resolved_criterion not in DATA_CRITERIA:
-        return None
-    held = evidence.data.held_out
-    if settings.resolved_recover not in LEAST_SQUARES or len(held) * _each(evidence.data) < JUDGES:
-        return None
-    probe = _probe(analysis, evidence, _sample(evidence.data))
-    judge = _probe(analysis, evidence, held[: -(-MOST_JUDGES // _each(evidence.data))])
-    return rebalanced(request, first, probe, judge, partial(progress, "allocation"))
-
-
 def _probe(analysis: Analysis, evidence: Evidence, batches: list[Feeds]) -> Probe:
     return Probe(analysis.model, analysis.units, (evidence.readers, evidence.grams), batches)
 
 
 def _sample(data: Calibration) -> list[Feeds]:
-    """Return the batches that groups are measured on."""
-    return data.fit[: max(PROBE_BATCHES, -(-PROBE_SAMPLES // _each(data)))]
+    """Return the batches that groups are measured on: of those held out, where they are enough.
 
-
-def _each(data: Calibration) -> int:
-    """Return the samples of a batch."""
-    return max(data.samples // max(len(data.batches), 1), 1)
+    What goes is expressed by what stays as those to fit with have it, so that on them every group looks
+    cheaper than it is, most of all one whose channels they hardly use.
+    """
+    enough = len(data.held_out) * data.each >= JUDGES
+    return (data.held_out if enough else data.fit)[: max(PROBE_BATCHES, -(-PROBE_SAMPLES // data.each))]
 
 
 def recovered(

@@ -15,7 +15,6 @@ FLOORS = {
     "rules": 2,
     "analysis": 3, "calibration": 3,
     "datascore": 5, "folding": 5, "recovery": 5, "recovering": 6, "stepping": 6, "probing": 6,
-    "rebalancing": 6,
     "align": 4, "allocation": 4, "plan": 4, "scoring": 4, "settings": 4, "surgeon": 4,
     "inlining": 5, "planfile": 5, "planner": 5, "pricing": 5, "rewrite": 5, "selecting": 5, "unstructured": 5,
     "detailing": 6, "drift": 6, "inspecting": 6, "metrics": 6, "oracle": 6, "picture": 6, "proving": 6,

@@ -60,7 +60,7 @@ def problem_of(model: onnx.ModelProto, count: int = 2) -> tuple[Problem, dict[st
     ]
     scales = {name: 0.5 + i for i, name in enumerate(ends)}
     weights = {n: piece.stored[n] for layer in layers for n in (layer.weight, layer.bias) if n}
-    return Problem(layers, batches, [], scales, *sessions(walk, window, piece, ends)), weights
+    return Problem(layers, batches, batches, [], scales, *sessions(walk, window, piece, ends)), weights
 
 
 CONV = {"w": drawn(4, 3, 3, 3), "b": drawn(4), "v": drawn(2, 4, 1, 1, seed=1)}

@@ -53,6 +53,11 @@ class Calibration:
         """Return the batches held out; all, where none is."""
         return self.held_out or self.fit
 
+    @property
+    def each(self) -> int:
+        """Return the samples of a batch."""
+        return max(self.samples // max(len(self.batches), 1), 1)
+
     def held(self, number: int) -> bool:
         """Tell whether a batch is held out: every fifth, and of a few batches the last."""
         few = len(self.batches) < HELD_OUT

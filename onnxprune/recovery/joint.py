@@ -30,7 +30,7 @@ from onnxprune.recovery.problem import Batch, Problem, Weights, ends_of, pieced,
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
 
-ROUNDS = 5
+ROUNDS = 8
 PATIENCE = 2  # rounds without a gain on the batches held out
 SETTLED = 0.995  # a round that leaves more of the error than this is the last
 HALVINGS = 5
@@ -38,8 +38,9 @@ DAMPING = 0.1  # of a Gram matrix, relative to the mean energy of a feature
 NOTHING = 1e-10  # an error of the ends, relative to their energy, that is none
 NEARLY = 1e-4  # directions that are alike to this are one
 PROBE = 1e-3  # of the weights: how far a direction is followed to see what it changes
-ELEMENTS = 2 << 20  # of the outputs of a window over all batches: as many batches as make these
+ELEMENTS = 4 << 20  # of the outputs of a window over all batches: as many batches as make these
 SAMPLES = 32  # and at least the batches that hold these
+PART, FEW = 8, 8  # of the batches to fit with, steps are measured on every so many, and on so many samples
 WIDEST = 2560  # features; layers of more stay as they are
 
 
@@ -109,7 +110,8 @@ def _problem(walk: Walk, original: Original, window: Window, data: Calibration) 
     if not all(0 < e < np.inf for e in energy.values()):
         return None
     scales = {n: len(batches) / energy[n] for n in ends}
-    sides = batches[: len(fit)], batches[len(fit) :]
+    sample = batches[: len(fit) : _stride(len(fit), data)]
+    sides = batches[: len(fit)], sample, batches[len(fit) :]
     return Problem(window.layers, *sides, scales, *sessions(walk, window, piece, ends))
 
 
@@ -123,10 +125,14 @@ def _sound(window: Window, piece: Piece, targets: Mapping[str, np.ndarray]) -> b
 def _chosen(ends: Sequence[tuple[int, ...]], data: Calibration) -> tuple[list[int], list[int]]:
     """Choose evenly among the batches to fit with, and among those held out half as many."""
     size = max([prod(shape) for shape in ends], default=1)
-    each = max(data.samples // len(data.batches), 1)
-    most = max(ELEMENTS // max(size, 1), -(-SAMPLES // each), 1)
+    most = max(ELEMENTS // max(size, 1), -(-SAMPLES // data.each), 1)
     fit, held = ([i for i in range(len(data.batches)) if data.held(i) is which] for which in (False, True))
     return _spread(fit, most), _spread(held, -(-most // 2))
+
+
+def _stride(batches: int, data: Calibration) -> int:
+    """Return of how many batches to fit with one is in the sample."""
+    return max(min(batches * data.each // FEW, PART), 1)
 
 
 def _spread(numbers: Sequence[int], most: int) -> list[int]:
@@ -135,8 +141,11 @@ def _spread(numbers: Sequence[int], most: int) -> list[int]:
 
 
 def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:
-    """Go downhill on the batches to fit with, where anything is wrong; yield the weights after each round."""
-    error = problem.error(weights, problem.fit)
+    """Go downhill, where anything is wrong; yield the weights after each round.
+
+    Directions are of all batches to fit with, how far to go along them of a sample.
+    """
+    error = problem.error(weights, problem.sample)
     if not NOTHING < error < np.inf:
         return
     solvers = [_damped(gram) for gram in problem.grams(weights)]
@@ -151,7 +160,7 @@ def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:
         for halving in range(HALVINGS):
             share = np.float32(0.5**halving)
             there = _moved(weights, step, share)
-            after = problem.error(there, problem.fit)
+            after = problem.error(there, problem.sample)
             if after < error:
                 break
         else:
@@ -186,9 +195,9 @@ def _way(layer: Linear, weights: Weights, change: np.ndarray) -> Weights:
 def _combined(problem: Problem, weights: Weights, ways: Sequence[Weights]) -> Weights:
     """Sum directions, each as far as least squares on the changes that they make ask for; none that overflow.
 
-    The changes are measured on every other batch: there are only a few lengths to learn from them.
+    The changes are measured on a sample: there are only a few lengths to learn from them.
     """
-    batches = problem.fit[::2]
+    batches = problem.sample
     missed = problem.residuals(weights, batches)
     changes = np.empty((len(ways), len(missed)), np.float32)
     for change, way in zip(changes, ways, strict=True):

@@ -34,13 +34,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Problem:
-    """A window over batches: to fit with, and held out.
+    """A window over batches: to fit with, a sample of these, and held out.
 
     scales: by end, what one unit of squared error counts; forward, backward: sessions.
     """
 
     layers: Sequence[Linear]
     fit: Sequence[Batch]
+    sample: Sequence[Batch]
     held: Sequence[Batch]
     scales: Mapping[str, float]
     forward: Any
