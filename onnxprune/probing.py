@@ -6,7 +6,7 @@ changes, so the drift tells what the group costs by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -48,16 +48,12 @@ class Probe:
             for batch in self.batches
         ]
 
-    def cheapest_first(self, group: Group, scores: np.ndarray) -> np.ndarray:
-        """Return the units of a group that may go, the cheapest first."""
-        own = group.units[~self.found.pinned[group.units]]
-        return np.asarray(own[np.argsort(scores[own], kind="stable")])
-
     def removal(self, group: Group, scores: np.ndarray, share: float) -> np.ndarray:
         """Choose the cheapest units of a group, and what must go with them; booleans by unit."""
         count = min(int(share * len(group.units) + 1e-9), len(group.units) - 1)
+        own = group.units[~self.found.pinned[group.units]]
         dead = np.zeros(self.found.count, dtype=bool)
-        dead[self.cheapest_first(group, scores)[:count]] = True
+        dead[own[np.argsort(scores[own], kind="stable")[:count]]] = True
         return self.found.rows.close(dead)
 
     def drift(self, dead: np.ndarray) -> float | None:
@@ -77,23 +73,29 @@ class Probe:
         return float(np.sqrt(np.mean(squares))) if squares else None
 
 
-def calibrated(probe: Probe, scores: np.ndarray, progress: Steps = unseen) -> np.ndarray:
+def calibrated(
+    found: Units, scores: np.ndarray, probes: Iterable[Probe], progress: Steps = unseen
+) -> np.ndarray:
     """Scale the losses of each group so that their sum is the squared drift that is measured.
 
-    scores: [units] losses relative to the outputs of the consumers, comparable within a group only.
-    Returns losses that compare between groups; a group that cannot be measured gets the median scale.
+    scores: [units] losses relative to the outputs of the consumers, comparable within a group only; probes:
+    their squared drifts are averaged. Returns losses that compare between groups; a group that cannot be
+    measured gets the median scale.
     """
-    leaves = [g for g in probe.found.groups if g.level == 0]
-    scales: dict[int, float] = {}
-    for number, group in enumerate(leaves):
-        dead = probe.removal(group, scores, PROBE)
-        told = float(scores[group.units][dead[group.units]].sum())
-        seen = probe.drift(dead) if told > 0 else None
-        if seen is not None and np.isfinite(seen):
-            scales[group.id] = seen**2 / told
-        progress(number + 1, len(leaves))
+    leaves = [g for g in found.groups if g.level == 0]
+    told: dict[int, float] = {}
+    seen: dict[int, list[float]] = {}
+    for probe in probes:
+        for number, group in enumerate(leaves):
+            dead = probe.removal(group, scores, PROBE)
+            told[group.id] = float(scores[group.units][dead[group.units]].sum())
+            drift = probe.drift(dead) if told[group.id] > 0 else None
+            if drift is not None and np.isfinite(drift):
+                seen.setdefault(group.id, []).append(drift**2)
+            progress(number + 1, len(leaves))
+    scales = {number: float(np.mean(squares)) / told[number] for number, squares in seen.items()}
     usual = float(np.median(list(scales.values()))) if scales else 1.0
     result = scores.copy()
-    for group in probe.found.groups:
+    for group in found.groups:
         result[group.units] = scores[group.units] * scales.get(group.id, usual)
     return result

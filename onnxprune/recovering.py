@@ -16,7 +16,7 @@ from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.replay import Replayed
 from onnxprune.calibration.consumers import Consumer, View, consumers
 from onnxprune.calibration.grams import Gram, collect
-from onnxprune.calibration.readers import Calibration, Feeds, read_calibration
+from onnxprune.calibration.readers import Calibration, read_calibration
 from onnxprune.calibration.synthetic import synthesised
 from onnxprune.choices import DATA_CRITERIA
 from onnxprune.datascore import data_importance
@@ -33,7 +33,6 @@ from onnxprune.scoring import importance
 from onnxprune.settings import PruneSettings
 
 PROBE_BATCHES, PROBE_SAMPLES = 4, 24  # groups are measured on as many, at least
-JUDGES = 8  # samples held out with which groups can be told apart
 LEAST_SQUARES = ("ls", "refit", "joint")  # the methods that begin with it
 MADE_UP = "calibration inputs are synthesised: real ones may drift more; give --calib DATA if you can"
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
@@ -134,22 +133,25 @@ def scored(
     scores = data_importance(criterion, units, evidence.readers, evidence.grams, norms)
     if settings.resolved_scope == "local" and not settings.targets:
         return scores
-    probe = _probe(analysis, evidence, _sample(evidence.data))
-    return calibrated(probe, scores, partial(progress, "scoring"))
+    probes = _probes(analysis, evidence, settings.memory_limit, progress)
+    return calibrated(units, scores, probes, partial(progress, "scoring"))
 
 
-def _probe(analysis: Analysis, evidence: Evidence, batches: list[Feeds]) -> Probe:
-    return Probe(analysis.model, analysis.units, (evidence.readers, evidence.grams), batches)
+def _probes(analysis: Analysis, evidence: Evidence, limit: int, progress: Progress) -> Iterator[Probe]:
+    """Yield what measures groups: on each half of the inputs to fit with, by the moments of the other one.
 
-
-def _sample(data: Calibration) -> list[Feeds]:
-    """Return the batches that groups are measured on: of those held out, where they are enough.
-
-    What goes is expressed by what stays as those to fit with have it, so that on them every group looks
-    cheaper than it is, most of all one whose channels they hardly use.
+    What goes is expressed by what stays. On the inputs that this is learned from every group looks cheaper
+    than it is, most of all one whose channels few inputs use.
     """
-    enough = len(data.held_out) * data.each >= JUDGES
-    return (data.held_out if enough else data.fit)[: max(PROBE_BATCHES, -(-PROBE_SAMPLES // data.each))]
+    fit, each = evidence.data.fit, evidence.data.each
+    most = max(PROBE_BATCHES, -(-PROBE_SAMPLES // each))
+    if len(fit) < 2:
+        yield Probe(analysis.model, analysis.units, (evidence.readers, evidence.grams), fit)
+        return
+    views = [reader.view for reader in evidence.readers]
+    for own, others in ((fit[::2], fit[1::2]), (fit[1::2], fit[::2])):
+        grams = collect(analysis.model, views, others, limit, partial(progress, "calibration"))
+        yield Probe(analysis.model, analysis.units, (evidence.readers, grams), own[: -(-most // 2)])
 
 
 def recovered(
