@@ -9,7 +9,6 @@ from functools import partial
 from math import prod
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from onnxprune.analysis.analyse import Analysis, analyse
@@ -116,7 +115,7 @@ def _applied(
     watch.lap("verify")
     if outcome.status == UNPROVED:
         raise UnprovedError(f"the result cannot be proved: {outcome.reason}")
-    decision = Decision(dead, replayed, {}, (), np.zeros(analysis.units.count))
+    decision = Decision(dead, replayed, {}, ())
     request = Request({}, {}, frozenset(), plan.align, 0, PruneSettings(ratio=0.0))
     return Attempt(decision, pruned, outcome, ()), analysis, request
 

@@ -47,7 +47,6 @@ class Decision:
     replayed: Replayed
     rungs: Mapping[int, Rung]
     bundles: tuple[Bundle, ...]
-    scores: np.ndarray
     clashes: tuple[Conflict, ...] = field(default=())
 
 
@@ -106,7 +105,7 @@ def decide(found: Units, request: Request, scores: np.ndarray, banned: Iterable[
             unfit = _idle(found, every, rungs, request, dead)
             unfit += _overdone(found, every, rungs, request, (offers, chosen, dead))
             if not unfit:
-                return Decision(dead, replayed, rungs, tuple(every), scores, tuple(clashes))
+                return Decision(dead, replayed, rungs, tuple(every), tuple(clashes))
             for bundle in unfit:
                 rungs[bundle.id] = Rung(rungs[bundle.id] + 1)
             continue

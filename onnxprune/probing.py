@@ -83,17 +83,16 @@ def calibrated(
     measured gets the median scale.
     """
     leaves = [g for g in found.groups if g.level == 0]
-    told: dict[int, float] = {}
-    seen: dict[int, list[float]] = {}
+    measured: dict[int, list[float]] = {}
     for probe in probes:
         for number, group in enumerate(leaves):
             dead = probe.removal(group, scores, PROBE)
-            told[group.id] = float(scores[group.units][dead[group.units]].sum())
-            drift = probe.drift(dead) if told[group.id] > 0 else None
+            told = float(scores[group.units][dead[group.units]].sum())
+            drift = probe.drift(dead) if told > 0 else None
             if drift is not None and np.isfinite(drift):
-                seen.setdefault(group.id, []).append(drift**2)
+                measured.setdefault(group.id, []).append(drift**2 / told)
             progress(number + 1, len(leaves))
-    scales = {number: float(np.mean(squares)) / told[number] for number, squares in seen.items()}
+    scales = {number: float(np.mean(ratios)) for number, ratios in measured.items()}
     usual = float(np.median(list(scales.values()))) if scales else 1.0
     result = scores.copy()
     for group in found.groups:

@@ -59,7 +59,7 @@ def problem_of(model: onnx.ModelProto, count: int = 2) -> tuple[Problem, dict[st
         Batch(feed, {n: drawn(*piece.shapes[n], seed=7 + i) for n in ends}) for i, feed in enumerate(feeds)
     ]
     scales = {name: 0.5 + i for i, name in enumerate(ends)}
-    weights = {n: piece.stored[n] for layer in layers for n in (layer.weight, layer.bias) if n}
+    weights = {name: piece.stored[name] for name in window.tensors}
     return Problem(layers, batches, batches, [], scales, *sessions(walk, window, piece, ends)), weights
 
 

@@ -197,12 +197,11 @@ def _combined(problem: Problem, weights: Weights, ways: Sequence[Weights]) -> We
 
     The changes are measured on a sample: there are only a few lengths to learn from them.
     """
-    batches = problem.sample
-    missed = problem.residuals(weights, batches)
+    missed = problem.residuals(weights, problem.sample)
     changes = np.empty((len(ways), len(missed)), np.float32)
     for change, way in zip(changes, ways, strict=True):
         far = np.float32(PROBE * max(_length(weights[n] for n in way), 1e-6) / _length(way.values()))
-        np.divide(problem.residuals(_moved(weights, way, far), batches) - missed, far, out=change)
+        np.divide(problem.residuals(_moved(weights, way, far), problem.sample) - missed, far, out=change)
     normal = (changes @ changes.T).astype(np.float64)
     sizes = np.sqrt(np.maximum(np.diag(normal), 1e-30))
     normal = normal / np.outer(sizes, sizes) + NEARLY * np.eye(len(ways))
