@@ -12,9 +12,9 @@ from onnx import helper, numpy_helper
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.replay import replay
 from onnxprune.calibration.readers import Calibration
-from onnxprune.recovery.joint import jointly
+from onnxprune.recovery.joint import dealt, jointly
 from onnxprune.recovery.linear import linears
-from onnxprune.recovery.problem import Batch, Problem, ends_of, pieced, sessions
+from onnxprune.recovery.problem import Batch, Part, Problem, ends_of, pieced, sessions
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
 
@@ -60,7 +60,8 @@ def problem_of(model: onnx.ModelProto, count: int = 2) -> tuple[Problem, dict[st
     ]
     scales = {name: 0.5 + i for i, name in enumerate(ends)}
     weights = {name: piece.stored[name] for name in window.tensors}
-    return Problem(layers, batches, batches, [], scales, *sessions(walk, window, piece, ends)), weights
+    parts = [Part(batches, batches)]
+    return Problem(layers, parts, [], scales, *sessions(walk, window, piece, ends)), weights
 
 
 CONV = {"w": drawn(4, 3, 3, 3), "b": drawn(4), "v": drawn(2, 4, 1, 1, seed=1)}
@@ -134,7 +135,8 @@ CASES: dict[str, tuple[Nodes, Mapping[str, np.ndarray], Sequence[int]]] = {
 def test_a_gradient_is_what_differences_say(name: str) -> None:
     problem, weights = problem_of(network(*CASES[name]))
     assert list(problem.scales) == ["out"]
-    pulls = problem.pulls(weights)
+    batches = problem.parts[0].batches
+    pulls = problem.pulls(weights, batches)
     for layer, pull in zip(problem.layers, pulls, strict=True):
         way = np.random.default_rng(3).normal(size=pull.shape)
         change = {layer.weight: layer.changed(np.zeros(layer.shape), way[:, : layer.features])}
@@ -143,7 +145,7 @@ def test_a_gradient_is_what_differences_say(name: str) -> None:
         ends = []
         for far in (0.002, -0.002):
             there = {n: (v + far * change.get(n, 0.0)).astype(np.float32) for n, v in weights.items()}
-            ends.append(problem.error(there, problem.fit) * len(problem.fit) / 2)
+            ends.append(problem.error(there, batches) * len(batches) / 2)
         size = np.linalg.norm(pull) * np.linalg.norm(way)
         assert abs((ends[0] - ends[1]) / 0.004 - float((pull * way).sum())) < 3e-3 * size
 
@@ -151,7 +153,7 @@ def test_a_gradient_is_what_differences_say(name: str) -> None:
 def test_old_opsets_have_gradients_too() -> None:
     nodes = [FIRST, node("Clip", "y", "z", min=-1.0, max=1.5), LAST]
     problem, weights = problem_of(network(nodes, CONV, IMAGE, opset=9))
-    assert all(np.abs(pull).max() > 0 for pull in problem.pulls(weights))
+    assert all(np.abs(pull).max() > 0 for pull in problem.pulls(weights, problem.parts[0].batches))
 
 
 def test_what_no_gradient_passes_is_aimed_at() -> None:
@@ -159,7 +161,7 @@ def test_what_no_gradient_passes_is_aimed_at() -> None:
     problem, weights = problem_of(network(nodes, CONV, IMAGE))
     assert list(problem.scales) == ["out", "y"]
     alone = problem_of(network([FIRST], CONV, IMAGE))[0]
-    assert len(problem.pulls(weights)) == len(alone.layers) + 1
+    assert len(problem.pulls(weights, problem.parts[0].batches)) == len(alone.layers) + 1
 
 
 def chain(blocks: int, width: int = 4) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
@@ -196,7 +198,14 @@ def disturbed(scale: float) -> tuple[onnx.ModelProto, onnx.ModelProto]:
 def fitted(
     models: tuple[onnx.ModelProto, onnx.ModelProto], batches: int
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    data = Calibration(tuple({"x": drawn(4, 4, 5, 5, seed=i)} for i in range(batches)), 4 * batches)
+    return fitted_on(
+        models, Calibration(tuple({"x": drawn(4, 4, 5, 5, seed=i)} for i in range(batches)), 4 * batches)
+    )
+
+
+def fitted_on(
+    models: tuple[onnx.ModelProto, onnx.ModelProto], data: Calibration
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     units = analyse(models[0]).units
     return jointly(models, units.traced, replay(units.traced, np.ones(units.count, bool)), data)
 
@@ -235,3 +244,38 @@ def test_the_fit_is_the_same_every_time() -> None:
     models = disturbed(0.05)
     first, second = (fitted(models, 10)[0].SerializeToString() for _ in range(2))
     assert first == second
+
+
+def test_batches_are_dealt_to_rounds() -> None:
+    assert dealt([range(4)], 4) == [[0, 1, 2, 3]]
+    assert dealt([range(5)], 2) == [[0, 3], [1, 4], [2]]
+    assert dealt([range(4), range(4, 8)], 4) == [[0, 5, 2, 7], [4, 1, 6, 3]]
+    assert dealt([range(4), range(4, 8)], 2) == [[0, 6], [1, 7], [4, 2], [5, 3]]
+    for most in range(1, 9):
+        found = dealt([range(7), range(7, 14)], most)
+        assert sorted(i for part in found for i in part) == list(range(14))
+        assert max(len(part) for part in found) <= most
+
+
+def test_mirrored_images_are_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of images that are dark on their right only mirrored ones tell what weights do there."""
+    dark = np.where(np.arange(6) < 3, 1.0, 0.0).astype(np.float32)
+    data = Calibration(tuple({"x": drawn(4, 3, 6, 6, seed=i) * dark} for i in range(20)), 80)
+    nodes = [
+        node("Flatten", "x", "f"),
+        node("Gemm", "f w b", "y"),
+        node("Tanh", "y", "z"),
+        node("MatMul", "z v", "s2"),
+    ]
+    stored = {"w": drawn(108, 6) / 10, "b": drawn(6), "v": drawn(6, 3, seed=1)}
+    off = {**stored, "w": stored["w"] + 0.03 * drawn(108, 6, seed=9)}
+    models = network(nodes, stored, (4, 3, 6, 6)), network(nodes, off, (4, 3, 6, 6))
+
+    def missed() -> float:
+        found = {t.name: numpy_helper.to_array(t) for t in fitted_on(models, data)[0].graph.initializer}
+        return float(np.linalg.norm((found["w"] - stored["w"])[np.tile(dark == 0, 18)]))
+
+    before = float(np.linalg.norm((off["w"] - stored["w"])[np.tile(dark == 0, 18)]))
+    assert missed() < 0.95 * before
+    monkeypatch.setattr("onnxprune.calibration.images.FEW", 0)
+    assert missed() == pytest.approx(before)

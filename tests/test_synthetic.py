@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import PruneSettings
-from onnxprune.calibration.images import random_images
+from onnxprune.calibration.images import mirrored, random_images
 from onnxprune.calibration.readers import Calibration
 from onnxprune.calibration.synthetic import balanced, herded, synthesised
 from onnxprune.cli.app import program
@@ -159,3 +159,21 @@ def test_the_command_marks_what_is_made_up(tmp_path: Path, few: None) -> None:
     real = CliRunner().invoke(program, [*given, str(MODELS / "digits_calib.npz"), "--json"])
     assert json.loads(real.stdout)["calibration"]["source"] == "given"
     assert "synthesised" not in real.stderr
+
+
+def test_images_are_mirrored() -> None:
+    first = np.arange(60, dtype=np.float32).reshape(1, 3, 4, 5)
+    last = np.arange(90, dtype=np.float32).reshape(1, 5, 6, 3)
+    other = np.arange(4, dtype=np.float32)
+    (turned,) = mirrored([{"first": first, "last": last, "other": other}])
+    assert np.array_equal(turned["first"], first[..., ::-1])
+    assert np.array_equal(turned["last"], last[:, :, ::-1])
+    assert np.array_equal(turned["other"], other)
+
+
+def test_what_is_no_image_is_not_mirrored_nor_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mirrored([{"ids": np.zeros((1, 3, 4, 4), np.int64), "rows": np.zeros((2, 3), np.float32)}]) == []
+    images = [{"x": np.zeros((1, 3, 4, 4), np.float32)}] * 3
+    assert len(mirrored(images)) == 3
+    monkeypatch.setattr("onnxprune.calibration.images.FEW", 3 * 48 - 1)
+    assert mirrored(images) == []

@@ -1,16 +1,47 @@
-"""Random images that share with photographs and drawings what noise lacks: edges, areas, a falling spectrum.
+"""Images among inputs: what looks like one, the same mirrored, and random ones.
 
+Random images share with photographs and drawings what noise lacks: edges, areas, a falling spectrum.
 Overlapping shapes of one colour ("dead leaves", Lee, Mumford and Huang 2001) and noise whose spectrum falls
 with frequency stand in for real images (Baradad et al. 2021, arXiv:2106.05963).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
+COLOURS = (1, 3, 4)
+FEW = 1 << 24  # elements of images: with more of them mirrored ones are not needed
 SHAPES = 30  # painted one over the other
 CONTRAST = (0.3, 2.0)
 OFFSET = 1.0
+
+
+def is_image(values: np.ndarray) -> bool:
+    """Tell whether values look like images: [n, colours, height, width] or [n, height, width, colours]."""
+    sizes = values.shape
+    return values.dtype.kind == "f" and len(sizes) == 4 and (sizes[1] in COLOURS or sizes[3] in COLOURS)
+
+
+def is_last(values: np.ndarray) -> bool:
+    """Tell whether the channels of an image are its last axis."""
+    return values.shape[1] not in COLOURS
+
+
+def mirrored(batches: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """Copy batches of inputs, left and right of their images exchanged.
+
+    None where no input is an image, and none where there are many images already.
+    """
+    images = {name for name, values in batches[0].items() if is_image(values)} if batches else set()
+    if not images or sum(batch[name].size for batch in batches for name in images) > FEW:
+        return []
+    return [{n: _turned(v) if n in images else v for n, v in batch.items()} for batch in batches]
+
+
+def _turned(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.flip(values, axis=2 if is_last(values) else 3))
 
 
 def random_images(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxprune.calibration.images import random_images
+from onnxprune.calibration.images import is_image, is_last, random_images
 from onnxprune.calibration.readers import Calibration, read_calibration
 from onnxprune.errors import UsageError
 from onnxprune.model.feeds import feeds_for
@@ -27,7 +27,6 @@ CANDIDATES, CHOSEN = 4096, 8  # drawn, and of how many one is chosen
 ELEMENTS = 1 << 26  # of all candidates together
 SCALES = ((1.0, 0.0), (0.25, 0.5), (64.0, 128.0))  # deviation and mean: normalised, 0 to 1, 0 to 255
 TRIED = 64  # candidates of each scale
-COLOURS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class _Maker:
     def __init__(self, model: onnx.ModelProto, base: Feeds, fixed: frozenset[str], seed: int) -> None:
         self.model, self.base, self.seed = model, base, seed
         self.fixed = {name: base[name] for name in fixed}
-        self.images = {n: _is_last(a) for n, a in base.items() if n not in fixed and _is_image(a)}
+        self.images = {n: is_last(a) for n, a in base.items() if n not in fixed and is_image(a)}
         stored = {t.name: t.dims[0] for t in model.graph.initializer if len(t.dims) > 1}
         self.tables = {
             node.input[1]: int(stored[node.input[0]])
@@ -150,16 +149,6 @@ class _Maker:
 
 def _axis(node: onnx.NodeProto) -> int:
     return next((a.i for a in node.attribute if a.name == "axis"), 0)
-
-
-def _is_image(values: np.ndarray) -> bool:
-    sizes = values.shape
-    return values.dtype.kind == "f" and len(sizes) == 4 and (sizes[1] in COLOURS or sizes[3] in COLOURS)
-
-
-def _is_last(values: np.ndarray) -> bool:
-    """Tell whether the channels of an image are its last axis."""
-    return values.shape[1] not in COLOURS
 
 
 def _norms(model: onnx.ModelProto) -> Iterator[Norm]:

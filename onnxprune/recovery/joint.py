@@ -19,6 +19,7 @@ from scipy.linalg import cho_factor, cho_solve, solve
 
 from onnxprune.analysis.shadow import Replayed
 from onnxprune.analysis.trace import Trace
+from onnxprune.calibration.images import mirrored
 from onnxprune.calibration.readers import Calibration
 from onnxprune.errors import UnprovedError
 from onnxprune.folding import with_values
@@ -26,7 +27,7 @@ from onnxprune.progress import Steps, unseen
 from onnxprune.recovery.adjoint import Piece
 from onnxprune.recovery.linear import Linear, linears, stored
 from onnxprune.recovery.original import Original
-from onnxprune.recovery.problem import Batch, Problem, Weights, ends_of, pieced, sessions
+from onnxprune.recovery.problem import Batch, Part, Problem, Weights, ends_of, pieced, sessions
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
 
@@ -38,9 +39,9 @@ DAMPING = 0.1  # of a Gram matrix, relative to the mean energy of a feature
 NOTHING = 1e-10  # an error of the ends, relative to their energy, that is none
 NEARLY = 1e-4  # directions that are alike to this are one
 PROBE = 1e-3  # of the weights: how far a direction is followed to see what it changes
-ELEMENTS = 4 << 20  # of the outputs of a window over all batches: as many batches as make these
+ELEMENTS = 4 << 20  # of the outputs of a window in a round: as many batches as make these
 SAMPLES = 32  # and at least the batches that hold these
-PART, FEW = 8, 8  # of the batches to fit with, steps are measured on every so many, and on so many samples
+PART, FEW = 8, 8  # of the batches of a round, steps are measured on every so many, and on so many samples
 WIDEST = 2560  # features; layers of more stay as they are
 
 
@@ -57,8 +58,9 @@ def jointly(
     stays as it is, and so do networks of other types than float32. Raises UsageError where a model does not
     run on the data.
     """
-    original = Original(Walk(models[0], data.batches), traced, replayed)
-    walk = Walk(models[1], data.batches)
+    batches = [*data.batches, *mirrored(data.fit)]
+    original = Original(Walk(models[0], batches), traced, replayed)
+    walk = Walk(models[1], batches)
     covered = windows(walk, [layer for layer in linears(walk) if layer.features <= WIDEST])
     changed: dict[str, None] = {}
     for number, window in enumerate(covered):
@@ -82,7 +84,7 @@ def _fitted(walk: Walk, original: Original, window: Window, data: Calibration) -
 
 def _best(problem: Problem, first: Weights) -> Weights:
     """Return the weights on the way down that are best on the batches held out; none if the first are."""
-    judge = problem.held or problem.fit
+    judge = problem.held or problem.parts[0].batches
     best, least, waited = first, problem.error(first, judge), 0
     for weights in _descent(problem, first):
         error = problem.error(weights, judge)
@@ -98,21 +100,22 @@ def _problem(walk: Walk, original: Original, window: Window, data: Calibration) 
     """State what a window is to get right; None where that is unknown."""
     piece = pieced(walk, window)
     ends = ends_of(walk, window, piece)
-    fit, held = _chosen([piece.shapes[n] for n in ends], data)
-    targets = original.ahead(ends, [*fit, *held])
+    rounds, held = _chosen([piece.shapes[n] for n in ends], data, len(walk.values))
+    numbers = sorted({*held, *(i for part in rounds for i in part)})
+    targets = original.ahead(ends, numbers)
     if not ends or targets is None or not _sound(window, piece, targets[0]):
         return None
     inputs = walk.inputs_of(piece.nodes)
-    batches = [
-        Batch({n: walk.values[i][n] for n in inputs}, t) for i, t in zip([*fit, *held], targets, strict=True)
-    ]
-    energy = {n: sum(_energy(b.targets[n]) for b in batches) for n in ends}
+    batches = {
+        i: Batch({n: walk.values[i][n] for n in inputs}, t) for i, t in zip(numbers, targets, strict=True)
+    }
+    energy = {n: sum(_energy(b.targets[n]) for b in batches.values()) for n in ends}
     if not all(0 < e < np.inf for e in energy.values()):
         return None
     scales = {n: len(batches) / energy[n] for n in ends}
-    sample = batches[: len(fit) : _stride(len(fit), data)]
-    sides = batches[: len(fit)], sample, batches[len(fit) :]
-    return Problem(window.layers, *sides, scales, *sessions(walk, window, piece, ends))
+    parts = [_part([batches[i] for i in part], data.each) for part in rounds]
+    judge = [batches[i] for i in held]
+    return Problem(window.layers, parts, judge, scales, *sessions(walk, window, piece, ends))
 
 
 def _sound(window: Window, piece: Piece, targets: Mapping[str, np.ndarray]) -> bool:
@@ -122,17 +125,37 @@ def _sound(window: Window, piece: Piece, targets: Mapping[str, np.ndarray]) -> b
     return fit and all(v.dtype == np.float32 for v in (*fed, *targets.values()))
 
 
-def _chosen(ends: Sequence[tuple[int, ...]], data: Calibration) -> tuple[list[int], list[int]]:
-    """Choose evenly among the batches to fit with, and among those held out half as many."""
+def _chosen(
+    ends: Sequence[tuple[int, ...]], data: Calibration, count: int
+) -> tuple[list[list[int]], list[int]]:
+    """Deal the batches to fit with to rounds, and choose evenly among those held out half as many as in one.
+
+    count: of the batches with the mirrored ones, which follow the others.
+    """
     size = max([prod(shape) for shape in ends], default=1)
     most = max(ELEMENTS // max(size, 1), -(-SAMPLES // data.each), 1)
     fit, held = ([i for i in range(len(data.batches)) if data.held(i) is which] for which in (False, True))
-    return _spread(fit, most), _spread(held, -(-most // 2))
+    versions = [fit, list(range(len(data.batches), count))] if count > len(data.batches) else [fit]
+    return dealt(versions, most)[:ROUNDS], _spread(held, -(-most // 2))
 
 
-def _stride(batches: int, data: Calibration) -> int:
-    """Return of how many batches to fit with one is in the sample."""
-    return max(min(batches * data.each // FEW, PART), 1)
+def dealt(versions: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+    """Deal batches to rounds, so many at most to each: all of them once, then all in their other version.
+
+    versions: the numbers of the batches in each of their versions. A round holds every version.
+    """
+    count = len(versions[0])
+    every = -(-count // most)
+    return [
+        [versions[(i // every + turn) % len(versions)][i] for i in range(first, count, every)]
+        for turn in range(len(versions))
+        for first in range(every)
+    ]
+
+
+def _part(batches: Sequence[Batch], each: int) -> Part:
+    """Take a sample of the batches of a round; each: samples of a batch."""
+    return Part(batches, batches[:: max(min(len(batches) * each // FEW, PART), 1)])
 
 
 def _spread(numbers: Sequence[int], most: int) -> list[int]:
@@ -143,24 +166,28 @@ def _spread(numbers: Sequence[int], most: int) -> list[int]:
 def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:
     """Go downhill, where anything is wrong; yield the weights after each round.
 
-    Directions are of all batches to fit with, how far to go along them of a sample.
+    Each round learns from the next part: so all batches are used, and a round costs what one part costs.
     """
-    error = problem.error(weights, problem.sample)
-    if not NOTHING < error < np.inf:
-        return
-    solvers = [_damped(gram) for gram in problem.grams(weights)]
+    solvers: list[list[tuple[np.ndarray, bool]]] = []
     last: Weights = {}
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        part = problem.parts[number % len(problem.parts)]
+        missed = problem.residuals(weights, part.sample)
+        error = float(np.dot(missed, missed)) / len(part.sample)
+        if not NOTHING < error < np.inf:
+            return
+        solvers = solvers or [_damped(gram) for gram in problem.grams(weights)]
+        pulls = problem.pulls(weights, part.batches)
         ways = [
             _way(layer, weights, _solved(solver, pull))
-            for layer, solver, pull in zip(problem.layers, solvers, problem.pulls(weights), strict=True)
+            for layer, solver, pull in zip(problem.layers, solvers, pulls, strict=True)
         ]
         ways = [way for way in (*ways, last) if 0 < _length(way.values()) < np.inf]
-        step = _combined(problem, weights, ways) if ways else {}
+        step = _combined(problem, (weights, missed), ways, part.sample) if ways else {}
         for halving in range(HALVINGS):
             share = np.float32(0.5**halving)
             there = _moved(weights, step, share)
-            after = problem.error(there, problem.sample)
+            after = problem.error(there, part.sample)
             if after < error:
                 break
         else:
@@ -168,8 +195,7 @@ def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:
         yield there
         if after > SETTLED * error:
             return
-        weights, error = there, after
-        last = {n: share * v for n, v in step.items()}
+        weights, last = there, {n: share * v for n, v in step.items()}
 
 
 def _damped(gram: np.ndarray) -> list[tuple[np.ndarray, bool]]:
@@ -192,16 +218,19 @@ def _way(layer: Linear, weights: Weights, change: np.ndarray) -> Weights:
     return way
 
 
-def _combined(problem: Problem, weights: Weights, ways: Sequence[Weights]) -> Weights:
+def _combined(
+    problem: Problem, here: tuple[Weights, np.ndarray], ways: Sequence[Weights], sample: Sequence[Batch]
+) -> Weights:
     """Sum directions, each as far as least squares on the changes that they make ask for; none that overflow.
 
-    The changes are measured on a sample: there are only a few lengths to learn from them.
+    here: the weights and what they miss. The changes are measured on a sample: there are only a few lengths
+    to learn from them.
     """
-    missed = problem.residuals(weights, problem.sample)
+    weights, missed = here
     changes = np.empty((len(ways), len(missed)), np.float32)
     for change, way in zip(changes, ways, strict=True):
         far = np.float32(PROBE * max(_length(weights[n] for n in way), 1e-6) / _length(way.values()))
-        np.divide(problem.residuals(_moved(weights, way, far), problem.sample) - missed, far, out=change)
+        np.divide(problem.residuals(_moved(weights, way, far), sample) - missed, far, out=change)
     normal = (changes @ changes.T).astype(np.float64)
     sizes = np.sqrt(np.maximum(np.diag(normal), 1e-30))
     normal = normal / np.outer(sizes, sizes) + NEARLY * np.eye(len(ways))

@@ -33,15 +33,22 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a round of the fit learns from: directions from all batches, how far to go from a sample."""
+
+    batches: Sequence[Batch]
+    sample: Sequence[Batch]
+
+
+@dataclass(frozen=True)
 class Problem:
-    """A window over batches: to fit with, a sample of these, and held out.
+    """A window over batches: in parts to fit with in turn, and held out.
 
     scales: by end, what one unit of squared error counts; forward, backward: sessions.
     """
 
     layers: Sequence[Linear]
-    fit: Sequence[Batch]
-    sample: Sequence[Batch]
+    parts: Sequence[Part]
     held: Sequence[Batch]
     scales: Mapping[str, float]
     forward: Any
@@ -64,26 +71,27 @@ class Problem:
         return float(np.dot(missed, missed)) / len(batches)
 
     def grams(self, weights: Weights) -> list[np.ndarray]:
-        """Return by layer the Gram matrix of its features [g, f, f], of rows drawn at random.
+        """Return by layer the Gram matrix of its features [g, f, f], of rows of a part drawn at random.
 
         A layer with a bias has a feature more, that is always one.
         """
+        batches = self.parts[0].batches
         found: list[np.ndarray] = [np.zeros(1) for _ in self.layers]
         rng = np.random.default_rng(0)
-        for batch in self.fit:
+        for batch in batches:
             made = self._run(weights, batch)
             for number, layer in enumerate(self.layers):
-                most = max(ROWS, PER_FEATURE * layer.features) // len(self.fit) + 1
+                most = max(ROWS, PER_FEATURE * layer.features) // len(batches) + 1
                 (features,) = layer.rows(made[layer.node.input[0]], [], most, rng)
                 if layer.bias:
                     features = np.concatenate([features, np.ones_like(features[..., :1])], axis=2)
                 found[number] = found[number] + np.matmul(features.transpose(0, 2, 1), features).astype(float)
         return found
 
-    def pulls(self, weights: Weights) -> list[np.ndarray]:
-        """Return by layer the gradient of half of the error by its weights and bias [g, f, m]."""
+    def pulls(self, weights: Weights, batches: Sequence[Batch]) -> list[np.ndarray]:
+        """Return by layer the gradient of half of the summed error by its weights and bias [g, f, m]."""
         found: list[np.ndarray] = [np.zeros(1) for _ in self.layers]
-        for batch in self.fit:
+        for batch in batches:
             made = self._run(weights, batch)
             feeds = {END + n: (made[n] - batch.targets[n]) * s for n, s in self.scales.items()}
             for name in (i.name for i in self.backward.get_inputs() if i.name not in feeds):
