@@ -27,7 +27,7 @@ from onnxprune.progress import Steps, unseen
 from onnxprune.recovery.adjoint import Piece
 from onnxprune.recovery.linear import Linear, linears, stored
 from onnxprune.recovery.original import Original
-from onnxprune.recovery.problem import Batch, Part, Problem, Weights, ends_of, pieced, sessions
+from onnxprune.recovery.problem import Batch, Part, Problem, Weights, ends_of, error_of, pieced, sessions
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
 
@@ -173,7 +173,7 @@ def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:
     for number in range(ROUNDS):
         part = problem.parts[number % len(problem.parts)]
         missed = problem.residuals(weights, part.sample)
-        error = float(np.dot(missed, missed)) / len(part.sample)
+        error = error_of(missed, part.sample)
         if not NOTHING < error < np.inf:
             return
         solvers = solvers or [_damped(gram) for gram in problem.grams(weights)]

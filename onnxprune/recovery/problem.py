@@ -67,8 +67,7 @@ class Problem:
 
     def error(self, weights: Weights, batches: Sequence[Batch]) -> float:
         """Return the squared error at all ends, relative to the energy of what is to come out."""
-        missed = self.residuals(weights, batches)
-        return float(np.dot(missed, missed)) / len(batches)
+        return error_of(self.residuals(weights, batches), batches)
 
     def grams(self, weights: Weights) -> list[np.ndarray]:
         """Return by layer the Gram matrix of its features [g, f, f], of rows of a part drawn at random.
@@ -113,6 +112,11 @@ class Problem:
 
     def _forward(self, weights: Weights, batch: Batch, wanted: Sequence[str]) -> dict[str, Any]:
         return _ran(self.forward, {**batch.inputs, **weights}, wanted)
+
+
+def error_of(missed: np.ndarray, batches: Sequence[Batch]) -> float:
+    """Sum up what the ends miss in some batches: the error, as of one batch."""
+    return float(np.dot(missed, missed)) / len(batches)
 
 
 def _ran(session: Any, feeds: Mapping[str, np.ndarray], wanted: Sequence[str] = ()) -> dict[str, Any]:
