@@ -108,7 +108,8 @@ class Chain:
         if self.evidence is None or chosen.repair is None or chosen.repair.method != "joint":
             return chosen
         replayed, progress = chosen.attempt.decision.replayed, self.watch.progress
-        repair = joined(self.analysis, replayed, chosen.repair, self.evidence, progress)
+        limit = self.request.settings.memory_limit
+        repair = joined(self.analysis, replayed, chosen.repair, self.evidence.data, limit, progress)
         self.watch.lap("recover")
         return replace(chosen, repair=repair)
 

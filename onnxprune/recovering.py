@@ -16,6 +16,7 @@ from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.replay import Replayed
 from onnxprune.calibration.consumers import Consumer, View, consumers
 from onnxprune.calibration.grams import Gram, collect
+from onnxprune.calibration.images import mirrored
 from onnxprune.calibration.readers import Calibration, read_calibration
 from onnxprune.calibration.synthetic import synthesised
 from onnxprune.choices import DATA_CRITERIA
@@ -29,12 +30,14 @@ from onnxprune.progress import Progress, Steps, silent
 from onnxprune.recovery.fold import folded_into
 from onnxprune.recovery.joint import jointly
 from onnxprune.recovery.refit import DAMPING, refitted
+from onnxprune.recovery.room import room_for
 from onnxprune.scoring import importance
 from onnxprune.settings import PruneSettings
 
 PROBE_BATCHES, PROBE_SAMPLES = 4, 24  # groups are measured on as many, at least
 LEAST_SQUARES = ("ls", "refit", "joint")  # the methods that begin with it
 MADE_UP = "calibration inputs are synthesised: real ones may drift more; give --calib DATA if you can"
+FEWER = "layers were refitted on {:,} of {:,} calibration samples: --memory-limit holds no more; raise it"
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
 
@@ -55,7 +58,8 @@ class Evidence:
 class Recovery:
     """A repaired model and what the repair did; drift is on the batches held out.
 
-    repaired: tensors whose values changed, with the SHA-256 of the new ones.
+    samples: that layers were fitted to or judged on. repaired: tensors whose values changed, with the
+    SHA-256 of the new ones.
     """
 
     model: onnx.ModelProto
@@ -111,9 +115,12 @@ def observed(
     return Evidence(data, readers, grams)
 
 
-def cautions(data: Calibration) -> tuple[str, ...]:
-    """Warn of calibration data that is made up."""
-    return (MADE_UP,) if data.synthesised else ()
+def cautions(data: Calibration, repair: Recovery | None = None) -> tuple[str, ...]:
+    """Warn of calibration data that is made up, and of a repair that had no room for all of it."""
+    found = (MADE_UP,) if data.synthesised else ()
+    if repair is None or repair.samples >= data.samples:
+        return found
+    return (*found, FEWER.format(repair.samples, data.samples))
 
 
 def described(data: Calibration) -> dict[str, Any]:
@@ -166,31 +173,43 @@ def recovered(
 
     removal: booleans by unit, and their replay. Where no step lowers the drift the model stays as it is.
     """
-    data = evidence.data
-    before = best = drift(analysis.model, pruned, data.judge)
+    judge, used = evidence.data.judge, evidence
+    if settings.resolved_recover != "ls":
+        room = room_for(analysis.model, evidence.data.batches, settings.memory_limit)
+        used = replace(evidence, data=room.thinned(evidence.data))
+    before = best = drift(analysis.model, pruned, judge)
     kept, changed = pruned, frozenset[str]()
     steps = partial(progress, "refit")
-    for model, names in _steps(analysis, pruned, removal, evidence, (settings, steps)):
-        after = drift(analysis.model, model, data.judge)
+    for model, names in _steps(analysis, pruned, removal, used, (settings, steps)):
+        after = drift(analysis.model, model, judge)
         if after < best:
             kept, changed, best = model, names, after
     found = hashes(kept)
     repaired = {name: found[name] for name in sorted(changed)}
-    return Recovery(kept, settings.resolved_recover, data.samples, repaired, before, best)
+    return Recovery(kept, settings.resolved_recover, used.data.samples, repaired, before, best)
 
 
 def joined(
     analysis: Analysis,
     replayed: Replayed,
     first: Recovery,
-    evidence: Evidence,
+    data: Calibration,
+    limit: int,
     progress: Progress = silent,
 ) -> Recovery:
-    """Fit the layers of a repaired model together; the repair stays as it is where that does not help."""
+    """Fit the layers of a repaired model together; the repair stays as it is where that does not help.
+
+    limit: bytes for what is kept between layers.
+    """
     models = (analysis.model, first.model)
     steps = partial(progress, "joint")
-    model, names = jointly(models, analysis.units.traced, replayed, evidence.data, steps)
-    after = drift(analysis.model, model, evidence.data.judge)
+    room = room_for(analysis.model, data.batches, limit)
+    used = room.thinned(data)
+    more = mirrored(used.fit)
+    if not room.holds(len(used.batches) + len(more)):
+        more = []
+    model, names = jointly(models, analysis.units.traced, replayed, used, more, steps)
+    after = drift(analysis.model, model, data.judge)
     if not after < first.drift_after:
         return first
     found = hashes(model)

@@ -32,7 +32,7 @@ class PruneSettings:
     inline: which model-local functions are written out, `auto` for those without a rule.
     calib: calibration data as `read_calibration` takes it; the word "synthetic" makes it up. criterion,
     scope, recover: None for what suits the rest. memory_limit: bytes for the Gram matrices of one pass
-    over the data.
+    over the data, and for what a repair keeps between layers.
     validate: data to judge the whole model on, as for `calib`, with `labels` or targets beside the inputs;
     metric: one of METRICS, `script.py:function` or a function (outputs by name, labels or None), None for
     what suits the data; max_drop: by how much it may get worse, or nothing is written. steps: in how many

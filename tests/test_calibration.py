@@ -23,6 +23,7 @@ from onnxprune.errors import UsageError
 from onnxprune.folding import Folds, fold, with_values
 from onnxprune.model.runtime import open_session, run
 from onnxprune.recovery.linear import linears
+from onnxprune.recovery.room import room_for
 from onnxprune.recovery.walk import Walk
 from onnxprune.surgeon import Reader, damped_inverse, diagonal_losses, surgeon_losses
 from tests.test_regressions import model_of
@@ -118,6 +119,26 @@ def test_a_fifth_is_held_out_and_never_fitted() -> None:
     assert len(found.fit) == 9
     few = Calibration(found.batches[:3], 3)
     assert [int(b["x"][0]) for b in few.held_out] == [2]
+
+
+def test_fewer_batches_are_spread_over_all_and_as_many_of_them_held_out() -> None:
+    found = Calibration(tuple({"x": np.full(1, i)} for i in range(20)), 40)
+    fewer = found.thinned(10)
+    assert [int(b["x"][0]) for b in fewer.held_out] == [4, 14]
+    assert [int(b["x"][0]) for b in fewer.fit] == [0, 2, 5, 7, 10, 12, 15, 17]
+    assert fewer.samples == 20
+    least = found.thinned(2)
+    assert [int(b["x"][0]) for b in least.fit + least.held_out] == [0, 4]
+    assert found.thinned(20) is found
+
+
+def test_of_few_samples_some_are_held_out_and_large_ones_come_in_small_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert [len(b["x"]) for b in read_calibration({"x": rows(12)}, pair()).batches] == [2] * 6
+    assert [len(b["x"]) for b in read_calibration({"x": rows(200)}, pair()).batches] == [32] * 6 + [8]
+    monkeypatch.setattr("onnxprune.calibration.readers.ELEMENTS", 10)
+    assert [len(b["x"]) for b in read_calibration({"x": rows(200)}, pair()).batches] == [3] * 66 + [2]
 
 
 def _raising() -> Iterator[dict[str, np.ndarray]]:
@@ -245,14 +266,14 @@ def test_a_walk_computes_what_the_model_does_and_rows_are_the_layers(name: str) 
     assert len(layers) > 5
     for layer in layers:
         walk.until(layer.place)
-        made = walk.preview([layer.node.output[0]])[0][layer.node.output[0]]
+        made = next(walk.preview([layer.node.output[0]]))[layer.node.output[0]]
         features, outputs = layer.rows(walk.values[0][layer.node.input[0]], [made], 50, rng)
         weight = numpy_helper.to_array(walk.weights[layer.weight])
         change = np.random.default_rng(1).standard_normal(
             (len(features), features.shape[2], outputs.shape[2])
         )
         walk.store(layer.weight, layer.changed(weight, change).astype(np.float32))
-        moved = walk.preview([layer.node.output[0]])[0][layer.node.output[0]]
+        moved = next(walk.preview([layer.node.output[0]]))[layer.node.output[0]]
         again, after = layer.rows(walk.values[0][layer.node.input[0]], [moved], 50, np.random.default_rng(0))
         first, before = layer.rows(walk.values[0][layer.node.input[0]], [made], 50, np.random.default_rng(0))
         assert np.array_equal(again, first)
@@ -260,7 +281,7 @@ def test_a_walk_computes_what_the_model_does_and_rows_are_the_layers(name: str) 
         walk.store(layer.weight, weight)
     whole = run(open_session(model), batch)
     walk.until(len(walk.nodes) - 1)
-    last = walk.preview([model.graph.output[0].name])[0][model.graph.output[0].name]
+    last = next(walk.preview([model.graph.output[0].name]))[model.graph.output[0].name]
     np.testing.assert_allclose(last, whole[model.graph.output[0].name], rtol=1e-3, atol=1e-4)
 
 
@@ -284,6 +305,33 @@ def test_repair_is_never_worse_than_none(method: str) -> None:
         return
     assert report.recovery is not None
     assert report.recovery["drift_after"] <= report.recovery["drift_before"]
+
+
+def test_a_repair_takes_as_many_samples_as_there_is_room_for_and_says_so() -> None:
+    model = digits("shuffle")
+    data = read_calibration(CALIB, model)
+    room = room_for(model, data.batches, 0)
+    short = halved(model, calib=CALIB, recover="joint", memory_limit=5 * room.each).report
+    assert short.recovery is not None
+    assert short.recovery["samples"] == 5 * data.each
+    assert 0 < short.recovery["drift_after"] < short.recovery["drift_before"]
+    assert any(f"on {5 * data.each} of {data.samples} calibration samples" in w for w in short.warnings)
+    whole = halved(model, calib=CALIB, recover="refit").report
+    assert whole.recovery is not None
+    assert whole.recovery["samples"] == data.samples
+    assert not any("--memory-limit" in w for w in whole.warnings)
+
+
+def test_room_is_for_all_that_a_walk_keeps() -> None:
+    model = digits("shuffle")
+    data = read_calibration(CALIB, model)
+    room = room_for(model, data.batches, 1 << 30)
+    walk, most = Walk(model, data.batches), 0
+    for layer in linears(walk):
+        walk.until(layer.place)
+        most = max(most, walk.size)
+    assert most <= room.each * len(data.batches) / 3 <= 2 * most
+    assert room.holds(3) == (3 * room.each <= 1 << 30)
 
 
 def test_verify_knows_the_repaired_values_and_no_others() -> None:

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.replay import replay
+from onnxprune.calibration.images import mirrored
 from onnxprune.calibration.readers import Calibration
 from onnxprune.recovery.joint import dealt, jointly
 from onnxprune.recovery.linear import linears
@@ -207,7 +208,8 @@ def fitted_on(
     models: tuple[onnx.ModelProto, onnx.ModelProto], data: Calibration
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     units = analyse(models[0]).units
-    return jointly(models, units.traced, replay(units.traced, np.ones(units.count, bool)), data)
+    whole = replay(units.traced, np.ones(units.count, bool))
+    return jointly(models, units.traced, whole, data, mirrored(data.fit))
 
 
 def missed(models: tuple[onnx.ModelProto, onnx.ModelProto]) -> float:

@@ -77,7 +77,8 @@ def fitted(
     layer = linears(walk)[-1]
     walk.until(layer.place)
     before = [values["o"] for values in walk.preview(["o"])]
-    wide.wide_fitted(walk, layer, targets, data, bool(given.get("fits", True)), 1 << 24)
+    pairs = zip(before, targets, strict=True)
+    wide.wide_fitted(walk, layer, pairs, data, bool(given.get("fits", True)), 1 << 24)
     after = [values["o"] for values in walk.preview(["o"])]
     left, whole = (
         sum(float(np.square(a - b).sum()) for a, b in zip(x, targets, strict=True)) for x in (after, before)
@@ -110,9 +111,10 @@ def test_what_does_not_help_on_what_is_held_out_is_not_done() -> None:
     layer = linears(walk)[-1]
     walk.until(layer.place)
     before = stored(walk, layer.weight)
-    held = [targets[4] - walk.preview(["o"])[4]["o"]]
-    changed = wide.wide_fitted(walk, layer, targets, data, True, 1 << 24)
-    after = [targets[4] - walk.preview(["o"])[4]["o"]]
+    made = [values["o"] for values in walk.preview(["o"])]
+    held = targets[4] - made[4]
+    changed = wide.wide_fitted(walk, layer, zip(made, targets, strict=True), data, True, 1 << 24)
+    after = targets[4] - list(walk.preview(["o"]))[4]["o"]
     assert np.square(after).sum() <= np.square(held).sum()
     assert changed or np.array_equal(before, stored(walk, layer.weight))
 
@@ -123,10 +125,12 @@ def test_rows_are_fewer_where_memory_is_short() -> None:
     layer = linears(walk)[-1]
     walk.until(layer.place)
     made = goals(model, data)
-    few, many = (
-        sum(len(side.residual) for side in wide._sides(walk, layer, (made, made), data, limit))
-        for limit in (24 * (72 + 4) * 100, 1 << 30)
-    )
+    counts = []
+    for limit in (24 * (72 + 4) * 100, 1 << 30):
+        sides = wide._sides(walk, layer, zip(made, made, strict=True), data, limit)
+        assert sides is not None
+        counts.append(sum(len(side.residual) for side in sides))
+    few, many = counts
     assert few == 100
     assert many == sum(t.shape[0] * t.shape[2] * t.shape[3] for t in made)
 

@@ -6,7 +6,7 @@ Calibration data is inputs alone; validation data may hold what the outputs shou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 from zipfile import BadZipFile
@@ -21,7 +21,7 @@ from onnxprune.model.interface import InputSpec, input_specs
 
 Feeds: TypeAlias = dict[str, np.ndarray]
 Source: TypeAlias = Any
-BATCH = 32
+BATCH, ELEMENTS = 32, 1 << 22  # samples of a batch, and elements of its inputs, at most
 HELD_OUT = 5  # every fifth batch is held out
 MAX_SAMPLES = 1024
 LABELS = "labels"  # the array of labels beside the inputs
@@ -57,6 +57,17 @@ class Calibration:
     def each(self) -> int:
         """Return the samples of a batch."""
         return max(self.samples // max(len(self.batches), 1), 1)
+
+    def thinned(self, most: int) -> Calibration:
+        """Return so many batches at most, evenly chosen: as large a part of them held out as before."""
+        if most >= len(self.batches):
+            return self
+        fewer = replace(self, batches=self.batches[:most], samples=self.each * most)
+        sides = (
+            iter(_spread(self.fit, len(fewer.fit))),
+            iter(_spread(self.held_out, len(fewer.held_out))),
+        )
+        return replace(fewer, batches=tuple(next(sides[fewer.held(i)]) for i in range(most)))
 
     def held(self, number: int) -> bool:
         """Tell whether a batch is held out: every fifth, and of a few batches the last."""
@@ -100,7 +111,11 @@ def read_calibration(source: Source, model: onnx.ModelProto, most: int = MAX_SAM
         count += _samples(row, form.specs)
         if count >= most:
             break
-    return Calibration(tuple(_batched(rows, form.specs)), count)
+    return Calibration(tuple(_batched(rows, form.specs, count // HELD_OUT)), count)
+
+
+def _spread(batches: Sequence[Feeds], count: int) -> list[Feeds]:
+    return [batches[i * len(batches) // count] for i in range(count)]
 
 
 def read_validation(source: Source, model: onnx.ModelProto) -> Validation:
@@ -122,7 +137,7 @@ def read_validation(source: Source, model: onnx.ModelProto) -> Validation:
             raise UsageError(f"validation feed {without} lacks '{name}', which feed {with_it} holds")
     known = {name: _strung([more[name] for more in beside], name) for name in beside[0]}
     labels = known.pop(LABELS, None)
-    return Validation(tuple(_batched(rows, specs)), labels, known)
+    return Validation(tuple(_batched(rows, specs, BATCH)), labels, known)
 
 
 def _strung(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
@@ -280,17 +295,22 @@ def _checked(feed: Mapping[str, Any], form: _Form, number: int) -> Feeds:
     return found
 
 
-def _batched(rows: Sequence[Feeds], specs: Mapping[str, InputSpec]) -> Iterator[Feeds]:
-    """Join feeds of equal shapes along a leading axis that all inputs share and that is free."""
+def _batched(rows: Sequence[Feeds], specs: Mapping[str, InputSpec], most: int) -> Iterator[Feeds]:
+    """Join feeds of equal shapes along a leading axis that all inputs share and that is free.
+
+    most: samples of a batch.
+    """
     free = all(_is_batched(spec) for spec in specs.values())
     names = {(spec.dims or (None,))[0] for spec in specs.values()}
     if not free or len(names) > 1:
         yield from rows
         return
+    each = sum(array.size for array in rows[0].values()) // max(_samples(rows[0], specs), 1)
+    size = max(min(BATCH, most, ELEMENTS // max(each, 1)), 1)
     group: list[Feeds] = []
     for row in rows:
         same = not group or all(row[n].shape[1:] == group[0][n].shape[1:] for n in row)
-        if group and (not same or sum(len(next(iter(r.values()))) for r in group) >= BATCH):
+        if group and (not same or sum(len(next(iter(r.values()))) for r in group) >= size):
             yield _joined(group)
             group = []
         group.append(row)

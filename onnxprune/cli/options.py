@@ -237,8 +237,8 @@ def memory_limit(function: Command) -> Command:
     """Add --memory-limit."""
     return click.option(
         "--memory-limit", type=SIZE, default="2GiB", show_default=True, metavar="SIZE",
-        help="Memory for statistics of the calibration data (read several times beyond it), and for the "
-        "repair of one wide layer.",
+        help="Memory for statistics of the calibration data (read several times beyond it), and for what a "
+        "repair keeps between layers (fewer samples beyond it).",
     )(function)  # fmt: skip
 
 

@@ -19,7 +19,6 @@ from scipy.linalg import cho_factor, cho_solve, solve
 
 from onnxprune.analysis.shadow import Replayed
 from onnxprune.analysis.trace import Trace
-from onnxprune.calibration.images import mirrored
 from onnxprune.calibration.readers import Calibration
 from onnxprune.errors import UnprovedError
 from onnxprune.folding import with_values
@@ -50,15 +49,16 @@ def jointly(
     traced: Trace,
     replayed: Replayed,
     data: Calibration,
+    others: Sequence[Mapping[str, np.ndarray]] = (),
     progress: Steps = unseen,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Fit windows of layers of a pruned model in graph order; returns a copy and the tensors that changed.
 
-    models: the original and the pruned one. A window of which no state is better on the batches held out
-    stays as it is, and so do networks of other types than float32. Raises UsageError where a model does not
-    run on the data.
+    models: the original and the pruned one. others: another version of each batch to fit with, or none. A
+    window of which no state is better on the batches held out stays as it is, and so do networks of other
+    types than float32. Raises UsageError where a model does not run on the data.
     """
-    batches = [*data.batches, *mirrored(data.fit)]
+    batches = [*data.batches, *others]
     original = Original(Walk(models[0], batches), traced, replayed)
     walk = Walk(models[1], batches)
     covered = windows(walk, [layer for layer in linears(walk) if layer.features <= WIDEST])
@@ -130,7 +130,7 @@ def _chosen(
 ) -> tuple[list[list[int]], list[int]]:
     """Deal the batches to fit with to rounds, and choose evenly among those held out half as many as in one.
 
-    count: of the batches with the mirrored ones, which follow the others.
+    count: of the batches with their other versions, which follow.
     """
     size = max([prod(shape) for shape in ends], default=1)
     most = max(ELEMENTS // max(size, 1), -(-SAMPLES // data.each), 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +21,14 @@ class Original:
     traced: Trace
     replayed: Replayed
 
-    def now(self, name: str) -> list[np.ndarray] | None:
-        """Return by batch what a tensor is to be; None where it is not there at the moment."""
-        if name not in self.walk.values[0]:
-            return None
-        return [self._kept(name, batch[name]) for batch in self.walk.values]
+    def has(self, name: str) -> bool:
+        """Tell whether a tensor is there at the moment."""
+        return name in self.walk.values[0]
+
+    def now(self, name: str) -> Iterator[np.ndarray]:
+        """Yield by batch what a tensor is to be."""
+        for batch in self.walk.values:
+            yield self._kept(name, batch[name])
 
     def follow(self, walk: Walk, window: Window) -> None:
         """Run as far as nothing that a window of the pruned network makes is lost."""
@@ -36,7 +39,7 @@ class Original:
         """Return what tensors are to be in some batches, now or later; None where one is not there."""
         walk = self.walk
         later = [n for n in names if walk.made.get(n, -1) >= walk.at]
-        if any(n not in later and n not in walk.values[0] for n in names):
+        if any(n not in later and not self.has(n) for n in names):
             return None
         place = max([walk.made[n] + 1 for n in later], default=walk.at)
         found = walk.ahead(place, later, numbers) if later else [{} for _ in numbers]

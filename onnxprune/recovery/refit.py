@@ -7,7 +7,7 @@ held out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +31,19 @@ WIDEST = 8192  # features above which a layer is fitted block by block
 
 @dataclass(frozen=True)
 class Aim:
-    """What a layer is to get right: a tensor, its values by batch, and of these what is left to the layer."""
+    """What a layer is to get right: a tensor, and what is added to its own output on the way there."""
 
     name: str
-    whole: Sequence[np.ndarray]
-    own: Sequence[np.ndarray]
+    others: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a layer makes of a batch, what its aim is to be, and of that what is left to the layer."""
+
+    made: np.ndarray
+    whole: np.ndarray
+    own: np.ndarray
 
 
 def refitted(
@@ -61,19 +69,18 @@ def refitted(
         if layer.node.output[0] in first.made:
             second.until(layer.place)
             following = layers[number + 1].place if number + 1 < len(layers) else len(second.nodes)
-            name, others = _goal(second, layer, following)
-            first.until(first.made[name] + 1)
-            targets = original.now(name)
-            if targets is not None:
-                aim = Aim(name, targets, _less(second, targets, others))
-                changed += _refitted(second, layer, aim, (data, dampings, limit))
+            aim = _aim(second, layer, following)
+            first.until(first.made[aim.name] + 1)
+            if original.has(aim.name):
+                results = _results(second, original, layer, aim)
+                changed += _refitted(second, layer, (aim, results), (data, dampings, limit))
         progress(number + 1, len(layers))
     values = {name: stored(second, name) for name in changed}
     return with_values(models[1], values), tuple(changed)
 
 
-def _goal(walk: Walk, layer: Linear, following: int) -> tuple[str, list[str]]:
-    """Return the tensor that a layer is to get right, and what is added to its output on the way there.
+def _aim(walk: Walk, layer: Linear, following: int) -> Aim:
+    """Return what a layer is to get right.
 
     At the end of a residual branch it is the sum: so each branch also repairs what the stream lost before
     (He et al. 2017). following: the place of the next layer; a sum behind it is not waited for.
@@ -84,36 +91,42 @@ def _goal(walk: Walk, layer: Linear, following: int) -> tuple[str, list[str]]:
         places = walk.readers.get(name, [])
         reader = walk.nodes[places[0]] if len(places) == 1 and places[0] < following else None
         if reader is None or reader.op_type != "Add" or reader.input[0] == reader.input[1]:
-            return own, []
+            return Aim(own, ())
         others.append(next(n for n in reader.input if n != name))
         name = reader.output[0]
         if others[-1] in walk.values[0]:
-            return name, others
+            return Aim(name, others)
         if others[-1] not in walk.weights:
-            return own, []
+            return Aim(own, ())
 
 
-def _less(walk: Walk, targets: Sequence[np.ndarray], others: Sequence[str]) -> list[np.ndarray]:
-    """Subtract what is added to the output of a layer anyway."""
-    found = list(targets)
-    for name in others:
-        for i, values in enumerate(walk.values):
-            found[i] = found[i] - (values[name] if name in values else stored(walk, name))
-    return found
+def _results(walk: Walk, original: Original, layer: Linear, aim: Aim) -> Iterator[Result]:
+    """Run a layer batch by batch; all batches together would not fit into memory."""
+    output = layer.node.output[0]
+    for values, outputs, whole in zip(
+        walk.values, walk.preview([output]), original.now(aim.name), strict=True
+    ):
+        own = whole
+        for name in aim.others:
+            own = own - (values[name] if name in values else stored(walk, name))
+        yield Result(outputs[output], whole, own)
 
 
 def _refitted(
-    walk: Walk, layer: Linear, aim: Aim, how: tuple[Calibration, Sequence[float], int]
+    walk: Walk,
+    layer: Linear,
+    goal: tuple[Aim, Iterator[Result]],
+    how: tuple[Calibration, Sequence[float], int],
 ) -> list[str]:
     """Refit one layer; return the names of the tensors that changed."""
-    data, dampings, limit = how
+    (aim, results), (data, dampings, limit) = goal, how
     if layer.features > WIDEST:
-        return wide_fitted(walk, layer, aim.own, data, bool(dampings), limit)
-    output = layer.node.output[0]
-    made = [values[output] for values in walk.preview([output])]
-    if any(a.shape != b.shape for a, b in zip(made, aim.own, strict=True)):
+        pairs = ((result.made, result.own) for result in results)
+        return wide_fitted(walk, layer, pairs, data, bool(dampings), limit)
+    drawn = _rows(walk, layer, results, (data, limit))
+    if drawn is None:
         return []
-    fit, judge = _rows(walk, layer, aim, (made, data, limit))
+    fit, judge = drawn
     if _alike(fit) or fit.count < layer.features:
         # Fewer rows than features, such as one a sample behind a pool, fit anything: by chance also what is
         # held out, which is as little.
@@ -127,17 +140,19 @@ def _refitted(
 
 
 def _rows(
-    walk: Walk, layer: Linear, aim: Aim, how: tuple[Sequence[np.ndarray], Calibration, int]
-) -> tuple[Rows, Rows]:
-    """Draw rows of every batch, as many as fit into a quarter of the limit."""
-    made, data, limit = how
+    walk: Walk, layer: Linear, results: Iterator[Result], how: tuple[Calibration, int]
+) -> tuple[Rows, Rows] | None:
+    """Draw rows of every batch, as many as fit into a quarter of the limit; None where shapes differ."""
+    data, limit = how
     fit, held, rng = Rows(), Rows(), np.random.default_rng(0)
     floats = layer.groups * layer.features + 4 * layer.outputs
-    most = max(min(ROWS, limit // (4 * 4 * floats)) // len(made), 64)
-    places = zip(walk.values, made, aim.whole, aim.own, strict=True)
-    for number, (values, now, whole, own) in enumerate(places):
-        results = (whole - own + now, whole)
-        (held if data.held(number) else fit).add(*layer.rows(values[layer.node.input[0]], results, most, rng))
+    most = max(min(ROWS, limit // (4 * 4 * floats)) // len(walk.values), 64)
+    for number, result in enumerate(results):
+        if result.made.shape != result.own.shape:
+            return None
+        values = walk.values[number][layer.node.input[0]]
+        drawn = (result.whole - result.own + result.made, result.whole)
+        (held if data.held(number) else fit).add(*layer.rows(values, drawn, most, rng))
     return fit, held if held.count else fit
 
 

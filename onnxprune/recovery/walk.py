@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -57,6 +57,11 @@ class Walk:
             self.weights[alias] = self.weights[root]
         return kept
 
+    @property
+    def size(self) -> int:
+        """Return the bytes that are kept at the moment."""
+        return sum(v.nbytes for values in self.values for v in values.values() if isinstance(v, np.ndarray))
+
     def until(self, place: int) -> None:
         """Run the nodes in front of a place."""
         if place <= self.at:
@@ -71,15 +76,15 @@ class Walk:
             for name in [n for n in values if self.last.get(n, -1) < place]:
                 del values[name]
 
-    def preview(self, outputs: Sequence[str]) -> list[dict[str, np.ndarray]]:
-        """Run the next node and return its outputs, without going on."""
+    def preview(self, outputs: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """Run the next node, batch by batch, and yield its outputs, without going on."""
         return self._run([self.nodes[self.at]], outputs)
 
     def ahead(
         self, place: int, outputs: Sequence[str], numbers: Sequence[int]
     ) -> list[dict[str, np.ndarray]]:
         """Run the nodes in front of a place over some batches and return outputs, without going on."""
-        return self._run(self.nodes[self.at : place], outputs, numbers)
+        return list(self._run(self.nodes[self.at : place], outputs, numbers))
 
     def inputs_of(self, piece: Sequence[onnx.NodeProto]) -> list[str]:
         """List the tensors that nodes still to run read and that are there already."""
@@ -89,13 +94,14 @@ class Walk:
 
     def _run(
         self, piece: Sequence[onnx.NodeProto], wanted: Sequence[str], numbers: Sequence[int] | None = None
-    ) -> list[dict[str, np.ndarray]]:
+    ) -> Iterator[dict[str, np.ndarray]]:
         model = self.piece(piece, wanted)
         inputs = [info.name for info in model.graph.input]
         chosen = self.values if numbers is None else [self.values[i] for i in numbers]
         try:
             session = open_session(model, optimised=True)
-            return [run(session, {n: values[n] for n in inputs}) for values in chosen]
+            for values in chosen:
+                yield run(session, {n: values[n] for n in inputs})
         except runtime_errors() as error:
             raise UsageError(f"the model does not run on the calibration data: {one_line(error)}") from error
 

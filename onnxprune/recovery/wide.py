@@ -9,7 +9,7 @@ is the path of the ridge, followed as far as it helps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -52,19 +52,24 @@ class _Side:
 
 
 def wide_fitted(
-    walk: Walk, layer: Linear, targets: Sequence[np.ndarray], data: Calibration, fits: bool, limit: int
+    walk: Walk,
+    layer: Linear,
+    results: Iterable[tuple[np.ndarray, np.ndarray]],
+    data: Calibration,
+    fits: bool,
+    limit: int,
 ) -> list[str]:
-    """Refit a wide layer to targets; return the names of the tensors that changed.
+    """Refit a wide layer; return the names of the tensors that changed.
 
-    fits: whether weights change, or only the bias. limit: bytes for rows and what is solved. A layer that
-    does not get better on the batches held out stays as it is; so does a grouped Conv.
+    results: by batch what it makes and what it is to make. fits: whether weights change, or only the bias.
+    limit: bytes for rows and what is solved. A layer that does not get better on the batches held out stays
+    as it is; so does a grouped Conv.
     """
     if layer.groups > 1:
         return []
-    made = [values[layer.node.output[0]] for values in walk.preview([layer.node.output[0]])]
-    if any(a.shape != b.shape for a, b in zip(made, targets, strict=True)):
+    sides = _sides(walk, layer, results, data, limit)
+    if sides is None:
         return []
-    sides = _sides(walk, layer, (made, targets), data, limit)
     fit, held = sides
     judge = held if len(held.residual) else fit
     before = _energy(judge.residual)
@@ -141,18 +146,23 @@ def _parts(layer: Linear) -> Iterator[Part]:
 def _sides(
     walk: Walk,
     layer: Linear,
-    outputs: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+    results: Iterable[tuple[np.ndarray, np.ndarray]],
     data: Calibration,
     limit: int,
-) -> tuple[_Side, _Side]:
-    """Draw rows of every batch; as many as fit into half of the limit, each held three times."""
-    width = outputs[0][0].shape[1] if layer.node.op_type == "Conv" else outputs[0][0].shape[-1]
+) -> tuple[_Side, _Side] | None:
+    """Draw rows of every batch; as many as fit into half of the limit, each held three times.
+
+    None where what is made has other shapes than what is to be.
+    """
+    width = layer.outputs
     room = limit // (2 * 3 * 4 * (min(BLOCK, layer.features) + width))
-    most = max(min(ROWS, room) // len(outputs[0]), 1)
+    most = max(min(ROWS, room) // len(walk.values), 1)
     rng = np.random.default_rng(0)
     sides = (_Side([], [], np.zeros(0)), _Side([], [], np.zeros(0)))
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for number, (made, target) in enumerate(zip(*outputs, strict=True)):
+    for number, (made, target) in enumerate(results):
+        if made.shape != target.shape:
+            return None
         last = 1 if layer.node.op_type == "Conv" else made.ndim - 1
         front = (made.shape[0], *made.shape[2:]) if last == 1 and made.ndim != 2 else made.shape[:last]
         every = prod(front)
