@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 import onnxprune
 from onnxprune import PruneSettings, SensitivitySettings
+from onnxprune.calibration.readers import read_calibration
 from onnxprune.cli.app import program
 from onnxprune.drift import drift
 from onnxprune.errors import UsageError
@@ -48,7 +49,7 @@ def run(*args: object) -> Result:
 def test_the_drift_is_that_of_the_pruned_model(name: str, criterion: str) -> None:
     model, data = digits(name), images(64)
     report = measured(name, criterion=criterion, shares=(0.25, 0.5))
-    batches = [{"input": data["input"][i : i + 32]} for i in (32, 0)]
+    batches = read_calibration({"input": data["input"]}, model).batches
     for group in (report.groups[0], report.groups[3]):
         for point in group.points:
             settings = PruneSettings(
