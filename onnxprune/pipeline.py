@@ -158,8 +158,8 @@ def _measured(
     more = details(original, result, chain.cases, settings) if settings.detailed else Details()
     watch.lap("details")
     report = reported(chain.analysis, chosen.attempt, chain.request, begun.loaded, result, timing, watch)
-    made_up = () if chain.evidence is None else cautions(chain.evidence.data, chosen.repair)
-    warnings = (*made_up, *criterion_warnings(chain.analysis.units, settings))
+    of_data = () if chain.evidence is None else cautions(chain.evidence.data, chosen.repair)
+    warnings = (*of_data, *criterion_warnings(chain.analysis.units, settings))
     return replace(
         report,
         warnings=(*report.warnings, *warnings, *begun.written_out.kept, *trouble, *more.trouble),

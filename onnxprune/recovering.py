@@ -205,9 +205,7 @@ def joined(
     steps = partial(progress, "joint")
     room = room_for(analysis.model, data.batches, limit)
     used = room.thinned(data)
-    more = mirrored(used.fit)
-    if not room.holds(len(used.batches) + len(more)):
-        more = []
+    more = mirrored(used.fit) if room.holds(len(used.batches) + len(used.fit)) else []
     model, names = jointly(models, analysis.units.traced, replayed, used, more, steps)
     after = drift(analysis.model, model, data.judge)
     if not after < first.drift_after:
