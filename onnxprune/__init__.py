@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from onnxprune.api import apply, bench, inspect, prune, sensitivity, sparsify, verify
-    from onnxprune.batching.options import BatchSettings
-    from onnxprune.batching.run import batch
-    from onnxprune.pipeline import PruneResult, SideFiles
-    from onnxprune.plan import Plan
-    from onnxprune.record import Record
-    from onnxprune.sensing import SensitivitySettings
+    from onnxprune.batches.options import BatchSettings
+    from onnxprune.batches.run import batch
+    from onnxprune.evaluation.latency import BenchResult, BenchSettings
+    from onnxprune.pipeline.api import apply, bench, inspect, prune, sensitivity, sparsify, verify
+    from onnxprune.pipeline.prune import PruneResult, SideFiles
+    from onnxprune.pipeline.sensitivity import SensitivitySettings
+    from onnxprune.planning.plan import Plan
+    from onnxprune.reports.record import Record
+    from onnxprune.rewrite.sparsify import SparsifySettings
     from onnxprune.settings import PruneSettings
-    from onnxprune.timing import BenchResult, BenchSettings
-    from onnxprune.unstructured import SparsifySettings
 
 _PLACES = {
-    "BatchSettings": "batching.options", "BenchResult": "timing", "BenchSettings": "timing",
-    "Plan": "plan", "PruneResult": "pipeline", "PruneSettings": "settings", "Record": "record",
-    "SensitivitySettings": "sensing", "SideFiles": "pipeline", "SparsifySettings": "unstructured",
-    "apply": "api", "batch": "batching.run", "bench": "api", "inspect": "api", "prune": "api",
-    "sensitivity": "api", "sparsify": "api", "verify": "api",
+    "BatchSettings": "batches.options", "BenchResult": "evaluation.latency",
+    "BenchSettings": "evaluation.latency", "Plan": "planning.plan", "PruneResult": "pipeline.prune",
+    "PruneSettings": "settings", "Record": "reports.record", "SensitivitySettings": "pipeline.sensitivity",
+    "SideFiles": "pipeline.prune", "SparsifySettings": "rewrite.sparsify", "apply": "pipeline.api",
+    "batch": "batches.run", "bench": "pipeline.api", "inspect": "pipeline.api", "prune": "pipeline.api",
+    "sensitivity": "pipeline.api", "sparsify": "pipeline.api", "verify": "pipeline.api",
 }  # fmt: skip
 
 __all__ = [

@@ -16,9 +16,9 @@ from sections import table_parser, told, write_section
 
 import onnxprune
 from onnxprune import PruneSettings
-from onnxprune.calibration.readers import read_calibration
-from onnxprune.drift import drift
+from onnxprune.data.read import read_calibration
 from onnxprune.errors import OnnxPruneError
+from onnxprune.evaluation.drift import drift
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
 METHODS: Mapping[str, Mapping[str, str]] = {

@@ -22,9 +22,9 @@ import onnx
 
 import onnxprune
 from onnxprune import PruneSettings
-from onnxprune.align import machine_step
+from onnxprune.evaluation.latency import BenchResult, BenchSettings, Timing, bench
 from onnxprune.model.feeds import find_feeds
-from onnxprune.timing import BenchResult, BenchSettings, Timing, bench
+from onnxprune.planning.alignment import machine_step
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import build_bench_models as zoo

@@ -74,7 +74,7 @@ def _ours(path: Path) -> Call:
     from onnxprune import PruneSettings, planner, rewrite
     from onnxprune.analysis.analyse import analyse
     from onnxprune.model.io import load
-    from onnxprune.pipeline import requested
+    from onnxprune.pipeline.prune import requested
 
     settings = PruneSettings(ratio=RATIO, scope="local", align=1)
     loaded = load(path)
@@ -203,7 +203,7 @@ def measured(path: Path, runs: int) -> tuple[str, list[str], list[str]]:
     """Return the rows of a model, the bars it misses, and what was skipped."""
     import numpy as np
 
-    from onnxprune.timing import compare
+    from onnxprune.evaluation.latency import compare
 
     weights = _weights(path)
     found = isolated(str(path.parent), "--time", path.stem, "--runs", str(runs))
@@ -298,7 +298,7 @@ def _finish(table: str, missed: list[str], skipped: list[str], write: bool) -> N
     from bench_latency import PAGE
     from sections import write_section
 
-    from onnxprune.timing import cpu_name
+    from onnxprune.evaluation.latency import cpu_name
 
     notes = "".join(f"\nSkipped: {line}.\n" for line in skipped)
     section = f"## Time and memory of the pass\n\n{ABOUT}\n{table}\n{cpu_name()}.\n{notes}"

@@ -2,8 +2,8 @@
 
 Kills workers and whole runs at random moments, stops runs with SIGINT and SIGTERM, lets every write, fsync,
 rename and mkdir fail (no space, read-only, no permission; every --calls-th one), and cuts the journal at
-every byte of its last two lines. After each fault the invariants of tests/batch_invariants.py are checked,
-the run is resumed, and its models are compared with those of a calm run. Needs Linux.
+every byte of its last two lines. After each fault the invariants of tests/batch/batch_invariants.py are
+checked, the run is resumed, and its models are compared with those of a calm run. Needs Linux.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pytest
 
-from tests import batch_faults as faults
+from tests.batch import batch_faults as faults
+from tests.batch.test_batch_faults import cut_everywhere
 from tests.signals import hear_interrupts
-from tests.test_batch_faults import cut_everywhere
 
 CODES = {"no space": errno.ENOSPC, "read-only": errno.EROFS, "no permission": errno.EACCES}
 LONGEST = 5.0  # seconds after which a run is hit, at most; it takes about as long

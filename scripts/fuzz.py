@@ -15,7 +15,7 @@ from time import monotonic
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.laws import Result, check, summary
+from tests.laws.laws import Result, check, summary
 
 LIMIT = 120
 PATIENCE = 10

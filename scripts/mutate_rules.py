@@ -16,9 +16,9 @@ from time import monotonic
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.mutants import HOLE, ORDER
-from tests.mutation_table import Row, rules, try_rewrites_of_case, try_rewrites_of_graph, try_rule
-from tests.operator_cases import CASES
+from tests.laws.mutants import HOLE, ORDER
+from tests.laws.mutation_table import Row, rules, try_rewrites_of_case, try_rewrites_of_graph, try_rule
+from tests.laws.operator_cases import CASES
 
 
 def report(names: Sequence[str], altered: Sequence[Row], rewritten: Sequence[Row]) -> int:

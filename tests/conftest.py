@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from onnxprune.machine import THREAD_COUNTS
+from onnxprune.model.machine import THREAD_COUNTS
 from tests.signals import hear_interrupts
 
 

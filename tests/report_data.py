@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.record import Record, Run
-from onnxprune.report import Dropped, GroupReport, Layer, PinReport, PruneReport, Quantities, Source
+from onnxprune.reports.data import Dropped, GroupReport, Layer, PinReport, PruneReport, Quantities, Source
+from onnxprune.reports.record import Record, Run
 
 HOSTILE = "<script>alert('x')</script>\"'&amp;\x1b[31m\u202egnp.exe\r\n\x00\ud800"
 VOID = {"meta", "link", "input", "br", "wbr"}

@@ -12,14 +12,14 @@ import onnx
 
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.units import Units, units
-from onnxprune.collection import uncollected
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.carry import to_graph
+from onnxprune.model.collection import uncollected
 from onnxprune.model.feeds import find_feeds
-from onnxprune.model.light import Light, light
-from onnxprune.model.network import network
+from onnxprune.model.graph import network
+from onnxprune.model.mapped import Light, light
 from onnxprune.model.shapes import all_shapes, default_sizes, infer
-from onnxprune.model.widened import runnable
+from onnxprune.model.upcast import runnable
 from onnxprune.rules import load_plugins
 
 Shapes = Mapping[str, "tuple[int | None, ...]"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.analysis.arrivals import Arrivals
-from onnxprune.analysis.shadow import Mean
+from onnxprune.analysis.node_inputs import Arrivals
+from onnxprune.analysis.replay_state import Mean
 from onnxprune.rules.signature import Fix
 
 CLOSE = 1e-6

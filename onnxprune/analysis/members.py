@@ -12,13 +12,13 @@ from functools import partial
 
 import numpy as np
 
-from onnxprune.analysis.decoding import decoded
-from onnxprune.analysis.letters import joined
+from onnxprune.analysis.axes import joined
+from onnxprune.analysis.dequantize import decoded
 from onnxprune.analysis.readers import Readers, is_decoder
 from onnxprune.analysis.records import CARRIES, PRODUCES, Entry, Slot
 from onnxprune.analysis.trace import Step
 from onnxprune.analysis.units import Units
-from onnxprune.model.network import Stored
+from onnxprune.model.graph import Stored
 from onnxprune.rules.signature import Code, Signature
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.analysis.letters import Block
+from onnxprune.analysis.axes import Block
 from onnxprune.analysis.records import CARRIES, CONSUMES, PRODUCES
 from onnxprune.analysis.trace import Step, Trace
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from onnxprune.analysis.axes import Block
 from onnxprune.analysis.labels import Labelled
-from onnxprune.analysis.letters import Block
-from onnxprune.model.network import Stored
+from onnxprune.model.graph import Stored
 from onnxprune.rules.signature import Axes, Axis, Signature
 
 PRODUCES, CARRIES, CONSUMES = "produces", "carries", "consumes"

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.analysis.constants import Known, evaluate, shape_value, size_value
 from onnxprune.analysis.records import Met
 from onnxprune.analysis.replay_node import replay_node
-from onnxprune.analysis.shadow import ClashError, Conflict, Cut, Kept, Replayed, Rescale, Shadow
+from onnxprune.analysis.replay_state import ClashError, Conflict, Cut, Kept, Replayed, Rescale, Shadow
 from onnxprune.analysis.trace import Step, Trace
-from onnxprune.analysis.values import Known, evaluate, shape_value, size_value
 from onnxprune.rules.signature import Pinned
 
 NO_CHANNELS = "its axis holds no channels"

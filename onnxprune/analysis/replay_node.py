@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.analysis.arrivals import Arrivals
-from onnxprune.analysis.departures import departures
 from onnxprune.analysis.means import follow_mean, note_sum
+from onnxprune.analysis.node_inputs import Arrivals
+from onnxprune.analysis.output_selections import departures
 from onnxprune.analysis.records import Met, Slot
-from onnxprune.analysis.shadow import Cut, Kept, Shadow
+from onnxprune.analysis.replay_state import Cut, Kept, Shadow
 from onnxprune.analysis.trace import Step
 from onnxprune.rules.signature import Fix, Shrunk
 

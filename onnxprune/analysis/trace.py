@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.analysis.constants import Known, evaluate, shape_value, size_value
 from onnxprune.analysis.labels import Book, Factor, Labelled, Pin
-from onnxprune.analysis.meeting import Meeting
+from onnxprune.analysis.node_propagation import Meeting
 from onnxprune.analysis.records import Met, Operand
-from onnxprune.analysis.values import Known, evaluate, shape_value, size_value
-from onnxprune.model.network import STANDARD, Network
+from onnxprune.model.graph import STANDARD, Network
 from onnxprune.rules.registry import REGISTRY, Registry
 from onnxprune.rules.signature import NO_RULE, Pinned, Shape, Signature, Site, Verdict
 

@@ -1,4 +1,4 @@
-"""Floor 9: the command line. Options are parsed, the API is called, reports are printed."""
+"""The command line: options are parsed, the functions of the package are called, reports are printed."""
 
 from onnxprune.cli.app import main
 

@@ -15,9 +15,10 @@ import click
 
 import onnxprune
 from onnxprune.choices import SCOPES
-from onnxprune.cli import paging, tables
-from onnxprune.cli.batching import batch
-from onnxprune.cli.comparing import compare
+from onnxprune.cli import page as paging
+from onnxprune.cli import tables
+from onnxprune.cli.batch import batch
+from onnxprune.cli.compare import compare
 from onnxprune.cli.errors import Program, Terminated
 from onnxprune.cli.options import (
     PATH,
@@ -41,10 +42,10 @@ from onnxprune.cli.options import (
     widths,
 )
 from onnxprune.cli.screen import Screen
-from onnxprune.cli.sensing import sensitivity
+from onnxprune.cli.sensitivity import sensitivity
 from onnxprune.errors import GateFailed, OnnxPruneError, TargetMissed, UnprovedError, UsageError
-from onnxprune.report import SCHEMA_VERSION
-from onnxprune.wording import proof_line
+from onnxprune.reports.data import SCHEMA_VERSION
+from onnxprune.reports.wording import proof_line
 
 if TYPE_CHECKING:
     import onnx
@@ -295,7 +296,7 @@ def _drift(
     original: onnx.ModelProto, other: onnx.ModelProto, shapes: Mapping[str, Any], values: Mapping[str, Any]
 ) -> tuple[float | None, str]:
     """Measure drift on random inputs; where that is not possible return None and why."""
-    from onnxprune.drift import generated_drift
+    from onnxprune.evaluation.drift import generated_drift
     from onnxprune.model.feeds import find_feeds
 
     try:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from onnxprune.batching.watching import Watch
+from onnxprune.batches.watch import Watch
 from onnxprune.cli.screen import Screen, message
 from onnxprune.errors import printable
-from onnxprune.record import GOOD, Record
+from onnxprune.reports.record import GOOD, Record
 
 
 class Lines(Watch):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from onnxprune.errors import printable
-from onnxprune.plain import plain
 from onnxprune.progress import Progress, silent
+from onnxprune.reports.plain import plain
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.choices import QUALITIES
 from onnxprune.cli.screen import Column, Table
 from onnxprune.quantities import amount, count, share, size
-from onnxprune.wording import comparison_line, milliseconds, number, pins_by_reason, proof_line
+from onnxprune.reports.wording import comparison_line, milliseconds, number, pins_by_reason, proof_line
 
 if TYPE_CHECKING:
-    from onnxprune.report import GroupReport, InspectReport, PinReport, PruneReport, VerifyReport
+    from onnxprune.reports.data import GroupReport, InspectReport, PinReport, PruneReport, VerifyReport
     from onnxprune.rules import Rule
 
 TOP = 3  # reasons shown without -v

@@ -1,1 +1,1 @@
-"""Floor 1: all ONNX input and output, and the graph queries."""
+"""All ONNX input and output: reading, checking, writing, running, and the queries on a graph."""

@@ -12,7 +12,7 @@ import onnx
 
 from onnxprune.errors import UsageError
 from onnxprune.model.interface import InputSpec, input_specs
-from onnxprune.model.light import Light, light
+from onnxprune.model.mapped import Light, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.model.sizes import Given, Sizes, check_name, default_sizes, shown_inputs
 

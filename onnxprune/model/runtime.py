@@ -15,9 +15,9 @@ import onnx
 import onnxruntime as ort
 
 from onnxprune.errors import UnprovedError, shortened
-from onnxprune.machine import THREADS
 from onnxprune.model.io import PROTOBUF_LIMIT, save, serialised
-from onnxprune.model.light import Light, light
+from onnxprune.model.machine import THREADS
+from onnxprune.model.mapped import Light, light
 
 _FATAL_ONLY = 4
 _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Non-zero status code returned while running )?")

@@ -1,1 +1,1 @@
-"""Floor 6: the oracle. A pruned model must equal the masked original."""
+"""The proof: a pruned model must equal the masked original in onnxruntime."""

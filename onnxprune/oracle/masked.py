@@ -16,14 +16,14 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxprune.analysis.axes import merged
 from onnxprune.analysis.labels import Factor, Labelled
-from onnxprune.analysis.letters import merged
 from onnxprune.analysis.records import Met, View
 from onnxprune.analysis.replay import Replayed
-from onnxprune.analysis.shadow import Mean
+from onnxprune.analysis.replay_state import Mean
 from onnxprune.analysis.trace import Step, Trace
 from onnxprune.model.carry import to_graph, to_model
-from onnxprune.model.light import Light
+from onnxprune.model.mapped import Light
 from onnxprune.oracle.restricted import restrict
 from onnxprune.oracle.zeros import Decoding, Zeros
 from onnxprune.rules.signature import Signature

@@ -12,10 +12,10 @@ import onnx
 
 from onnxprune.analysis.labels import Labelled
 from onnxprune.analysis.replay import Kept, Replayed
-from onnxprune.analysis.shadow import selected
+from onnxprune.analysis.replay_state import selected
 from onnxprune.analysis.trace import Trace
 from onnxprune.errors import UnprovedError
-from onnxprune.model.light import Light, light
+from onnxprune.model.mapped import Light, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.oracle.codes import inexact, nudged
 from onnxprune.oracle.masked import Masked, masked_original

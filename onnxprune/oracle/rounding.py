@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxprune.model.light import Light
+from onnxprune.model.mapped import Light
 from onnxprune.model.runtime import open_session, run, with_outputs
 
 HALF_PLACE = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxprune.analysis.decoding import stored_param
+from onnxprune.analysis.dequantize import stored_param
 from onnxprune.analysis.records import View
 from onnxprune.analysis.trace import Step, Trace
 from onnxprune.oracle.restricted import Maker

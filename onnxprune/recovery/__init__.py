@@ -1,1 +1,1 @@
-"""Floor 5: weight repair. What a removal broke is fitted away on calibration data, layer by layer."""
+"""What a removal broke is fitted away on calibration data, layer by layer."""

@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.replay import Replayed
-from onnxprune.calibration.consumers import Consumer, View
-from onnxprune.calibration.grams import Gram
-from onnxprune.folding import fold, with_values
-from onnxprune.model.network import Stored
-from onnxprune.rewrite import sliced
+from onnxprune.data.consumers import Consumer, View
+from onnxprune.data.moments import Gram
+from onnxprune.model.graph import Stored
+from onnxprune.recovery.least_squares import fold, with_values
+from onnxprune.rewrite.apply import sliced
 
 
 def folded_into(

@@ -17,16 +17,16 @@ import numpy as np
 import onnx
 from scipy.linalg import cho_factor, cho_solve, solve
 
-from onnxprune.analysis.shadow import Replayed
+from onnxprune.analysis.replay_state import Replayed
 from onnxprune.analysis.trace import Trace
-from onnxprune.calibration.readers import Calibration
+from onnxprune.data.read import Calibration
 from onnxprune.errors import UnprovedError
-from onnxprune.folding import with_values
 from onnxprune.progress import Steps, unseen
-from onnxprune.recovery.adjoint import Piece
-from onnxprune.recovery.linear import Linear, linears, stored
+from onnxprune.recovery.gradients import Piece
+from onnxprune.recovery.least_squares import with_values
 from onnxprune.recovery.original import Original
 from onnxprune.recovery.problem import Batch, Part, Problem, Weights, ends_of, error_of, pieced, sessions
+from onnxprune.recovery.regression import Linear, linears, stored
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
 

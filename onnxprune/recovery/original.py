@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.analysis.shadow import Replayed, selected
+from onnxprune.analysis.replay_state import Replayed, selected
 from onnxprune.analysis.trace import Trace
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window

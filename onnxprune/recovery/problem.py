@@ -12,8 +12,8 @@ from onnx import helper, numpy_helper
 
 from onnxprune.errors import UnprovedError
 from onnxprune.model.runtime import one_line, open_session, runtime_errors
-from onnxprune.recovery.adjoint import OPSET, STEP, Piece, Tape, Use, adjoint, measured, rule_for
-from onnxprune.recovery.linear import Linear
+from onnxprune.recovery.gradients import OPSET, STEP, Piece, Tape, Use, adjoint, measured, rule_for
+from onnxprune.recovery.regression import Linear
 from onnxprune.recovery.walk import Walk, read_by
 from onnxprune.recovery.windows import Window
 

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxprune.analysis.shadow import Replayed
+from onnxprune.analysis.replay_state import Replayed
 from onnxprune.analysis.trace import Trace
-from onnxprune.calibration.readers import Calibration
-from onnxprune.folding import with_values
+from onnxprune.data.read import Calibration
 from onnxprune.progress import Steps, unseen
-from onnxprune.recovery.heard import heard
-from onnxprune.recovery.linear import Linear, linears, stored
+from onnxprune.recovery.active_range import heard
+from onnxprune.recovery.block_ridge import wide_fitted
+from onnxprune.recovery.least_squares import with_values
 from onnxprune.recovery.original import Original
+from onnxprune.recovery.regression import Linear, linears, stored
 from onnxprune.recovery.ridge import DAMPING, Change, Ridge, Rows
 from onnxprune.recovery.walk import Walk
-from onnxprune.recovery.wide import wide_fitted
 
 ROWS = 65_536  # of all batches together, at most
 WIDEST = 8192  # features above which a layer is fitted block by block

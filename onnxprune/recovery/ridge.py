@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from onnxprune.recovery.heard import Heard
+from onnxprune.recovery.active_range import Heard
 
 DAMPING = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 WIDE_DAMPING = (1e-3, 1e-2)

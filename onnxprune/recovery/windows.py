@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.recovery.linear import Linear
+from onnxprune.recovery.regression import Linear
 from onnxprune.recovery.walk import Walk
 
 LAYERS = 4  # of a window, at least

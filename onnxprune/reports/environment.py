@@ -7,8 +7,8 @@ from importlib.metadata import version
 from typing import Any
 
 import onnxprune
-from onnxprune.machine import cores, memory
-from onnxprune.timing import cpu_name
+from onnxprune.evaluation.latency import cpu_name
+from onnxprune.model.machine import cores, memory
 
 
 def environment() -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from xml.etree import ElementTree as Tree
 
 from onnxprune.errors import printable
-from onnxprune.record import Record, Run
 from onnxprune.reports.outcome import Outcome
 from onnxprune.reports.reading import prune_report
+from onnxprune.reports.record import Record, Run
 
 SUITE = "onnxprune batch"
 FAILURES = ("target-missed", "gate-failed", "unproved")  # judged and found wanting; other bad ends are errors

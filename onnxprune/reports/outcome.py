@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from onnxprune.quantities import share
-from onnxprune.report import PruneReport
+from onnxprune.reports.data import PruneReport
 
 GOOD, CARE, BAD, PLAIN = "good", "care", "bad", "plain"  # tones
 FAR = 1.0  # a drift as large as the outputs themselves

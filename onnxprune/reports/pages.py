@@ -16,7 +16,7 @@ from markupsafe import Markup
 from onnxprune.errors import printable
 from onnxprune.quantities import count, share, size
 from onnxprune.reports.outcome import FAR, decimal, finite, metric_value
-from onnxprune.wording import milliseconds, number
+from onnxprune.reports.wording import milliseconds, number
 
 
 def page(template: str, **given: Any) -> bytes:

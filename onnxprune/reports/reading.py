@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from onnxprune.errors import UsageError
-from onnxprune.record import STATUSES, Run
-from onnxprune.report import SCHEMA_VERSION, PruneReport, SensitivityReport
+from onnxprune.reports.data import SCHEMA_VERSION, PruneReport, SensitivityReport
+from onnxprune.reports.record import STATUSES, Run
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as Tree
 
 from onnxprune.errors import shortened
 from onnxprune.reports.scales import linear, logarithmic
-from onnxprune.svg import child, picture, words
+from onnxprune.reports.svg import child, picture, words
 
 WIDTH, HEIGHT = 1120, 440
 LEFT, RIGHT, TOP, FOOT = 52, 24, 20, 46  # margins

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from onnxprune.model.files import write_file
-from onnxprune.plain import plain
-from onnxprune.record import Run
-from onnxprune.report import SCHEMA_VERSION
+from onnxprune.reports.batch_page import zoo_page
+from onnxprune.reports.csv import table
+from onnxprune.reports.data import SCHEMA_VERSION
 from onnxprune.reports.junit import junit
-from onnxprune.reports.tabular import table
-from onnxprune.reports.zoo import zoo_page
+from onnxprune.reports.plain import plain
+from onnxprune.reports.record import Run
 
 
 def write_all(run: Run, folder: Path) -> None:

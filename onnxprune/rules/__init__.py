@@ -1,4 +1,4 @@
-"""Floor 2: what each operator does to labels, its MACs and its repair."""
+"""What each operator does to labels, its MACs and its repair."""
 
 from onnxprune.rules import (
     attention,

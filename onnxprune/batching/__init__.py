@@ -1,1 +1,0 @@
-"""Floor 8: many models in one run, each in a process of its own, with a journal that survives any kill."""

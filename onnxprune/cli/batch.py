@@ -1,0 +1,145 @@
+"""The command `batch`: its options, its progress and its tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from onnxprune.cli.batch_progress import watching
+from onnxprune.cli.options import (
+    PATH,
+    SIZE,
+    common,
+    criterion,
+    evidence,
+    exclude,
+    inline,
+    inputs,
+    prune_settings,
+    removal,
+    repair,
+    runtime,
+    seed,
+    validation,
+    widths,
+)
+from onnxprune.cli.screen import Column, Screen, Table
+from onnxprune.cli.tables import FACTS
+from onnxprune.reports.record import GOOD, STATUSES, Record
+
+FAILURES = 7
+SCHEMA_VERSION = 1
+_RUN = ("jobs", "timeout", "memory_limit", "dask", "shard", "retry_failed")
+
+
+@click.command()
+@click.argument("source")
+@click.option(
+    "-o", "--output", type=PATH, required=True, metavar="DIR",
+    help="Folder for models, plans, logs and reports: new, empty, or of the run to go on with.",
+)  # fmt: skip
+@click.option(
+    "--jobs", type=click.IntRange(min=1), show_default="one per core", metavar="N",
+    help="Models at once, each in a process of one thread.",
+)  # fmt: skip
+@click.option(
+    "--timeout", type=float, default=3600, show_default=True, metavar="S",
+    help="Seconds that one model may take.",
+)  # fmt: skip
+@click.option(
+    "--memory-limit", type=SIZE, metavar="SIZE", show_default="80 % of the machine's, divided by --jobs",
+    help="Resident memory of one model's process.",
+)  # fmt: skip
+@click.option(
+    "--dask", metavar="ADDRESS|local",
+    help="Run the models on a Dask cluster that shares the file system, or on one of --jobs local workers.",
+)  # fmt: skip
+@click.option("--shard", metavar="i/n", help="Do only the i-th of n parts, for other schedulers.")
+@click.option("--retry-failed", is_flag=True, help="Run again what ended with a failure.")
+@click.option(
+    "--save-config", type=PATH, metavar="FILE.json",
+    help="Write the resolved run, too: a manifest of all models with their settings.",
+)  # fmt: skip
+@removal
+@criterion
+@repair
+@validation
+@widths
+@exclude
+@seed
+@evidence
+@inline
+@inputs
+@runtime
+@common
+def batch(screen: Screen, source: str, output: Path, **options: Any) -> int:
+    """Prune many models, each in a process of its own.
+
+    SOURCE is a folder, a glob, a model, or a manifest (TOML or JSON) that lists models with their settings;
+    options given here override it. What is finished is written down at once: after Ctrl-C, a crash or a
+    reboot the same command goes on. Exits with 7 where a model failed.
+
+    \b
+    Example:
+      onnxprune batch zoo/ -o pruned/ --target macs=0.5 --jobs 2
+    """
+    from onnxprune.batches.manifest import write
+    from onnxprune.batches.run import records, resolve
+
+    given = _given()
+    run = {key: value for key, value in options.items() if key in given and key in _RUN}
+    resolved = resolve(source, output, prune_settings(options, given - {"memory_limit"}), run)
+    if options["save_config"] is not None:
+        write(options["save_config"], resolved.entries, resolved.run)
+    with watching(screen) as watch:
+        found = list(records(resolved, output, watch))
+    found.sort(key=lambda record: record.id)
+    screen.result(_told(found), shown(found, output))
+    return FAILURES if any(record.status not in GOOD for record in found) else 0
+
+
+def _given() -> set[str]:
+    """Return the names of the options that stand on the command line."""
+    ctx = click.get_current_context()
+    return {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+
+
+def _told(records: list[Record]) -> Mapping[str, Any]:
+    """Return the result of --json: how many ended how, and every record."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "statuses": counted(records),
+        "records": [asdict(r) for r in records],
+    }
+
+
+def counted(records: list[Record]) -> dict[str, int]:
+    """Return how many models ended how, in the order of STATUSES."""
+    found = Counter(record.status for record in records)
+    return {status: found[status] for status in STATUSES if found[status]}
+
+
+def shown(records: list[Record], output: Path) -> list[Table]:
+    """Show what failed and where its log is, and how many ended how."""
+    failed = [r for r in records if r.status not in GOOD]
+    columns = (
+        Column("model", fold=True),
+        Column("status"),
+        Column("reason", fold=True),
+        Column("log", fold=True),
+    )
+    rows = [(r.id, r.status, r.reason, r.log) for r in failed]
+    facts = [(status, str(number)) for status, number in counted(records).items()]
+    again = (
+        [("retried", ", ".join(r.id for r in records if r.attempts > 1))]
+        if any(r.attempts > 1 for r in records)
+        else []
+    )
+    tables = [Table(columns, rows, "not pruned")] if rows else []
+    return [*tables, Table(FACTS, [*facts, *again, ("written", str(output))])]

@@ -1,0 +1,1 @@
+"""Calibration and validation data, and the moments of activations that are read off them."""

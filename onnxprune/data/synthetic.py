@@ -1,0 +1,221 @@
+"""Calibration inputs where there are none: random ones, and of these such as the model tells it has seen.
+
+No gradients: many candidates are drawn and some chosen. Where the model holds BatchNormalizations, their
+stored means and variances are those of the training data, and candidates are chosen so that together they
+give the same (Haroush et al. 2020, arXiv:1912.01274, by selection). Else, of a classifier, those it is
+surest of, as many of each class (the one-hot and the balance loss of Chen et al. 2019, arXiv:1904.01186).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxprune.data.images import is_image, is_last, random_images
+from onnxprune.data.read import Calibration, read_calibration
+from onnxprune.errors import UsageError
+from onnxprune.model.feeds import feeds_for
+from onnxprune.model.runtime import one_line, open_session, run, runtime_errors, with_outputs
+
+Feeds: TypeAlias = dict[str, np.ndarray]
+CANDIDATES, CHOSEN = 4096, 8  # drawn, and of how many one is chosen
+ELEMENTS = 1 << 26  # of all candidates together
+SCALES = ((1.0, 0.0), (0.25, 0.5), (64.0, 128.0))  # deviation and mean: normalised, 0 to 1, 0 to 255
+TRIED = 64  # candidates of each scale
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A BatchNormalization: the tensor it reads, and what the model stores of its statistics [channels]."""
+
+    tensor: str
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+def synthesised(model: onnx.ModelProto, base: Feeds, fixed: frozenset[str], seed: int) -> Calibration:
+    """Make calibration data for a model.
+
+    base: inputs that run it; the candidates have their shapes. fixed: inputs that stay as they are there.
+    Raises UsageError where the model does not run on them.
+    """
+    size = sum(array.size for array in base.values())
+    count = int(np.clip(ELEMENTS // max(size, 1), 2 * TRIED, CANDIDATES))
+    norms = list(_norms(model))
+    maker = _Maker(model, base, fixed, seed)
+    scale = SCALES[0]
+    if norms and maker.images:
+        gaps = [_gap(_statistics(model, norms, maker.candidates(TRIED, s))) for s in SCALES]
+        scale = SCALES[int(np.argmin(gaps))]
+    pool = maker.candidates(count, scale)
+    chosen, how = _chosen(model, norms, pool, count // CHOSEN)
+    # Neighbours in the order of choice are alike; every fifth batch is held out.
+    order = np.random.default_rng(seed).permutation(chosen)
+    found = read_calibration([pool[i] for i in order], model)
+    return replace(found, synthesised=how)
+
+
+def _chosen(
+    model: onnx.ModelProto, norms: Sequence[Norm], pool: Sequence[Feeds], count: int
+) -> tuple[np.ndarray, str]:
+    """Choose candidates; say how."""
+    if norms:
+        features = _statistics(model, norms, pool)
+        if features is not None:
+            return herded(features, count), f"matched to {len(norms)} BatchNormalizations"
+    scores = _classes(model, pool)
+    if scores is not None:
+        return balanced(scores, count), f"balanced over {scores.shape[1]} classes"
+    return np.arange(count), "not matched to anything"
+
+
+def herded(features: np.ndarray, count: int) -> np.ndarray:
+    """Choose rows [n, f] whose mean is as near to zero as a greedy choice gets (Welling 2009)."""
+    left = np.ones(len(features), dtype=bool)
+    total = np.zeros(features.shape[1])
+    lengths = np.square(features).sum(axis=1)
+    chosen = []
+    for _ in range(min(count, len(features))):
+        far = lengths + 2 * features @ total
+        far[~left] = np.inf
+        best = int(far.argmin())
+        chosen.append(best)
+        left[best] = False
+        total += features[best]
+    return np.asarray(chosen)
+
+
+def balanced(scores: np.ndarray, count: int) -> np.ndarray:
+    """Choose rows [n, classes] in turn from every class, the surest first.
+
+    scores: probabilities, or logits.
+    """
+    if scores.min() < 0 or not np.allclose(scores.sum(axis=1), 1, atol=1e-3):
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        scores = scores / scores.sum(axis=1, keepdims=True)
+    label, sure = scores.argmax(axis=1), scores.max(axis=1)
+    order = np.lexsort((-sure, label))
+    turn = np.concatenate([np.arange(n) for n in np.bincount(label) if n])
+    return np.asarray(order[np.argsort(turn, kind="stable")][:count])
+
+
+class _Maker:
+    """Draws candidates: images where an input looks like one, ids of the whole table, else what runs."""
+
+    def __init__(self, model: onnx.ModelProto, base: Feeds, fixed: frozenset[str], seed: int) -> None:
+        self.model, self.base, self.seed = model, base, seed
+        self.fixed = {name: base[name] for name in fixed}
+        self.images = {n: is_last(a) for n, a in base.items() if n not in fixed and is_image(a)}
+        stored = {t.name: t.dims[0] for t in model.graph.initializer if len(t.dims) > 1}
+        self.tables = {
+            node.input[1]: int(stored[node.input[0]])
+            for node in model.graph.node
+            if node.op_type == "Gather" and node.input[0] in stored and node.input[1] in base
+            and base[node.input[1]].dtype.kind in "iu" and node.input[1] not in fixed and not _axis(node)
+        }  # fmt: skip
+
+    def candidates(self, count: int, scale: tuple[float, float]) -> list[Feeds]:
+        """Draw feeds; the images of the given deviation and mean."""
+        rng = np.random.default_rng(self.seed)
+        drawn = {name: self._drawn(name, count, scale, rng) for name in self.images}
+        shapes = {name: array.shape for name, array in self.base.items()}
+        result = []
+        for number in range(count):
+            feeds = {name: values[number] for name, values in drawn.items()}
+            if len(drawn) + len(self.fixed) < len(self.base):
+                seed = self.seed + number + 1
+                feeds = feeds_for(self.model, shapes, self.fixed, seed, like=self.base) | feeds
+            feeds |= self.fixed
+            for name, rows in self.tables.items():
+                like = self.base[name]
+                feeds[name] = rng.integers(0, rows, like.shape).astype(like.dtype)
+            result.append(feeds)
+        return result
+
+    def _drawn(
+        self, name: str, count: int, scale: tuple[float, float], rng: np.random.Generator
+    ) -> np.ndarray:
+        like, last = self.base[name], self.images[name]
+        batch, *shape = like.shape if not last else (like.shape[0], like.shape[3], *like.shape[1:3])
+        values = random_images(count * batch, (shape[0], shape[1], shape[2]), rng) * scale[0] + scale[1]
+        turned = values.transpose(0, 2, 3, 1) if last else values
+        return turned.reshape(count, *like.shape).astype(like.dtype)
+
+
+def _axis(node: onnx.NodeProto) -> int:
+    return next((a.i for a in node.attribute if a.name == "axis"), 0)
+
+
+def _norms(model: onnx.ModelProto) -> Iterator[Norm]:
+    stored = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type != "BatchNormalization" or attributes.get("training_mode") or len(node.input) < 5:
+            continue
+        if node.input[3] in stored and node.input[4] in stored:
+            mean, variance = (numpy_helper.to_array(stored[node.input[i]]).astype(np.float64) for i in (3, 4))
+            yield Norm(
+                node.input[0], mean, np.sqrt(np.maximum(variance, 0) + attributes.get("epsilon", 1e-5))
+            )
+
+
+def _statistics(model: onnx.ModelProto, norms: Sequence[Norm], pool: Sequence[Feeds]) -> np.ndarray | None:
+    """Return how far each candidate's first and second moments are from the stored ones [n, features].
+
+    None where activations do not have the samples along their first axis.
+    """
+    found = []
+    for rows, values in _ran(model, sorted({n.tensor for n in norms}), pool):
+        parts = []
+        for norm in norms:
+            seen = values[norm.tensor]
+            if seen.ndim < 2 or len(seen) != rows:
+                return None
+            shape = (1, -1, *[1] * (seen.ndim - 2))
+            z = (seen.astype(np.float64) - norm.mean.reshape(shape)) / norm.deviation.reshape(shape)
+            axes = tuple(range(2, seen.ndim))
+            width = np.sqrt(2.0 * len(norm.mean))
+            parts += [z.mean(axis=axes) / width, (np.square(z).mean(axis=axes) - 1) / width]
+        found.append(np.concatenate(parts, axis=1))
+    every = np.concatenate(found)
+    return every.reshape(len(pool), -1, every.shape[1]).mean(axis=1)
+
+
+def _gap(features: np.ndarray | None) -> float:
+    """Return how far the best of the candidates stay from the stored statistics; 0 where it is unknown."""
+    if features is None:
+        return 0.0
+    return float(np.linalg.norm(features[herded(features, len(features) // CHOSEN)].mean(axis=0)))
+
+
+def _classes(model: onnx.ModelProto, pool: Sequence[Feeds]) -> np.ndarray | None:
+    """Return what a classifier makes of each candidate [n, classes]; None where the model is none."""
+    output = model.graph.output[0].name
+    found = []
+    for rows, values in _ran(model, [output], pool):
+        made = values[output]
+        single = (
+            made.dtype.kind == "f" and made.ndim > 1 and made.shape[0] == rows == made.size // made.shape[1]
+        )
+        if not single or made.shape[1] < 2 or not np.isfinite(made).all():
+            return None
+        found.append(made.reshape(rows, -1).astype(np.float64))
+    every = np.concatenate(found)
+    return every if len(every) == len(pool) else None
+
+
+def _ran(
+    model: onnx.ModelProto, tensors: Sequence[str], pool: Sequence[Feeds]
+) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+    """Run a model over candidates, batch by batch; yield the rows of a batch and these tensors."""
+    session = open_session(with_outputs(model, tensors), optimised=True)
+    try:
+        for batch in read_calibration(pool, model, len(pool)).batches:
+            yield len(next(iter(batch.values()))), run(session, batch)
+    except runtime_errors() as error:
+        raise UsageError(f"the model does not run on synthesised inputs: {one_line(error)}") from error

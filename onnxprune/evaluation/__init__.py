@@ -1,0 +1,1 @@
+"""What a model is worth: latency, drift, metrics on validation data."""

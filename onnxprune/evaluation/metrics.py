@@ -1,0 +1,187 @@
+"""Metrics: how good the outputs of a model are on validation data, beside those of the unpruned one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnxprune.data.read import Validation
+from onnxprune.data.scripts import function_in, guarded
+from onnxprune.errors import UsageError
+from onnxprune.evaluation.drift import distance
+
+Answers: TypeAlias = Sequence[Mapping[str, np.ndarray]]
+MOST_DB = 100.0  # PSNR of equal signals: the drop of a gate is finite
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Outputs by name and batch: of the model that is judged, and of the unpruned one."""
+
+    found: Answers
+    reference: Answers
+    data: Validation
+
+
+Metric: TypeAlias = Callable[[Comparison], float]
+
+
+def suited(reference: Answers, data: Validation) -> str:
+    """Choose a metric: top1 where there are labels, agreement for class scores, else drift."""
+    if data.labels is not None:
+        return "top1"
+    array = reference[0][_first(reference)]
+    return "agreement" if _is_scores(array) else "drift"
+
+
+def metric_of(name: str | Callable[..., Any]) -> Metric:
+    """Return a metric by its name, by `script.py:function`, or from a function (outputs, labels).
+
+    Raises UsageError for a script that fails.
+    """
+    if isinstance(name, str) and name in METRICS:
+        return METRICS[name]
+    call = function_in(name, "metric") if isinstance(name, str) else name
+    return lambda c: _asked(call, name, c)
+
+
+def _asked(call: Callable[..., Any], name: object, c: Comparison) -> float:
+    """Ask a user's function of all outputs, by name, and the labels or None; higher is better."""
+    what = f"metric {name if isinstance(name, str) else getattr(name, '__name__', 'function')}"
+    outputs = {key: _joined(c.found, key) for key in c.found[0]}
+    value = guarded(lambda: float(call(outputs, c.data.labels)), what)
+    if not np.isfinite(value):
+        raise UsageError(f"{what} gives {value}, expected a finite number, higher is better")
+    return float(value)
+
+
+def top1(c: Comparison) -> float:
+    """Share of samples whose highest score is that of their label.
+
+    Raises UsageError without labels, and where these are no classes of the scores.
+    """
+    scores, labels = _scores(c.found, "top1"), c.data.labels
+    if labels is None:
+        raise UsageError("metric top1 compares with labels: the validation data holds no array 'labels'")
+    if labels.dtype.kind not in "iu":
+        raise UsageError(f"'labels' of the validation data: got {labels.dtype}, expected integers")
+    if labels.size != len(scores) or labels.shape[0] != len(scores):
+        raise UsageError(
+            f"'labels' of the validation data: got shape {list(labels.shape)}, expected one for each of "
+            f"{len(scores)} samples"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= scores.shape[1]:
+        raise UsageError(
+            f"'labels' of the validation data: got classes {low} to {high}, "
+            f"expected 0 to {scores.shape[1] - 1}"
+        )
+    return float((scores.argmax(axis=1) == labels.ravel()).mean())
+
+
+def agreement(c: Comparison) -> float:
+    """Share of samples whose highest score is that of the unpruned model's."""
+    pair = [_scores(answers, "agreement").argmax(axis=1) for answers in (c.found, c.reference)]
+    return float((pair[0] == pair[1]).mean())
+
+
+def cosine(c: Comparison) -> float:
+    """Cosine with targets, else with the unpruned model's outputs: mean over samples, of the worst output."""
+    return min(float(np.mean([_cosine(y, t) for y, t in pairs])) for _, pairs in _against(c))
+
+
+def _cosine(found: np.ndarray, wanted: np.ndarray) -> float:
+    lengths = float(np.linalg.norm(found)), float(np.linalg.norm(wanted))
+    if not all(lengths):
+        return float(lengths[0] == lengths[1])
+    return float(found @ wanted) / (lengths[0] * lengths[1])
+
+
+def psnr(c: Comparison) -> float:
+    """Peak signal-to-noise ratio in dB, at most 100, as cosine; the peak is the range of what is wanted."""
+    return min(_psnr(pairs) for _, pairs in _against(c))
+
+
+def _psnr(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    peak = max(float(t.max()) for _, t in pairs) - min(float(t.min()) for _, t in pairs)
+    errors = np.asarray([np.square(y - t).mean() for y, t in pairs])
+    least = peak**2 * 10 ** (-MOST_DB / 10)
+    with np.errstate(divide="ignore"):
+        return float((10 * np.log10(peak**2 / np.maximum(errors, max(least, 1e-300)))).mean())
+
+
+def drift(c: Comparison) -> float:
+    """|y - y0|_2 / |y0|_2 to the unpruned model: mean over samples, of the outputs the largest."""
+    bare = Comparison(c.found, c.reference, Validation(c.data.batches))
+    return max(float(np.mean([distance(y, t) for y, t in pairs])) for _, pairs in _against(bare))
+
+
+METRICS: Mapping[str, Metric] = {
+    "top1": top1, "agreement": agreement, "cosine": cosine, "psnr": psnr, "drift": drift,
+}  # fmt: skip
+
+
+def _against(c: Comparison) -> Iterator[tuple[str, list[tuple[np.ndarray, np.ndarray]]]]:
+    """Pair the samples of each float output with its targets, or with the unpruned model's outputs."""
+    names = [n for n in _floats(c.reference) if n in c.data.targets] or _floats(c.reference)
+    for name in names:
+        found = [_samples(a[name], b) for a, b in zip(c.found, c.data.batches, strict=True)]
+        if name not in c.data.targets:
+            wanted = [_samples(a[name], b) for a, b in zip(c.reference, c.data.batches, strict=True)]
+            yield name, [p for x, y in zip(found, wanted, strict=True) for p in zip(x, y, strict=True)]
+            continue
+        targets, shape = c.data.targets[name], _joined(c.found, name).shape
+        if targets.shape != shape or targets.dtype.kind not in "fiu":
+            raise UsageError(
+                f"target '{name}' of the validation data: got {targets.dtype} {list(targets.shape)}, "
+                f"expected numbers {list(shape)}"
+            )
+        rows = targets.astype(np.float64).reshape(sum(map(len, found)), -1)
+        yield name, list(zip((row for part in found for row in part), rows, strict=True))
+
+
+def _samples(array: np.ndarray, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Arrange an output as [samples, elements]; where its first axis is not that of the inputs, as one."""
+    sizes = [a.shape[0] for a in batch.values() if a.ndim]
+    count = len(array) if array.ndim and sizes and len(array) == max(sizes) else 1
+    return array.reshape(count, -1).astype(np.float64)
+
+
+def _floats(answers: Answers) -> list[str]:
+    """Name the float outputs. Raises UsageError where there is none."""
+    names = [name for name, array in answers[0].items() if array.dtype.kind == "f"]
+    if not names:
+        raise UsageError("the model has no float output to judge: give --metric script.py:function")
+    return names
+
+
+def _first(answers: Answers) -> str:
+    return _floats(answers)[0]
+
+
+def _is_scores(array: np.ndarray) -> bool:
+    return array.ndim >= 2 and array.shape[1] > 1 and array.size == array.shape[0] * array.shape[1]
+
+
+def _scores(answers: Answers, metric: str) -> np.ndarray:
+    """Return the first float output as [samples, classes]."""
+    name = _first(answers)
+    array = _joined(answers, name)
+    if not _is_scores(array):
+        raise UsageError(
+            f"metric {metric} needs class scores, [samples, classes]: output '{name}' is "
+            f"{list(array.shape)}; take another metric or script.py:function"
+        )
+    return array.reshape(len(array), -1)
+
+
+def _joined(answers: Answers, name: str) -> np.ndarray:
+    try:
+        return np.concatenate([np.atleast_1d(batch[name]) for batch in answers])
+    except ValueError as error:
+        raise UsageError(
+            f"output '{name}' differs in shape from batch to batch, which this metric cannot take: {error}"
+        ) from error

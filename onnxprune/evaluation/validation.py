@@ -1,0 +1,109 @@
+"""Validation: a metric of the whole model before and after, and the gate of `--max-drop`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.data.read import Feeds, Validation, read_validation
+from onnxprune.errors import UsageError
+from onnxprune.evaluation.drift import opened, ran
+from onnxprune.evaluation.metrics import Answers, Comparison, Metric, metric_of, suited
+from onnxprune.settings import PruneSettings
+
+LOWER_IS_BETTER = ("drift",)
+DIGITS = 9  # of a drop: 0.99 - 0.98 is more than 0.01 by rounding
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A metric of the unpruned and of the pruned model; drop: by how much it is worse."""
+
+    metric: str
+    before: float
+    after: float
+    samples: int
+    max_drop: float | None = None
+
+    @property
+    def drop(self) -> float:
+        """Return by how much the pruned model is worse; below 0 where it is better."""
+        lost = self.after - self.before if self.metric in LOWER_IS_BETTER else self.before - self.after
+        return round(lost, DIGITS)
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether the gate lets it through; a metric that is no number does not pass."""
+        return self.max_drop is None or self.drop <= self.max_drop
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON of `validation`."""
+        return {
+            "metric": self.metric,
+            "before": self.before,
+            "after": self.after,
+            "drop": self.drop,
+            "max_drop": self.max_drop,
+            "passed": self.passed,
+            "samples": self.samples,
+        }
+
+    def __str__(self) -> str:
+        """Say the metric before and after."""
+        return f"{self.metric} {self.before:.4g} -> {self.after:.4g}"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Holds validation data and what the unpruned model gives on it."""
+
+    data: Validation
+    reference: Answers
+    name: str
+    metric: Metric
+    before: float
+    max_drop: float | None
+
+    def __call__(self, model: onnx.ModelProto) -> Validated:
+        """Judge a pruned model. Raises UsageError where it does not run on the data."""
+        after = self.metric(
+            Comparison(answers(model, self.data.batches, "the pruned model"), self.reference, self.data)
+        )
+        return Validated(self.name, self.before, after, samples(self.data.batches), self.max_drop)
+
+
+def judge(model: onnx.ModelProto, settings: PruneSettings) -> Judge | None:
+    """Read the validation data and judge the unpruned model; None without data.
+
+    Raises UsageError for data, labels or a script that does not fit.
+    """
+    if settings.validate is None:
+        return None
+    data = read_validation(settings.validate, model)
+    reference = answers(model, data.batches, "the original")
+    chosen = settings.metric or suited(reference, data)
+    metric = metric_of(chosen)
+    name = chosen if isinstance(chosen, str) else f"{getattr(chosen, '__name__', 'function')}()"
+    before = metric(Comparison(reference, reference, data))
+    return Judge(data, reference, name, metric, before, settings.max_drop)
+
+
+def answers(model: onnx.ModelProto, batches: Sequence[Feeds], name: str) -> Answers:
+    """Run a model over batches, on the CPU at onnxruntime's default optimisation; outputs that are arrays.
+
+    Raises ModelError where onnxruntime cannot load it, UsageError where it does not run.
+    """
+    session = opened(model, name)
+    found = [ran(session, batch) for batch in batches]
+    if not any(isinstance(value, np.ndarray) for value in found[0].values()):
+        raise UsageError("the model has no output that is a tensor: a metric has nothing to judge")
+    return [{n: a for n, a in batch.items() if isinstance(a, np.ndarray)} for batch in found]
+
+
+def samples(batches: Sequence[Feeds]) -> int:
+    """Count samples: entries along the first axis of the inputs."""
+    return sum(max((a.shape[0] for a in batch.values() if a.ndim), default=1) for batch in batches)

@@ -1,0 +1,197 @@
+"""Queries on the graph: its nodes, its stored constants and who reads them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from onnxprune.model.mapped import HEAVY
+from onnxprune.model.quantized import coded_inputs, is_narrow
+from onnxprune.model.tensors import bits_of
+from onnxprune.model.values import SharedValues
+
+STANDARD = ("", "ai.onnx")
+_SCALARS = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A constant of the model: an initializer, or the value of a Constant node.
+
+    coded: an operator reads its elements as codes of real numbers, as DequantizeLinear does.
+    """
+
+    name: str
+    tensor: Any
+    literal: np.ndarray | None = None
+    node: gs.Node | None = None
+    coded: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape without loading the values."""
+        if self.literal is not None:
+            return tuple(self.literal.shape)
+        return tuple(self.tensor.shape)
+
+    @property
+    def is_parameter(self) -> bool:
+        """Tell whether the elements count as parameters: floats, and the codes of quantised weights."""
+        if self.coded:
+            return True
+        if self.literal is not None:
+            return bool(np.issubdtype(self.literal.dtype, np.floating))
+        dtype = self.tensor.dtype
+        if len(self.shape) > 1 and is_narrow(dtype):
+            return True
+        if isinstance(dtype, int):
+            return dtype == onnx.TensorProto.BFLOAT16
+        return bool(np.issubdtype(dtype, np.floating)) or np.dtype(dtype).name in ("bfloat16",)
+
+    @property
+    def itemsize(self) -> float:
+        """Return the bytes of one element; those of 4 bits take half a byte."""
+        dtype = self.tensor.dtype if self.literal is None else self.literal.dtype
+        number = dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return bits_of(int(number)) / 8
+
+    @property
+    def values(self) -> np.ndarray:
+        """Load the values; those of a heavy weight are kept nowhere, as they would stay for the whole run."""
+        if self.literal is not None:
+            return self.literal
+        heavy = int(np.prod(self.shape, dtype=np.int64)) * self.itemsize > HEAVY
+        return self._load() if heavy else self._kept
+
+    @cached_property
+    def _kept(self) -> np.ndarray:
+        return self._load()
+
+    def _load(self) -> np.ndarray:
+        lazy = self.tensor._values
+        if isinstance(lazy, SharedValues):  # left unloaded: the graph's tensor would copy the values again
+            return onnx.numpy_helper.to_array(lazy.source)
+        if isinstance(lazy, LazyValues):
+            return onnx.numpy_helper.to_array(lazy.tensor)
+        return np.asarray(self.tensor.values)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A graph with its constants resolved to their roots, and the readers of each.
+
+    captured: tensors that subgraphs read; inner: constants that only subgraphs hold or read.
+    """
+
+    graph: gs.Graph
+    opsets: dict[str, int]
+    stored: dict[str, Stored]
+    roots: dict[str, str]
+    uses: dict[str, list[tuple[int, int]]]
+    captured: frozenset[str]
+    names: tuple[str, ...] = field(default=())
+    inner: tuple[Stored, ...] = field(default=())
+
+    @property
+    def nodes(self) -> list[gs.Node]:
+        """Return the nodes in the order of the file."""
+        return self.graph.nodes
+
+    def root(self, tensor: gs.Tensor) -> Stored | None:
+        """Return the stored constant that a tensor is, through Identity aliases, or None."""
+        name = self.roots.get(tensor.name)
+        return None if name is None else self.stored[name]
+
+    def everything(self) -> list[Stored]:
+        """Return all constants of the model, those of subgraphs included."""
+        return [*self.stored.values(), *self.inner]
+
+    def opset(self, domain: str) -> int:
+        """Return the imported version of a domain."""
+        return self.opsets.get(domain, self.opsets.get(domain or "ai.onnx", 1))
+
+
+def network(graph: gs.Graph, opsets: dict[str, int]) -> Network:
+    """Index a graph.
+
+    opsets: version by domain.
+    """
+    stored: dict[str, Stored] = {}
+    roots: dict[str, str] = {}
+    uses: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    captured: set[str] = set()
+    names = []
+    for number, node in enumerate(graph.nodes):
+        names.append(node.name or f"{node.op}#{number}")
+        captured |= _captured(node)
+        if node.op == "Constant" and not node.inputs:
+            entry = _constant(node)
+            if entry is not None:
+                stored[entry.name], roots[entry.name] = entry, entry.name
+            continue
+        for place, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant) and tensor.name not in stored:
+                stored[tensor.name], roots[tensor.name] = Stored(tensor.name, tensor), tensor.name
+            if tensor.name in roots:
+                if node.op == "Identity" and (node.domain or "") in STANDARD:
+                    roots[node.outputs[0].name] = roots[tensor.name]
+                else:
+                    uses[roots[tensor.name]].append((number, place))
+    _mark_codes(graph, stored, uses)
+    inner = tuple(_inner(graph, {id(s.tensor) for s in stored.values()}))
+    return Network(graph, opsets, stored, roots, dict(uses), frozenset(captured), tuple(names), inner)
+
+
+def _mark_codes(graph: gs.Graph, stored: dict[str, Stored], uses: dict[str, list[tuple[int, int]]]) -> None:
+    for name, places in uses.items():
+        nodes = ((graph.nodes[number], place) for number, place in places)
+        if any(place in coded_inputs(node.domain or "", node.op) for node, place in nodes):
+            stored[name] = replace(stored[name], coded=True)
+
+
+def _inner(graph: gs.Graph, seen: set[int]) -> Iterator[Stored]:
+    """List the constants of subgraphs that the outer graph does not read."""
+    for node in graph.nodes:
+        for subgraph in node.subgraphs(recursive=True):
+            for inside in subgraph.nodes:
+                own = _constant(inside) if inside.op == "Constant" else None
+                held = [Stored(t.name, t) for t in inside.inputs if isinstance(t, gs.Constant)]
+                for entry in [*held, *([own] if own is not None else [])]:
+                    if entry.tensor is None or id(entry.tensor) not in seen:
+                        seen.add(id(entry.tensor))
+                        yield entry
+
+
+def _constant(node: gs.Node) -> Stored | None:
+    name = node.outputs[0].name
+    if isinstance(node.attrs.get("value"), gs.Constant):
+        return Stored(name, node.attrs["value"], node=node)
+    for attr, dtype in _SCALARS.items():
+        if attr in node.attrs:
+            return Stored(name, None, np.asarray(node.attrs[attr], dtype=dtype), node)
+    return None
+
+
+def _captured(node: gs.Node) -> set[str]:
+    names: set[str] = set()
+    for value in node.attrs.values():
+        graphs = value if isinstance(value, list) else [value]
+        for graph in graphs:
+            if isinstance(graph, gs.Graph):
+                for inner in graph.nodes:
+                    names |= {t.name for t in inner.inputs} | _captured(inner)
+                names |= {t.name for t in graph.outputs}
+    return names

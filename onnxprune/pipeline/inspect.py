@@ -1,0 +1,119 @@
+"""What can be removed from a model, and what is frozen, by which operator and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from onnxprune.analysis.analyse import Analysis
+from onnxprune.analysis.cost import macs, node_macs
+from onnxprune.analysis.members import Member, members
+from onnxprune.analysis.records import PRODUCES
+from onnxprune.analysis.units import Units
+from onnxprune.model.count import parameters
+from onnxprune.reports.data import GroupInfo, Holder, InspectReport, PinReport, Quantities
+from onnxprune.rules.signature import NO_RULE, Pinned
+
+
+def pin_reports(found: Units) -> tuple[PinReport, ...]:
+    """List the pins that freeze channels with parameters, those with most channels first."""
+    weighted = np.zeros(found.count, dtype=bool)
+    for member in members(found):
+        weighted[member.units] = True
+    reports = []
+    for units, pin in found.pins:
+        count = int(weighted[units].sum())
+        if count and pin.reason:
+            reports.append(PinReport(pin.tensor, pin.axis, pin.node, pin.op, pin.reason, count))
+    return tuple(sorted(reports, key=lambda r: -r.channels))
+
+
+def inspected(analysis: Analysis, nbytes: int, warnings: tuple[str, ...]) -> InspectReport:
+    """Describe groups with their members and shares, and everything that is frozen."""
+    found = analysis.units
+    traced = found.traced
+    total = Quantities(parameters(analysis.model), macs(traced), nbytes)
+    holders: dict[int, list[Holder]] = defaultdict(list)
+    params, cost = _Share(), _Share()
+    by_node = node_macs(traced)
+    for member in members(found):
+        size = float(np.prod(member.stored.shape, dtype=np.int64))
+        for group, share in _shares(found, member):
+            if group >= 0:
+                shape = tuple(member.stored.shape)
+                holders[group].append(Holder(member.node, member.op, member.stored.name, member.role, shape))
+                params.add(group, member.stored.name, size, share)
+                cost.add(group, member.node, by_node.get(member.number, 0), share)
+    groups = tuple(
+        GroupInfo(
+            id=f"g{g.id}",
+            name=g.name,
+            channels=len(g.units),
+            kind="rows" if g.level else "channels",
+            params=params.of(g.id),
+            params_share=params.of(g.id) / max(total.params, 1),
+            macs=cost.of(g.id),
+            macs_share=cost.of(g.id) / max(total.macs, 1),
+            members=tuple(dict.fromkeys(holders[g.id])),
+        )
+        for g in found.groups
+    )
+    missing = {
+        s.node.op for s in traced.steps if isinstance(s.verdict, Pinned) and s.verdict.reason == NO_RULE
+    }
+    return InspectReport(
+        quantities=total,
+        nodes=len(traced.network.nodes),
+        opset=traced.network.opset(""),
+        inputs=analysis.sizes,
+        groups=groups,
+        pinned=pin_reports(found),
+        frozen_params=frozen_params(found),
+        without_rule=tuple(sorted(missing)),
+        warnings=warnings,
+    )
+
+
+def frozen_params(found: Units) -> int:
+    """Count the parameters that produce channels which cannot go."""
+    frozen = _Share()
+    for member in members(found):
+        size = float(np.prod(member.stored.shape, dtype=np.int64))
+        for group, share in _shares(found, member) if member.role == PRODUCES else ():
+            if group < 0:
+                frozen.add(group, member.stored.name, size, share)
+    return frozen.of(-1)
+
+
+def first_makers(found: Units) -> dict[int, tuple[str, int]]:
+    """Return by group the name and the number of the first node that produces its channels."""
+    first: dict[int, tuple[str, int]] = {}
+    for member in members(found):
+        if member.role == PRODUCES and member.number >= 0:
+            for group in np.unique(found.group_of_units[member.units]).tolist():
+                if member.number < first.get(group, ("", member.number + 1))[1]:
+                    first[group] = member.node, member.number
+    return first
+
+
+class _Share:
+    """What groups hold of tensors or nodes; rows and columns of one weight are not counted twice."""
+
+    def __init__(self) -> None:
+        self._left: dict[int, dict[str, tuple[float, float]]] = defaultdict(dict)
+
+    def add(self, group: int, name: str, whole: float, share: float) -> None:
+        """Note that a group holds this share of something along one axis."""
+        _, left = self._left[group].get(name, (whole, 1.0))
+        self._left[group][name] = whole, left * (1.0 - share)
+
+    def of(self, group: int) -> int:
+        """Return how much the group holds in all."""
+        return int(sum(whole * (1.0 - left) for whole, left in self._left[group].values()))
+
+
+def _shares(found: Units, member: Member) -> list[tuple[int, float]]:
+    """Return the share of a tensor that each group holds."""
+    groups, counts = np.unique(found.group_of_units[member.units], return_counts=True)
+    return [(int(g), float(n) / member.units.size) for g, n in zip(groups, counts, strict=True)]

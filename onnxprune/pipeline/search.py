@@ -1,0 +1,89 @@
+"""The smallest model that is still good enough: bisection over the MACs that may remain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from onnxprune.analysis.cost import macs
+from onnxprune.data.read import Validation
+from onnxprune.errors import NothingToPrune, UsageError
+from onnxprune.evaluation.metrics import METRICS
+from onnxprune.evaluation.validation import Judge, answers
+from onnxprune.pipeline.attempt import Chain, Chosen
+
+TRIALS = 8
+NEAR = 0.01  # of all MACs; bounds closer than this are one
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A share of the MACs that was asked for, the one reached, and what was measured of it."""
+
+    asked: float
+    share: float
+    reached: Mapping[str, float]
+    holds: bool
+
+    def to_dict(self) -> dict[str, float]:
+        """Return an entry of the JSON of `search`."""
+        return {"asked": self.asked, "macs_share": self.share, **self.reached, "holds": self.holds}
+
+
+def searched(chain: Chain, judged: Judge | None) -> Chosen:
+    """Find the removal of most MACs at which the qualities hold, measured after the repair.
+
+    Each trial is a whole run from the same scores: select, remove, prove, repair, measure. judged: the
+    validation data, else what is held out of the calibration data judges. Raises NothingToPrune where no
+    trial holds.
+    """
+    limits, judges = chain.request.settings.sought, _judges(chain, judged)
+    whole = macs(chain.analysis.units.traced)
+    low, high = 0.0, 1.0
+    best: Chosen | None = None
+    trials: list[Trial] = []
+    while len(trials) < TRIALS and high - low > NEAR:
+        asked = (low + high) / 2
+        chosen = chain.carried_out({"macs": asked * whole})
+        share = macs(chain.analysis.units.traced, chosen.attempt.decision.replayed.sizes) / max(whole, 1)
+        reached = {key: judge(chosen.model).drop for key, judge in judges.items()}
+        chain.watch.lap("measure")
+        trials.append(Trial(asked, share, reached, all(reached[k] <= limits[k] for k in limits)))
+        if trials[-1].holds:
+            best, high = replace(chosen, reached=reached), min(high, share)
+        else:
+            low = max(asked, share)
+        if share > asked:  # there is nothing more to remove
+            low = max(low, share)
+    if best is None:
+        raise NothingToPrune(_none_holds(trials, limits))
+    return replace(best, trials=tuple(t.to_dict() for t in trials))
+
+
+def _judges(chain: Chain, judged: Judge | None) -> dict[str, Judge]:
+    """Return what measures each quality that is sought."""
+    found: dict[str, Judge] = {}
+    for key in chain.request.settings.sought:
+        if key == "drop":
+            assert judged is not None
+            found[key] = judged
+            continue
+        if judged is not None:
+            data, reference = judged.data, judged.reference
+        elif chain.evidence is not None:
+            held = chain.evidence.data.judge
+            data = Validation(tuple(held))
+            reference = answers(chain.analysis.model, data.batches, "the original")
+        else:
+            raise UsageError("target drift is measured on data: give calib or validate")
+        found[key] = Judge(data, reference, "drift", METRICS["drift"], 0.0, None)
+    return found
+
+
+def _none_holds(trials: Sequence[Trial], limits: Mapping[str, float]) -> str:
+    last = max(trials, key=lambda trial: trial.share)
+    told = ", ".join(f"{k} {v:.3g} ({limits[k]:.3g} allowed)" for k, v in last.reached.items())
+    return (
+        f"nothing to prune: with {100 * last.share:.1f} % of the MACs left, the most of {len(trials)} "
+        f"trials, the result has {told}; allow more"
+    )

@@ -1,0 +1,255 @@
+"""Sensitivity: how far the outputs drift when shares of one group's channels go, group by group.
+
+What is run is the masked original, which computes exactly what the pruned model without repair would:
+whatever belongs to a removed channel goes with it, and normalisations are restricted to what is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnxprune.analysis.analyse import Analysis
+from onnxprune.analysis.cost import macs
+from onnxprune.choices import DATA_CRITERIA, SHARES
+from onnxprune.data.read import Calibration
+from onnxprune.errors import UnprovedError, UsageError
+from onnxprune.evaluation.drift import distance
+from onnxprune.model.mapped import Light
+from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
+from onnxprune.oracle.masked import masked_original
+from onnxprune.pipeline.inspect import inspected
+from onnxprune.pipeline.recover import calibration, cautions, described, observed, scored
+from onnxprune.planning.constraints import bundles
+from onnxprune.planning.decide import Decision, Request, decide
+from onnxprune.planning.patterns import groups_matching
+from onnxprune.progress import Progress, silent
+from onnxprune.reports.data import GroupInfo, GroupSensitivity, Point, SensitivityReport
+from onnxprune.settings import PruneSettings
+
+Feeds: TypeAlias = Mapping[str, np.ndarray]
+LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class SensitivitySettings:
+    """Settings of one measurement.
+
+    calib: as in PruneSettings; an array `labels` beside the inputs of an .npz or dict gives top-1, too.
+    shares: of a group's channels that go. samples: inputs that are run, those first that ranked no
+    channel. The rest is as in PruneSettings. Raises UsageError for values that make no sense.
+    """
+
+    calib: Any
+    shares: tuple[float, ...] = SHARES
+    criterion: str | None = None
+    granularity: str = "finest"
+    exclude: tuple[str, ...] = ()
+    samples: int = 128
+    seed: int = 0
+    input_shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    input_values: Mapping[str, Any] = field(default_factory=dict)
+    memory_limit: int = 2 << 30
+    inline: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.calib is None:
+            raise UsageError("sensitivity is measured on data: give --calib DATA")
+        if not self.shares:
+            raise UsageError("no share is given: expected shares of channels to remove, such as 0.5")
+        for share in self.shares:
+            if not 0 < share < 1:
+                raise UsageError(f"got share {share:g}, expected a share of channels above 0 and below 1")
+        if self.samples < 1:
+            raise UsageError(f"--samples must be at least 1: got {self.samples}")
+        self.pruning(self.shares[0])
+
+    @property
+    def ordered(self) -> list[float]:
+        """Return the shares, the smallest first, each once."""
+        return sorted(set(self.shares))
+
+    def pruning(self, share: float) -> PruneSettings:
+        """Return the settings of a run of `prune` that removes this share."""
+        return PruneSettings(
+            ratio=share, criterion=self.criterion, granularity=self.granularity, align=1, seed=self.seed,
+            calib=self.calib, recover="none", memory_limit=self.memory_limit, inline=self.inline,
+            input_shapes=self.input_shapes, input_values=self.input_values,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Batches to run, and the labels of each; None without labels."""
+
+    batches: Sequence[Feeds]
+    labels: Sequence[np.ndarray] | None
+
+    @property
+    def count(self) -> int:
+        return sum(_length(batch) for batch in self.batches)
+
+
+def measured(
+    analysis: Analysis, nbytes: int, settings: SensitivitySettings, progress: Progress = silent
+) -> SensitivityReport:
+    """Measure every group of a model.
+
+    Raises UsageError for data that does not fit the model and where no output holds floats,
+    UnprovedError where onnxruntime cannot run it.
+    """
+    found = analysis.units
+    data = calibration(analysis, settings.pruning(settings.shares[0]))
+    sample = _sampled(data, labels_of(settings.calib, data), settings.samples)
+    pruning = settings.pruning(settings.shares[0])
+    excluded = groups_matching(found, settings.exclude)
+    evidence = None
+    if pruning.resolved_criterion in DATA_CRITERIA:
+        evidence = observed(analysis, data, pruning, progress)
+    meter = _Meter(analysis, sample, scored(analysis, evidence, pruning, progress), excluded)
+    shown = inspected(analysis, nbytes, ())
+    leaves = [g for g in found.groups if g.level == 0 and g.id not in excluded]
+    result = []
+    for number, group in enumerate(leaves):
+        result.append(meter.measured(shown.groups[group.id], settings))
+        progress("sensitivity", number + 1, len(leaves))
+    told = {
+        "shares": settings.ordered, "criterion": pruning.resolved_criterion,
+        "granularity": settings.granularity, "exclude": list(settings.exclude), "seed": settings.seed,
+        "calibration": described(data),
+    }  # fmt: skip
+    return SensitivityReport(
+        shown.quantities, tuple(result), sample.count, meter.top1, told, warnings=cautions(data)
+    )
+
+
+def labels_of(source: Any, data: Calibration) -> list[np.ndarray] | None:
+    """Return the labels beside calibration data, batch by batch; None where there are none.
+
+    Raises UsageError where there are fewer than samples.
+    """
+    found: Any = None
+    if isinstance(source, Mapping):
+        found = source.get(LABELS)
+    elif isinstance(source, (str, Path)) and str(source).endswith(".npz"):
+        with np.load(source, allow_pickle=False) as arrays:
+            found = dict(arrays).get(LABELS)
+    if found is None or LABELS in data.batches[0]:
+        return None
+    ends = np.cumsum([_length(batch) for batch in data.batches])
+    values = np.asarray(found).reshape(-1)
+    if len(values) < ends[-1]:
+        raise UsageError(f"the calibration data holds {len(values)} labels for {ends[-1]} samples")
+    return np.split(values[: ends[-1]], ends[:-1])
+
+
+def _length(batch: Feeds) -> int:
+    first = next(iter(batch.values()), np.zeros(0))
+    return len(first) if first.ndim else 1
+
+
+def _sampled(data: Calibration, labels: list[np.ndarray] | None, most: int) -> _Sample:
+    """Take whole batches until there are enough samples, those first that rank no channel."""
+    order = sorted(range(len(data.batches)), key=lambda i: (not data.held(i), i))
+    sizes = np.cumsum([_length(data.batches[i]) for i in order])
+    chosen = order[: int(np.searchsorted(sizes, most)) + 1]
+    return _Sample([data.batches[i] for i in chosen], None if labels is None else [labels[i] for i in chosen])
+
+
+class _Meter:
+    """Removes shares of groups, one after the other, and runs what is left."""
+
+    def __init__(
+        self, analysis: Analysis, sample: _Sample, scores: np.ndarray, excluded: frozenset[int]
+    ) -> None:
+        self.analysis, self.sample, self.scores, self.excluded = analysis, sample, scores, excluded
+        self.linked = {g: bundle.groups for bundle in bundles(analysis.units) for g in bundle.groups}
+        try:
+            self.reference = list(self._outputs(analysis.light))
+        except runtime_errors() as error:
+            raise UsageError(f"the model does not run on the calibration data: {one_line(error)}") from error
+        if not self.reference[0]:
+            raise UsageError("sensitivity needs a float output: the model has none")
+        self.top1 = self._top1(self.reference)
+
+    def measured(self, group: GroupInfo, settings: SensitivitySettings) -> GroupSensitivity:
+        """Measure one group at every share; what cannot be run has no points, and a reason."""
+        found, place = self.analysis.units, int(group.id[1:])
+        members = tuple(dict.fromkeys(m.node or m.tensor for m in group.members if m.role == "produces"))
+        points: list[Point] = []
+        others: set[int] = set()
+        reason = ""
+        known: dict[bytes, Point] = {}
+        failures: tuple[type[Exception], ...] = (UnprovedError, *runtime_errors())
+        try:
+            for share in settings.ordered:
+                decision = self._decided(place, settings.pruning(share))
+                others |= set(found.group_of_units[decision.dead].tolist()) - {place, -1}
+                points.append(self._point(place, share, decision, known))
+        except failures as error:
+            reason = one_line(error)
+        leaves = [f"g{g}" for g in sorted(others) if found.groups[g].level == 0]
+        return GroupSensitivity(
+            group.id, group.name, group.channels, group.params_share, group.macs_share, members,
+            tuple(leaves), tuple(points), reason,
+        )  # fmt: skip
+
+    def _decided(self, place: int, settings: PruneSettings) -> Decision:
+        """Remove a share of a group by itself, or of all that are linked with it where it cannot go alone."""
+        share = settings.ratio or 0.0
+        found = self.analysis.units
+        decision = None
+        for ratios in ({place: share}, dict.fromkeys(self.linked[place], share)):
+            request = Request(ratios, {}, self.excluded, 1, 0, settings)
+            decision = decide(found, request, self.scores)
+            if decision.dead[found.groups[place].units].any() or len(self.linked[place]) == 1:
+                break
+        assert decision is not None
+        return decision
+
+    def _point(self, place: int, share: float, decision: Decision, known: dict[bytes, Point]) -> Point:
+        analysis = self.analysis
+        found, dead = analysis.units, decision.dead
+        key = dead.tobytes()
+        removed = int(dead[found.groups[place].units].sum())
+        if key in known:
+            seen = known[key]
+            return Point(share, removed, seen.macs, seen.drift, seen.top1)
+        cost = macs(found.traced, decision.replayed.sizes)
+        if not dead.any():
+            return Point(share, 0, cost, 0.0, self.top1)
+        masked = masked_original(
+            analysis.light, found.traced, decision.replayed, found.alive(dead), analysis.dtypes
+        )
+        outputs = list(self._outputs(masked.model))
+        known[key] = Point(share, removed, cost, self._drift(outputs), self._top1(outputs))
+        return known[key]
+
+    def _outputs(self, model: Light) -> Iterator[dict[str, np.ndarray]]:
+        session = open_session(model, optimised=True)
+        for batch in self.sample.batches:
+            values = run(session, batch)
+            yield {n: a for n, a in values.items() if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
+
+    def _drift(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> float:
+        """Return the largest drift of an output, its mean over batches."""
+        names = list(self.reference[0])
+        return max(
+            float(np.mean([distance(a[n], b[n]) for a, b in zip(outputs, self.reference, strict=True)]))
+            for n in names
+        )
+
+    def _top1(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> float | None:
+        """Return the share of samples whose largest value of the first output stands at the label."""
+        if self.sample.labels is None:
+            return None
+        right = [
+            next(iter(values.values())).reshape(len(labels), -1).argmax(axis=1) == labels
+            for values, labels in zip(outputs, self.sample.labels, strict=True)
+        ]
+        return float(np.concatenate(right).mean())

@@ -1,0 +1,1 @@
+"""What goes: criteria, constraints, costs and targets become a plan."""

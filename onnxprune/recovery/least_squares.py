@@ -1,0 +1,121 @@
+"""Channel-level least squares: what removed channels carried is expressed by those that stay.
+
+x_removed ~ x_kept T, with T from the Gram matrix of the activation; a consumer's weights then take up
+W_kept + T W_removed, and its bias what the means leave over (a linear variant of Kwon et al. 2022). The
+kernel offsets of a Conv share one T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnxprune.analysis.axes import joined
+from onnxprune.analysis.records import Slot
+from onnxprune.data.consumers import Consumer, View
+from onnxprune.data.moments import Gram
+from onnxprune.planning.obs import DAMPING, WIDE
+
+
+@dataclass(frozen=True)
+class Fold:
+    """New values of a consumer's weight, in its stored shape, and of its bias, None without one."""
+
+    weight: np.ndarray
+    bias: tuple[str, np.ndarray] | None
+
+
+def fold(consumer: Consumer, gram: Gram, dead: np.ndarray) -> Fold | None:
+    """Fold the removed places of a consumer into its others, and zero them; None where none is removed.
+
+    dead: booleans by unit.
+    """
+    gone = dead[consumer.units]
+    if not gone.any():
+        return None
+    weight = consumer.weight().astype(np.float64)
+    moments = gram.covariance if consumer.has_bias else gram.energy
+    shift = np.zeros((len(gone), weight.shape[2]))
+    for g, lost in enumerate(gone):
+        kept = ~lost
+        if not kept.any() or not lost.any():
+            continue
+        away = weight[g][lost]
+        table = _table(moments[g], kept, lost)
+        shift[g] = (gram.mean[g][lost] - gram.mean[g][kept] @ table) @ away
+        weight[g][kept] += table @ away
+        weight[g][lost] = 0.0
+    weight[gone] = 0.0
+    bias = consumer.bias
+    values = consumer.restored(weight)
+    return Fold(values, None if bias is None else (bias.stored.name, _new_bias(consumer, bias, shift)))
+
+
+def _table(moments: np.ndarray, kept: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Return T [kept, removed]; without correlations where the matrix is too wide."""
+    size = int(kept.sum())
+    if size > WIDE:
+        return np.zeros((size, int(lost.sum())))
+    inner = moments[np.ix_(kept, kept)]
+    damping = DAMPING * max(float(inner.diagonal().mean()), 1e-30)
+    return np.linalg.solve(inner + damping * np.eye(size), moments[np.ix_(kept, lost)])
+
+
+def _new_bias(consumer: Consumer, bias: Slot, shift: np.ndarray) -> np.ndarray:
+    """Sum the shift [groups, outputs] over kernel offsets and add it to a bias."""
+    letters, sizes = consumer.result_letters()
+    grid = shift.reshape([sizes[x] for x in letters])
+    own = joined(bias.axes, range(len(bias.axes)))
+    total = grid.sum(axis=tuple(i for i, x in enumerate(letters) if x not in own))
+    left = [x for x in letters if x in own]
+    values = np.asarray(bias.stored.values)
+    turned = total.transpose([left.index(x) for x in own]) if own else total
+    return np.asarray(values + turned.reshape(values.shape), dtype=values.dtype)
+
+
+def with_values(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Return a copy of a model in which stored tensors have other values of the same shape."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(_tensor(values[tensor.name], tensor))
+    for node in copy.graph.node:
+        if node.op_type == "Constant" and node.output[0] in values:
+            held = next(a for a in node.attribute if a.name == "value").t
+            held.CopyFrom(_tensor(values[node.output[0]], held))
+    return copy
+
+
+def _tensor(values: np.ndarray, like: onnx.TensorProto) -> onnx.TensorProto:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(like.data_type)
+    return numpy_helper.from_array(np.asarray(values, order="C").astype(dtype), like.name)
+
+
+class Folds:
+    """The folds of all consumers; each is remembered until other places of it are removed."""
+
+    def __init__(self, readers: Sequence[Consumer], grams: Mapping[View, Gram]) -> None:
+        self._readers, self._grams = tuple(readers), grams
+        self._known: dict[int, tuple[bytes, Fold | None]] = {}
+
+    def values(self, dead: np.ndarray) -> dict[str, np.ndarray]:
+        """Return tensors, by name, with which the consumers do without removed channels as well as they can.
+
+        dead: booleans by unit. The channels are still there, but nobody reads them.
+        """
+        values: dict[str, np.ndarray] = {}
+        for number, consumer in enumerate(self._readers):
+            gone = dead[consumer.units].tobytes()
+            if number not in self._known or self._known[number][0] != gone:
+                self._known[number] = gone, fold(consumer, self._grams[consumer.view], dead)
+            found = self._known[number][1]
+            if found is not None:
+                values[consumer.slot.stored.name] = found.weight
+                if found.bias is not None:
+                    values[found.bias[0]] = found.bias[1]
+        return values

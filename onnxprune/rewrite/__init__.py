@@ -1,0 +1,1 @@
+"""From a removal to a smaller model: constants cut, attributes repaired; and zeroing of single weights."""
