@@ -10,7 +10,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.reports.data import Dropped, GroupReport, Layer, PinReport, PruneReport, Quantities, Source
+from onnxprune.reports.data import (
+    Dropped,
+    GroupReport,
+    Layer,
+    PinReport,
+    PruneReport,
+    Quantities,
+    SourceFacts,
+)
 from onnxprune.reports.record import Record, Run
 
 HOSTILE = "<script>alert('x')</script>\"'&amp;\x1b[31m\u202egnp.exe\r\n\x00\ud800"
@@ -45,7 +53,7 @@ def report(name: str = "conv", **given: Any) -> PruneReport:
          GroupReport("g1", name, 8, 4, 8, "rows", name, 0)),
         (Dropped("g1", name, f"differs at {name}"),), (PinReport(name, 0, name, "Conv", name, 8),), {},
         bench(10.0, 0.5), {"load": 0.1, "verify": 2.0}, {**SETTINGS, "exclude": [name]}, warnings=(name,),
-        source=Source(f"{name}.onnx", "ab" * 32, 7, 17, {name: (1, 3)}),
+        source=SourceFacts(f"{name}.onnx", "ab" * 32, 7, 17, {name: (1, 3)}),
         layers=(Layer(name, "Conv", 1, 2000, 600),),
         frozen_params=100, drift={"value": 0.05, "samples": 8, "inputs": "generated"},
         profile={"operators": [{"op": name, "before": 1.0, "after": 0.5}], "provider": "P", "threads": 1},
@@ -109,15 +117,15 @@ class Elements(HTMLParser):
 def harmless(page: bytes) -> Elements:
     """Check that a page runs nothing but its own script, asks nothing of a network, and shows no control."""
     text = page.decode()
-    found = Elements(page)
-    assert found.balanced
-    assert len(found.all("script")) == 1
+    result = Elements(page)
+    assert result.balanced
+    assert len(result.all("script")) == 1
     (policy,) = [
-        m["content"] or "" for m in found.all("meta") if m.get("http-equiv") == "Content-Security-Policy"
+        m["content"] or "" for m in result.all("meta") if m.get("http-equiv") == "Content-Security-Policy"
     ]
     assert "default-src 'none'" in policy
     assert "script-src 'sha256-" in policy
-    for tag, attributes in found.found:
+    for tag, attributes in result.found:
         assert not [name for name in attributes if name.startswith("on")], tag
         for name in ("src", "href", "xlink:href", "action"):
             value = attributes.get(name) or ""
@@ -126,7 +134,7 @@ def harmless(page: bytes) -> Elements:
     assert "http:" not in outside
     assert "https:" not in outside
     assert not [c for c in text if c != "\n" and not c.isprintable()]
-    return found
+    return result
 
 
 def two_convs(name: str) -> onnx.ModelProto:

@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.trace import trace
-from onnxprune.analysis.units import Units, units
+from onnxprune.analysis.units import Units, build_units
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.carry import to_graph
 from onnxprune.model.collection import uncollected
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.graph import network
-from onnxprune.model.mapped import Light, light
+from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.shapes import all_shapes, default_sizes, infer
 from onnxprune.model.upcast import runnable
 from onnxprune.rules import load_plugins
@@ -39,7 +39,7 @@ class Analysis:
     feeds: dict[str, np.ndarray] | None
 
     @cached_property
-    def light(self) -> Light:
+    def light(self) -> MappedModel:
         """Return the model as it is run: the weights of a large one lie in a file, as long as this lives."""
         return light(self.model)
 
@@ -69,8 +69,8 @@ def analyse(
             sizes = {name: tuple(array.shape) for name, array in feeds.items()}
             info = all_shapes(ready, feeds)
     net = network(to_graph(model), {o.domain: o.version for o in model.opset_import})
-    found = units(trace(net, {name: value.shape for name, value in info.items()}))
-    return Analysis(model, found, {name: value.dtype for name, value in info.items()}, sizes, feeds)
+    units = build_units(trace(net, {name: value.shape for name, value in info.items()}))
+    return Analysis(model, units, {name: value.dtype for name, value in info.items()}, sizes, feeds)
 
 
 __all__ = ["Analysis", "UsageError", "analyse"]

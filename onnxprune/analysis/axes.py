@@ -1,4 +1,4 @@
-"""Arithmetic between axes and the letters they are made of."""
+"""Arithmetic between axes and the subscripts they are made of."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ Coords = dict[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Labels over letters: `labels` has one dimension for each letter."""
+    """Labels over subscripts: `labels` has one dimension for each subscript."""
 
-    letters: Axis
+    subscripts: Axis
     labels: np.ndarray
 
-    def arranged(self, letters: Sequence[str]) -> np.ndarray:
-        """Return the labels with their dimensions in this order of letters."""
-        if tuple(letters) == self.letters:
+    def arranged(self, subscripts: Sequence[str]) -> np.ndarray:
+        """Return the labels with their dimensions in this order of subscripts."""
+        if tuple(subscripts) == self.subscripts:
             return self.labels
-        return self.labels.transpose([self.letters.index(letter) for letter in letters])
+        return self.labels.transpose([self.subscripts.index(subscript) for subscript in subscripts])
 
 
-def letter_sizes(
+def subscript_sizes(
     signature: Signature, inputs: Sequence[Shape | None], outputs: Sequence[Shape | None]
 ) -> dict[str, int]:
-    """Read the sizes of all letters off the shapes.
+    """Read the sizes of all subscripts off the shapes.
 
-    Raises ValueError when a letter has two sizes.
+    Raises ValueError when a subscript has two sizes.
     """
     sizes = dict(signature.sizes)
     for side, shapes in ((signature.inputs, inputs), (signature.outputs, outputs)):
@@ -45,55 +45,61 @@ def letter_sizes(
 
 
 def joined(axes: Axes, places: Sequence[int]) -> Axis:
-    """Return the letters of these axes, in order."""
-    return tuple(letter for place in places for letter in axes[place])
+    """Return the subscripts of these axes, in order."""
+    return tuple(subscript for place in places for subscript in axes[place])
 
 
-def split_axes(labels: np.ndarray, letters: Axis, sizes: Mapping[str, int]) -> np.ndarray:
-    """View labels over axes [A…] as labels over the letters of these axes."""
-    return labels.reshape([sizes[letter] for letter in letters])
+def split_axes(labels: np.ndarray, subscripts: Axis, sizes: Mapping[str, int]) -> np.ndarray:
+    """View labels over axes [A…] as labels over the subscripts of these axes."""
+    return labels.reshape([sizes[subscript] for subscript in subscripts])
 
 
-def constant_letters(labels: np.ndarray, letters: Axis) -> list[str]:
-    """Find the letters along which all slices carry the same labels."""
+def constant_subscripts(labels: np.ndarray, subscripts: Axis) -> list[str]:
+    """Find the subscripts along which all slices carry the same labels."""
     if labels.ndim < 2:
         return []
-    return [letter for dim, letter in enumerate(letters) if (labels == labels.take([0], axis=dim)).all()]
+    return [
+        subscript for dim, subscript in enumerate(subscripts) if (labels == labels.take([0], axis=dim)).all()
+    ]
 
 
-def without(labels: np.ndarray, letters: Axis, gone: Sequence[str]) -> Block:
-    """Take the first slice along the letters that go."""
-    index = tuple(0 if letter in gone else slice(None) for letter in letters)
-    return Block(tuple(letter for letter in letters if letter not in gone), labels[index])
+def without(labels: np.ndarray, subscripts: Axis, gone: Sequence[str]) -> Block:
+    """Take the first slice along the subscripts that go."""
+    index = tuple(0 if subscript in gone else slice(None) for subscript in subscripts)
+    return Block(tuple(subscript for subscript in subscripts if subscript not in gone), labels[index])
 
 
 def merged(block: Block, axes: Axes, sizes: Mapping[str, int]) -> tuple[tuple[int, ...], np.ndarray]:
-    """Carry labels over letters onto the axes that hold them.
+    """Carry labels over subscripts onto the axes that hold them.
 
-    Returns the axes and labels with one dimension for each; other letters of these axes repeat.
+    Returns the axes and labels with one dimension for each; other subscripts of these axes repeat.
     """
-    places = tuple(i for i, axis in enumerate(axes) if any(letter in axis for letter in block.letters))
-    if tuple(axes[i] for i in places) == tuple((letter,) for letter in block.letters):
+    places = tuple(
+        i for i, axis in enumerate(axes) if any(subscript in axis for subscript in block.subscripts)
+    )
+    if tuple(axes[i] for i in places) == tuple((subscript,) for subscript in block.subscripts):
         return places, block.labels
-    letters = joined(axes, places)
-    present = [letter for letter in letters if letter in block.letters]
-    spread = block.arranged(present)[tuple(slice(None) if letter in present else None for letter in letters)]
-    full = np.broadcast_to(spread, [sizes[letter] for letter in letters])
+    subscripts = joined(axes, places)
+    present = [subscript for subscript in subscripts if subscript in block.subscripts]
+    spread = block.arranged(present)[
+        tuple(slice(None) if subscript in present else None for subscript in subscripts)
+    ]
+    full = np.broadcast_to(spread, [sizes[subscript] for subscript in subscripts])
     return places, full.reshape([axis_size(axes[i], sizes) for i in places])
 
 
 def axis_size(axis: Axis, sizes: Mapping[str, int]) -> int:
-    """Return the size of an axis made of these letters."""
+    """Return the size of an axis made of these subscripts."""
     size = 1
-    for letter in axis:
-        size *= sizes[letter]
+    for subscript in axis:
+        size *= sizes[subscript]
     return size
 
 
 def rectangle(alive: np.ndarray) -> np.ndarray | None:
     """Find what is left of a grid after a removal, if it is a grid again.
 
-    alive: booleans, one dimension for each letter. Axes are peeled one after the other, each with
+    alive: booleans, one dimension for each subscript. Axes are peeled one after the other, each with
     uniform counts, the innermost first. Returns flat places [sizes…] in the original grid, or None.
     """
     if alive.ndim == 1:
@@ -123,17 +129,19 @@ def _peeled(alive: np.ndarray, places: np.ndarray) -> np.ndarray | None:
     return flat_places[flat_alive].reshape(*outer.shape, width)
 
 
-def coords_of(places: np.ndarray, letters: Axis, sizes: Mapping[str, int]) -> Coords:
-    """Turn flat places in a grid of letters into one coordinate array for each letter."""
-    if len(letters) == 1:
-        return {letters[0]: places}
-    return dict(zip(letters, np.unravel_index(places, [sizes[letter] for letter in letters]), strict=True))
+def coords_of(places: np.ndarray, subscripts: Axis, sizes: Mapping[str, int]) -> Coords:
+    """Turn flat places in a grid of subscripts into one coordinate array for each subscript."""
+    if len(subscripts) == 1:
+        return {subscripts[0]: places}
+    return dict(
+        zip(subscripts, np.unravel_index(places, [sizes[subscript] for subscript in subscripts]), strict=True)
+    )
 
 
-def ramp(size: int, letters: Sequence[str], letter: str) -> np.ndarray:
-    """Count along one letter, with a dimension for each letter."""
-    dim = list(letters).index(letter)
-    return np.arange(size).reshape([-1 if i == dim else 1 for i in range(len(letters))])
+def ramp(size: int, subscripts: Sequence[str], subscript: str) -> np.ndarray:
+    """Count along one subscript, with a dimension for each subscript."""
+    dim = list(subscripts).index(subscript)
+    return np.arange(size).reshape([-1 if i == dim else 1 for i in range(len(subscripts))])
 
 
 def same_coords(left: Coords | None, right: Coords | None) -> bool:

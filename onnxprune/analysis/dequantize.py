@@ -18,11 +18,11 @@ def spread(values: np.ndarray, own: Axes, target: Axes, sizes: Mapping[str, int]
     """
     if values.size == 1:
         return values.reshape(())
-    letters = [x for axis in own for x in axis]
+    subscripts = [x for axis in own for x in axis]
     whole = [x for axis in target for x in axis]
-    grid = values.reshape([sizes[x] for x in letters])
-    grid = grid.transpose(sorted(range(len(letters)), key=lambda i: whole.index(letters[i])))
-    wide = grid[tuple(slice(None) if x in letters else None for x in whole)]
+    grid = values.reshape([sizes[x] for x in subscripts])
+    grid = grid.transpose(sorted(range(len(subscripts)), key=lambda i: whole.index(subscripts[i])))
+    wide = grid[tuple(slice(None) if x in subscripts else None for x in whole)]
     full = np.broadcast_to(wide, [sizes[x] for x in whole])
     return full.reshape([axis_size(axis, sizes) for axis in target])
 

@@ -35,8 +35,8 @@ def inlined_again(model: onnx.ModelProto, names: list[str]) -> Inlined:
     """
     if not names:
         return Inlined(model)
-    found = inline(model, lambda key: shown(key) in names)
-    missing = sorted(set(names) - set(found.names))
+    result = inline(model, lambda key: shown(key) in names)
+    missing = sorted(set(names) - set(result.names))
     if missing:
         raise UsageError(f"the plan inlines function '{missing[0]}', which this model does not call")
-    return found
+    return result

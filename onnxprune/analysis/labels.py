@@ -61,7 +61,7 @@ class Made:
 
 
 @dataclass
-class Book:
+class LabelConstraints:
     """Everything that the trace learns about labels, in the order in which it learns it.
 
     place: the number of the node that is traced, -1 before the first; made: new labels by place.
@@ -110,7 +110,7 @@ class Book:
         alive: booleans by label.
         """
         gone = [labels[~alive[labels]] for labels, _ in self.pins]
-        return ((dead, pin) for dead, (_, pin) in zip(gone, self.pins, strict=True) if dead.size)
+        return ((removed, pin) for removed, (_, pin) in zip(gone, self.pins, strict=True) if removed.size)
 
     def grid(self, labels: np.ndarray) -> None:
         """Note labels with rows and columns: their removals must stay rectangular."""

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.analysis.node_inputs import Arrivals
+from onnxprune.analysis.node_inputs import NodeInputs
 from onnxprune.analysis.replay_state import Mean
 from onnxprune.rules.signature import Fix
 
 CLOSE = 1e-6
 
 
-def note_sum(arrived: Arrivals) -> None:
+def note_sum(arrived: NodeInputs) -> None:
     """Remember how many elements a ReduceSum adds up, before and after the removal."""
     step, signature = arrived.step, arrived.signature
     axes = signature.inputs[0] if signature.inputs else None
     if step.node.op != "ReduceSum" or axes is None:
         return
-    gone = {x for axis in axes for x in axis} - signature.kept_letters()
+    gone = {x for axis in axes for x in axis} - signature.kept_subscripts()
     before = int(np.prod([arrived.met.sizes[x] for x in gone], dtype=np.int64))
     after = int(np.prod([arrived.sizes[x] for x in gone], dtype=np.int64))
     if before != after:
         arrived.shadow.sums[step.node.outputs[0].name] = (before, after)
 
 
-def follow_mean(arrived: Arrivals) -> dict[int, np.ndarray]:
+def follow_mean(arrived: NodeInputs) -> dict[int, np.ndarray]:
     """Repair the divisor of a sum over a pruned axis; return what run-time values must be, by input."""
     step, shadow = arrived.step, arrived.shadow
     if step.node.op not in ("Mul", "Div") or not shadow.sums:

@@ -26,8 +26,8 @@ from onnxprune.rules.signature import Code, Signature
 class Member:
     """One axis, or several, of a stored tensor of parameters, with the unit of every index.
 
-    dims: dimensions of the tensor seen letter by letter; along: which of them the units vary on; values:
-    how its real numbers are loaded.
+    dims: dimensions of the tensor seen subscript by subscript; along: which of them the units vary on;
+    values: how its real numbers are loaded.
     """
 
     stored: Stored
@@ -58,33 +58,33 @@ class Member:
         return front.reshape(self.units.size, -1)
 
 
-def members(found: Units) -> Iterator[Member]:
+def members(units: Units) -> Iterator[Member]:
     """List the members of all units, in graph order."""
-    readers = Readers(found.traced)
-    for name, labelled in found.traced.shared.items():
-        stored = found.traced.network.stored[name]
+    readers = Readers(units.traced)
+    for name, labelled in units.traced.shared.items():
+        stored = units.traced.network.stored[name]
         load = _loader(stored, readers.steps.get(name, ()))
         for factor in labelled.factors:
-            units = found.of[factor.labels]
-            yield Member(stored, -1, "", "", 0, PRODUCES, labelled.shape, factor.axes, units, load)
-    for step in found.traced.steps:
+            indices = units.of[factor.labels]
+            yield Member(stored, -1, "", "", 0, PRODUCES, labelled.shape, factor.axes, indices, load)
+    for step in units.traced.steps:
         for slot in step.met.slots if step.met is not None else ():
             if slot.stored.is_parameter:
-                yield from _of_slot(found, readers, step, slot)
+                yield from _of_slot(units, readers, step, slot)
 
 
-def _of_slot(found: Units, readers: Readers, step: Step, slot: Slot) -> Iterator[Member]:
-    letters = joined(slot.axes, range(len(slot.axes)))
+def _of_slot(units: Units, readers: Readers, step: Step, slot: Slot) -> Iterator[Member]:
+    subscripts = joined(slot.axes, range(len(slot.axes)))
     assert step.met is not None
-    dims = _dims(slot, letters, step.met.sizes)
+    dims = _dims(slot, subscripts, step.met.sizes)
     load = _loader(slot.stored, ((step, slot.operand), *readers.behind(step)))
     for entry in slot.entries:
-        own = [x for x in letters if x in entry.block.letters]
-        units = found.of[entry.block.arranged(own)]
-        along = tuple(letters.index(x) for x in own)
+        own = [x for x in subscripts if x in entry.block.subscripts]
+        indices = units.of[entry.block.arranged(own)]
+        along = tuple(subscripts.index(x) for x in own)
         reader, place, role = _reader(readers, step, slot, entry)
         node, op = reader.site.name, reader.node.op
-        yield Member(slot.stored, reader.number, node, op, place, role, dims, along, units, load)
+        yield Member(slot.stored, reader.number, node, op, place, role, dims, along, indices, load)
 
 
 def _loader(stored: Stored, steps: Sequence[tuple[Step, int]]) -> Callable[[], np.ndarray]:
@@ -119,7 +119,7 @@ def _decoded(stored: Stored, step: Step, place: int, code: Code) -> np.ndarray:
     return decoded(np.asarray(stored.values), step, place, code)
 
 
-def _dims(slot: Slot, letters: tuple[str, ...], sizes: dict[str, int]) -> tuple[int, ...]:
-    """Return the dimensions of the tensor letter by letter; a broadcast axis keeps its own size."""
+def _dims(slot: Slot, subscripts: tuple[str, ...], sizes: dict[str, int]) -> tuple[int, ...]:
+    """Return the dimensions of the tensor subscript by subscript; a broadcast axis keeps its own size."""
     own = {axis[0]: size for axis, size in zip(slot.axes, slot.stored.shape, strict=True) if len(axis) == 1}
-    return tuple(own.get(x, sizes[x]) for x in letters)
+    return tuple(own.get(x, sizes[x]) for x in subscripts)

@@ -1,4 +1,4 @@
-"""What arrives at a node of the shrunk graph: sizes of letters and the places that operands keep."""
+"""What arrives at a node of the shrunk graph: sizes of subscripts and the places that operands keep."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 
 from onnxprune.analysis.axes import Block, Coords, coords_of, same_coords
 from onnxprune.analysis.records import Met, View
-from onnxprune.analysis.replay_state import ClashError, Shadow
+from onnxprune.analysis.replay_state import ClashError, ReplayState
 from onnxprune.analysis.trace import Step
 from onnxprune.rules.signature import Signature
 
 
-class Arrivals:
+class NodeInputs:
     """The operands of one node, checked against each other.
 
-    sizes: of letters after the removal; refs: the places kept of every top, None where all are;
+    sizes: of subscripts after the removal; refs: the places kept of every top, None where all are;
     picked: what every take picked, filled in when the outputs are made.
     """
 
-    def __init__(self, shadow: Shadow, step: Step, met: Met) -> None:
+    def __init__(self, shadow: ReplayState, step: Step, met: Met) -> None:
         self.shadow, self.step, self.met = shadow, step, met
         self.signature: Signature = met.signature
         self.sizes = dict(met.sizes)
@@ -41,10 +41,10 @@ class Arrivals:
                     raise ClashError("what is kept does not form rows of one length", top.labels.ravel())
                 if places.size == 0:
                     raise ClashError("nothing is kept of an axis", top.labels.ravel())
-                for letter, size in zip(top.letters, places.shape, strict=True):
-                    if seen.setdefault(letter, size) != size:
+                for subscript, size in zip(top.subscripts, places.shape, strict=True):
+                    if seen.setdefault(subscript, size) != size:
                         raise ClashError("rows of different lengths meet", top.labels.ravel())
-                    if size != self.met.sizes[letter] and letter in self.signature.whole:
+                    if size != self.met.sizes[subscript] and subscript in self.signature.whole:
                         raise ClashError("an axis that stays whole loses a part", top.labels.ravel())
         self.sizes |= seen
 
@@ -73,12 +73,12 @@ class Arrivals:
 
     def _fed_back(self, top: Block, coords: Coords | None, arrives: bool) -> Coords | None:
         """Return the places of a block: where the node reads its own product, those that it produces."""
-        once = {x: self.signature.fed_back.get(x, x) for x in top.letters}
+        once = {x: self.signature.fed_back.get(x, x) for x in top.subscripts}
         if not set(once) & set(self.signature.fed_back):
             return coords
-        letters = tuple(once.values())
-        made = next((ref for block, ref in self.refs if block.letters == letters), None)
-        own = None if made is None else {x: made[once[x]] for x in top.letters}
+        subscripts = tuple(once.values())
+        made = next((ref for block, ref in self.refs if block.subscripts == subscripts), None)
+        own = None if made is None else {x: made[once[x]] for x in top.subscripts}
         if arrives and not same_coords(own, coords):
             raise ClashError("what is fed back is not what is produced", top.labels.ravel())
         return own
@@ -86,7 +86,9 @@ class Arrivals:
     def _own_top(self, view: View) -> Block | None:
         for cluster in self.met.clusters:
             for top in cluster.tops:
-                if set(top.letters) == set(view.block.letters) and any(v is view for v in cluster.views):
+                if set(top.subscripts) == set(view.block.subscripts) and any(
+                    v is view for v in cluster.views
+                ):
                     return top
         return None
 
@@ -95,7 +97,7 @@ class Arrivals:
         assert places is not None
         if places.size == block.labels.size:
             return None
-        return coords_of(places, block.letters, self.met.sizes)
+        return coords_of(places, block.subscripts, self.met.sizes)
 
     def _arriving(self, view: View) -> Coords | None:
         operand = self.step.operands[view.operand]
@@ -108,45 +110,47 @@ class Arrivals:
         assert axes is not None
         if len(view.spelled) == 1:
             return {view.spelled[0]: kept[0]}
-        dims = [self.sizes[letter] for letter in view.spelled]
+        dims = [self.sizes[subscript] for subscript in view.spelled]
         if np.prod(dims) != kept[0].size:
             raise ClashError("what arrives does not fit the rows that are kept", view.block.labels.ravel())
         coords: Coords = {}
         for array, axis in zip(kept, factor.axes, strict=True):
-            parts = np.unravel_index(array, [self.met.sizes[letter] for letter in axes[axis]])
-            coords |= {letter: part.reshape(dims) for letter, part in zip(axes[axis], parts, strict=True)}
+            parts = np.unravel_index(array, [self.met.sizes[subscript] for subscript in axes[axis]])
+            coords |= {
+                subscript: part.reshape(dims) for subscript, part in zip(axes[axis], parts, strict=True)
+            }
         return self._reduced(coords, view)
 
     def _reduced(self, coords: Coords, view: View) -> Coords:
-        """Drop the letters that carry no labels, after checking that they are whole and in order."""
-        gone = [letter for letter in view.spelled if letter not in view.block.letters]
-        for dim, letter in enumerate(view.spelled):
-            if letter in gone:
-                ramp = np.arange(self.sizes[letter]).reshape(
+        """Drop the subscripts that carry no labels, after checking that they are whole and in order."""
+        gone = [subscript for subscript in view.spelled if subscript not in view.block.subscripts]
+        for dim, subscript in enumerate(view.spelled):
+            if subscript in gone:
+                ramp = np.arange(self.sizes[subscript]).reshape(
                     [-1 if i == dim else 1 for i in range(len(view.spelled))]
                 )
-                if not (coords[letter] == ramp).all():
+                if not (coords[subscript] == ramp).all():
                     raise ClashError("elements of a channel are out of order", view.block.labels.ravel())
-        index = tuple(slice(0, 1) if letter in gone else slice(None) for letter in view.spelled)
+        index = tuple(slice(0, 1) if subscript in gone else slice(None) for subscript in view.spelled)
         found: Coords = {}
-        for letter in view.block.letters:
-            first = coords[letter][index]
-            if gone and not (coords[letter] == first).all():
+        for subscript in view.block.subscripts:
+            first = coords[subscript][index]
+            if gone and not (coords[subscript] == first).all():
                 raise ClashError("a channel is torn apart", view.block.labels.ravel())
-            squeezed = first.reshape([self.sizes[x] for x in view.block.letters])
-            found[letter] = squeezed
+            squeezed = first.reshape([self.sizes[x] for x in view.block.subscripts])
+            found[subscript] = squeezed
         return self._ordered(found, view)
 
     def _ordered(self, coords: Coords, view: View) -> Coords:
         """Arrange the dimensions as those of the top that the view belongs to."""
         top = self._own_top(view)
-        if top is None or top.letters == view.block.letters:
+        if top is None or top.subscripts == view.block.subscripts:
             return coords
-        order = [view.block.letters.index(letter) for letter in top.letters]
-        return {letter: array.transpose(order) for letter, array in coords.items()}
+        order = [view.block.subscripts.index(subscript) for subscript in top.subscripts]
+        return {subscript: array.transpose(order) for subscript, array in coords.items()}
 
     def _check_parents(self) -> None:
-        """Check that views over fewer letters, and tops that share letters, agree on these."""
+        """Check that views over fewer subscripts, and tops that share subscripts, agree on these."""
         for cluster in self.met.clusters:
             tops = [(top, ref) for top, ref in self.refs if any(top is t for t in cluster.tops)]
             for view in cluster.views:
@@ -154,50 +158,50 @@ class Arrivals:
                     continue
                 mine = self._arriving(view)
                 for top, ref in tops:
-                    if set(view.block.letters) <= set(top.letters):
-                        self._agree(view.block.letters, mine, top, ref)
+                    if set(view.block.subscripts) <= set(top.subscripts):
+                        self._agree(view.block.subscripts, mine, top, ref)
             for (top, ref), (other, other_ref) in pairwise(tops):
-                common = tuple(x for x in top.letters if x in other.letters)
+                common = tuple(x for x in top.subscripts if x in other.subscripts)
                 self._agree(common, self.derived(common, top, ref), other, other_ref)
 
     def _check_rows(self) -> None:
-        """Check that a statistic or sum along some letters is taken over one row of the others."""
+        """Check that a statistic or sum along some subscripts is taken over one row of the others."""
         along = self.signature.normalised | self.signature.inner
         for top, ref in self.refs:
-            rest = [x for x in top.letters if x not in along]
-            if rest and len(rest) < len(top.letters):
+            rest = [x for x in top.subscripts if x not in along]
+            if rest and len(rest) < len(top.subscripts):
                 self.derived(rest, top, ref)
 
-    def _agree(self, letters: Sequence[str], mine: Coords | None, top: Block, ref: Coords | None) -> None:
-        if not same_coords(mine, self.derived(letters, top, ref)):
+    def _agree(self, subscripts: Sequence[str], mine: Coords | None, top: Block, ref: Coords | None) -> None:
+        if not same_coords(mine, self.derived(subscripts, top, ref)):
             raise ClashError("rows that belong together are kept differently", top.labels.ravel())
 
-    def derived(self, letters: Sequence[str], top: Block, ref: Coords | None) -> Coords | None:
-        """Restrict coordinates over a top to some of its letters."""
-        if ref is None or len(letters) == len(top.letters):
+    def derived(self, subscripts: Sequence[str], top: Block, ref: Coords | None) -> Coords | None:
+        """Restrict coordinates over a top to some of its subscripts."""
+        if ref is None or len(subscripts) == len(top.subscripts):
             return ref
-        index = tuple(slice(None) if x in letters else slice(0, 1) for x in top.letters)
-        found: Coords = {}
-        for letter in letters:
-            first = ref[letter][index]
-            if not (ref[letter] == first).all():
+        index = tuple(slice(None) if x in subscripts else slice(0, 1) for x in top.subscripts)
+        result: Coords = {}
+        for subscript in subscripts:
+            first = ref[subscript][index]
+            if not (ref[subscript] == first).all():
                 raise ClashError("rows do not keep the same columns", top.labels.ravel())
-            own = [x for x in top.letters if x in letters]
+            own = [x for x in top.subscripts if x in subscripts]
             array = first.reshape([self.sizes[x] for x in own])
-            found[letter] = (
-                array.transpose([own.index(x) for x in letters]) if own != list(letters) else array
+            result[subscript] = (
+                array.transpose([own.index(x) for x in subscripts]) if own != list(subscripts) else array
             )
-        if all(self.whole(found[x], x, letters) for x in letters):
+        if all(self.whole(result[x], x, subscripts) for x in subscripts):
             return None
-        return found
+        return result
 
-    def whole(self, coords: np.ndarray, letter: str, letters: Sequence[str]) -> bool:
-        size = self.met.sizes[letter]
-        if self.sizes[letter] != size:
+    def whole(self, coords: np.ndarray, subscript: str, subscripts: Sequence[str]) -> bool:
+        size = self.met.sizes[subscript]
+        if self.sizes[subscript] != size:
             return False
-        dim = list(letters).index(letter)
+        dim = list(subscripts).index(subscript)
         return bool(
-            (coords == np.arange(size).reshape([-1 if i == dim else 1 for i in range(len(letters))])).all()
+            (coords == np.arange(size).reshape([-1 if i == dim else 1 for i in range(len(subscripts))])).all()
         )
 
     def block(self, block: Block) -> Coords | None:
@@ -206,6 +210,6 @@ class Arrivals:
             if block is top:
                 return ref
         for top, ref in self.refs:
-            if set(block.letters) < set(top.letters):
-                return self.derived(block.letters, top, ref)
+            if set(block.subscripts) < set(top.subscripts):
+                return self.derived(block.subscripts, top, ref)
         return self._natural(block)

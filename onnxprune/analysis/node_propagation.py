@@ -1,7 +1,7 @@
 """One node of the trace: its signature read against the labels that arrive.
 
-Operands' factors become blocks over letters. Blocks with the same letters are tied; a block with
-fewer letters holds the parents of one with more; blocks that share some letters share parents
+Operands' factors become blocks over subscripts. Blocks with the same subscripts are tied; a block with
+fewer subscripts holds the parents of one with more; blocks that share some subscripts share parents
 over these. What is left of a block in the outputs goes on.
 """
 
@@ -10,22 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from onnxprune.analysis.axes import Block, constant_letters, joined, letter_sizes, split_axes, without
-from onnxprune.analysis.labels import Book, Factor, Pin
-from onnxprune.analysis.output_labels import Outgoing
+from onnxprune.analysis.axes import Block, constant_subscripts, joined, split_axes, subscript_sizes, without
+from onnxprune.analysis.labels import Factor, LabelConstraints, Pin
+from onnxprune.analysis.output_labels import OutputLabels
 from onnxprune.analysis.records import CARRIES, CONSUMES, PRODUCES, Cluster, Entry, Met, Operand, Slot, View
 from onnxprune.rules.signature import Axes, Axis, Signature, Site
 
 
-class Meeting:
+class NodePropagation:
     """Reads one signature against the operands of one node and writes to the book."""
 
     def __init__(
-        self, book: Book, site: Site, signature: Signature, operands: Sequence[Operand | None]
+        self, book: LabelConstraints, site: Site, signature: Signature, operands: Sequence[Operand | None]
     ) -> None:
         self.book, self.site, self.signature, self.operands = book, site, signature, operands
-        self.sizes = letter_sizes(signature, site.inputs, site.outputs)
-        self.kept = signature.kept_letters()
+        self.sizes = subscript_sizes(signature, site.inputs, site.outputs)
+        self.kept = signature.kept_subscripts()
 
     def run(self) -> Met:
         """Tie, adopt and pin; return the record and the labels of the outputs."""
@@ -37,14 +37,14 @@ class Meeting:
         clusters = [cluster for cluster in met if cluster is not None]
         self._hold(clusters)
         slots = tuple(self._slots(clusters))
-        outs, outputs = Outgoing(self, clusters).run()
+        outs, outputs = OutputLabels(self, clusters).run()
         record = tuple(view for view in views if view.factor >= 0)
         return Met(self.signature, self.sizes, record, tuple(clusters), slots, outs, outputs)
 
     def pin(self, block: Block, operand: int, reason: str) -> None:
         place = self.operands[operand]
         axes = self.signature.inputs[operand] or ()
-        axis = next((i for i, a in enumerate(axes) if set(a) & set(block.letters)), 0)
+        axis = next((i for i, a in enumerate(axes) if set(a) & set(block.subscripts)), 0)
         tensor = place.tensor if place is not None else ""
         self.book.pin(block.labels, Pin(tensor, axis, self.site.name, self.site.op, reason))
 
@@ -64,47 +64,47 @@ class Meeting:
         spelled = joined(axes, factor.axes)
         labels = split_axes(factor.labels, spelled, self.sizes)
         gone: list[str] = []
-        for letter in sorted(self.signature.tied & set(spelled)):
-            dim = spelled.index(letter)
+        for subscript in sorted(self.signature.tied & set(spelled)):
+            dim = spelled.index(subscript)
             self.book.tie(labels.take([0], axis=dim), labels)
-            gone.append(letter)
+            gone.append(subscript)
         if len(spelled) > len(factor.axes):
-            gone += [letter for letter in constant_letters(labels, spelled) if letter not in gone]
+            gone += [subscript for subscript in constant_subscripts(labels, spelled) if subscript not in gone]
         block = without(labels, spelled, gone) if gone else Block(spelled, labels)
-        if not block.letters:
+        if not block.subscripts:
             self.pin(Block(spelled, labels), number, "all slices of the axis are one channel")
             return View(number, place, Block(spelled, labels), spelled, frozen=True)
-        if len(block.letters) > 1:
+        if len(block.subscripts) > 1:
             self.book.grid(block.labels)
         return View(number, place, block, spelled)
 
-    def _fixed_letters(self, views: Sequence[View]) -> dict[str, str]:
+    def _fixed_subscripts(self, views: Sequence[View]) -> dict[str, str]:
         labelled: dict[int, set[str]] = {}
         for view in views:
             if not view.frozen:
-                labelled.setdefault(view.operand, set()).update(view.block.letters)
+                labelled.setdefault(view.operand, set()).update(view.block.subscripts)
         fixed: dict[str, str] = dict(self.signature.pins)
         for number, operand in enumerate(self.operands):
             axes = self.signature.inputs[number] if number < len(self.signature.inputs) else None
             if operand is None or axes is None or operand.stored is not None:
                 continue
             for axis in axes:
-                for letter in axis:
-                    if letter not in labelled.get(number, ()):
-                        fixed.setdefault(letter, f"meets the fixed axis of '{operand.tensor}'")
+                for subscript in axis:
+                    if subscript not in labelled.get(number, ()):
+                        fixed.setdefault(subscript, f"meets the fixed axis of '{operand.tensor}'")
         for again, once in self.signature.fed_back.items():
-            for letter, other in ((again, once), (once, again)):
+            for subscript, other in ((again, once), (once, again)):
                 if other in fixed:
-                    fixed.setdefault(letter, fixed[other])
+                    fixed.setdefault(subscript, fixed[other])
         return fixed
 
     def _frozen_dropped(self, views: list[View]) -> list[View]:
         while True:
-            fixed = self._fixed_letters(views)
+            fixed = self._fixed_subscripts(views)
             hit = [
                 i
                 for i, v in enumerate(views)
-                if not v.frozen and any(letter in fixed for letter in v.block.letters)
+                if not v.frozen and any(subscript in fixed for subscript in v.block.subscripts)
             ]
             if not hit:
                 self.fixed = fixed
@@ -113,62 +113,63 @@ class Meeting:
                 views[i] = self._held(views[i], fixed)
 
     def _held(self, view: View, fixed: dict[str, str]) -> View:
-        """Tie slices along letters that cannot shrink: rows go whole, and are pinned where none remain."""
+        """Tie slices along subscripts that cannot shrink: rows go whole, and are pinned where none remain."""
         block = view.block
-        stuck = [letter for letter in block.letters if letter in fixed]
-        if len(stuck) == len(block.letters):
+        stuck = [subscript for subscript in block.subscripts if subscript in fixed]
+        if len(stuck) == len(block.subscripts):
             self.pin(block, view.operand, fixed[stuck[0]])
             return replace(view, frozen=True)
-        for letter in stuck:
-            self.book.tie(block.labels.take([0], axis=block.letters.index(letter)), block.labels)
-        return replace(view, block=without(block.labels, block.letters, stuck))
+        for subscript in stuck:
+            self.book.tie(block.labels.take([0], axis=block.subscripts.index(subscript)), block.labels)
+        return replace(view, block=without(block.labels, block.subscripts, stuck))
 
     def _fresh(self, live: Sequence[View], views: Sequence[View]) -> list[View]:
-        covered = {letter for view in live for letter in view.block.letters}
-        covered |= set(self.fixed) | {letter for view in views for letter in view.spelled}
-        found: list[View] = []
+        covered = {subscript for view in live for subscript in view.block.subscripts}
+        covered |= set(self.fixed) | {subscript for view in views for subscript in view.spelled}
+        result: list[View] = []
         for number, operand in enumerate(self.operands):
             axes = self.signature.inputs[number] if number < len(self.signature.inputs) else None
             if operand is None or operand.stored is None or axes is None:
                 continue
-            for letters in self._labelled_together(axes):
-                if all(letter in covered for letter in letters) or set(letters) & set(self.fixed):
+            for subscripts in self._labelled_together(axes):
+                if all(subscript in covered for subscript in subscripts) or set(subscripts) & set(self.fixed):
                     continue
                 labels = self.book.produce(
-                    tuple(self.sizes[letter] for letter in letters), f"{number}:{' '.join(letters)}"
+                    tuple(self.sizes[subscript] for subscript in subscripts),
+                    f"{number}:{' '.join(subscripts)}",
                 )
-                if len(letters) > 1:
+                if len(subscripts) > 1:
                     self.book.grid(labels)
-                found.append(View(number, -1, Block(letters, labels), letters))
-                covered.update(letters)
-        return found
+                result.append(View(number, -1, Block(subscripts, labels), subscripts))
+                covered.update(subscripts)
+        return result
 
     def _fed_back(self, live: Sequence[View]) -> list[View]:
-        """Show an operand that reads what the node produced the labels of that, under its own letter."""
-        found: list[View] = []
+        """Show an operand that reads what the node produced the labels of that, under its own subscript."""
+        result: list[View] = []
         for again, once in self.signature.fed_back.items():
             readers = [i for i, axes in enumerate(self.signature.inputs) if axes and (again,) in axes]
-            for view in (v for v in live if once in v.block.letters):
-                letters = tuple(again if x == once else x for x in view.block.letters)
-                block = Block(letters, view.block.labels)
-                found += [View(number, -1, block, letters) for number in readers]
-        return found
+            for view in (v for v in live if once in v.block.subscripts):
+                subscripts = tuple(again if x == once else x for x in view.block.subscripts)
+                block = Block(subscripts, view.block.labels)
+                result += [View(number, -1, block, subscripts) for number in readers]
+        return result
 
     def _hold(self, clusters: Sequence[Cluster]) -> None:
-        """Pin the parents over the letters that do not shrink."""
-        for letter, reason in self.signature.whole.items():
+        """Pin the parents over the subscripts that do not shrink."""
+        for subscript, reason in self.signature.whole.items():
             for cluster in clusters:
-                for block in self.restricted(cluster, {letter}):
+                for block in self.restricted(cluster, {subscript}):
                     self.pin(block, cluster.views[0].operand, reason)
 
     def _labelled_together(self, axes: Axes) -> list[Axis]:
-        """Group the letters of a stored constant that share an axis here or in an output."""
+        """Group the subscripts of a stored constant that share an axis here or in an output."""
         present = [x for axis in axes for x in axis if x in self.kept and self.sizes[x] > 1]
         sides = (axes, self.signature.together, *(o for o in self.signature.outputs if o))
         shared = [set(axis) for side in sides for axis in side]
         groups: list[set[str]] = []
-        for letter in present:
-            group = {letter}.union(*(axis & set(present) for axis in shared if letter in axis))
+        for subscript in present:
+            group = {subscript}.union(*(axis & set(present) for axis in shared if subscript in axis))
             overlapping = [g for g in groups if g & group]
             groups = [g for g in groups if not g & group] + [group.union(*overlapping)]
         return [tuple(x for x in present if x in group) for group in groups]
@@ -176,17 +177,17 @@ class Meeting:
     def _cluster(self, views: list[View]) -> Cluster | None:
         blocks: list[Block] = []
         for view in views:
-            same = next((b for b in blocks if set(b.letters) == set(view.block.letters)), None)
+            same = next((b for b in blocks if set(b.subscripts) == set(view.block.subscripts)), None)
             if same is None:
                 blocks.append(view.block)
             else:
-                self.book.tie(same.labels, view.block.arranged(same.letters))
-        tops = [b for b in blocks if not any(set(b.letters) < set(other.letters) for other in blocks)]
+                self.book.tie(same.labels, view.block.arranged(same.subscripts))
+        tops = [b for b in blocks if not any(set(b.subscripts) < set(other.subscripts) for other in blocks)]
         parents = [b for b in blocks if not any(b is top for top in tops)]
         cluster = Cluster(views, tops, parents)
         for parent in parents:
             for top in tops:
-                if set(parent.letters) < set(top.letters):
+                if set(parent.subscripts) < set(top.subscripts):
                     self._adopt(parent, top)
         if len(tops) > 1 and not self._share_parents(cluster):
             for view in views:
@@ -198,44 +199,48 @@ class Meeting:
         return cluster
 
     def _adopt(self, parent: Block, top: Block) -> None:
-        rest = [letter for letter in top.letters if letter not in parent.letters]
-        self.book.adopt(parent.labels, top.arranged([*parent.letters, *rest]))
+        rest = [subscript for subscript in top.subscripts if subscript not in parent.subscripts]
+        self.book.adopt(parent.labels, top.arranged([*parent.subscripts, *rest]))
 
     def _share_parents(self, cluster: Cluster) -> bool:
-        common = set.intersection(*(set(top.letters) for top in cluster.tops))
+        common = set.intersection(*(set(top.subscripts) for top in cluster.tops))
         for i, top in enumerate(cluster.tops):
             for other in cluster.tops[i + 1 :]:
-                if set(top.letters) & set(other.letters) != common:
+                if set(top.subscripts) & set(other.subscripts) != common:
                     return False
         if not common:
             return False
         self._over(
-            cluster, cluster.tops[0], [letter for letter in cluster.tops[0].letters if letter in common]
+            cluster,
+            cluster.tops[0],
+            [subscript for subscript in cluster.tops[0].subscripts if subscript in common],
         )
         return True
 
-    def _over(self, cluster: Cluster, top: Block, letters: Sequence[str]) -> Block:
-        """Return the block over these letters of a top: itself, or its parents."""
-        if len(letters) == len(top.letters):
+    def _over(self, cluster: Cluster, top: Block, subscripts: Sequence[str]) -> Block:
+        """Return the block over these subscripts of a top: itself, or its parents."""
+        if len(subscripts) == len(top.subscripts):
             return top
         for block in cluster.parents:
-            if set(block.letters) == set(letters):
+            if set(block.subscripts) == set(subscripts):
                 return block
-        labels = self.book.fresh(tuple(self.sizes[letter] for letter in letters), " ".join(letters))
-        block = Block(tuple(letters), labels)
+        labels = self.book.fresh(
+            tuple(self.sizes[subscript] for subscript in subscripts), " ".join(subscripts)
+        )
+        block = Block(tuple(subscripts), labels)
         cluster.parents.append(block)
         for other in cluster.tops:
-            if set(letters) < set(other.letters):
+            if set(subscripts) < set(other.subscripts):
                 self._adopt(block, other)
         return block
 
-    def restricted(self, cluster: Cluster, letters: set[str]) -> list[Block]:
+    def restricted(self, cluster: Cluster, subscripts: set[str]) -> list[Block]:
         found: list[Block] = []
         for top in cluster.tops:
-            common = [letter for letter in top.letters if letter in letters]
+            common = [subscript for subscript in top.subscripts if subscript in subscripts]
             if common:
                 found.append(self._over(cluster, top, common))
-        found = [b for b in found if not any(set(b.letters) < set(o.letters) for o in found)]
+        found = [b for b in found if not any(set(b.subscripts) < set(o.subscripts) for o in found)]
         unique: list[Block] = []
         for block in found:
             if not any(block is other for other in unique):
@@ -243,12 +248,12 @@ class Meeting:
         return unique
 
     def _makes(self, number: int, block: Block) -> bool:
-        """Tell whether a stored operand is the first to hold letters that are numbered together.
+        """Tell whether a stored operand is the first to hold subscripts that are numbered together.
 
         It makes these channels even where a state made of zeros was labelled before it.
         """
         own = {x for axis in self.signature.together for x in axis}
-        if not own or not set(block.letters) <= own:
+        if not own or not set(block.subscripts) <= own:
             return False
         holders = (
             i
@@ -264,14 +269,14 @@ class Meeting:
             axes = self.signature.inputs[number] if number < len(self.signature.inputs) else None
             if operand is None or operand.stored is None or axes is None:
                 continue
-            letters = {letter for axis in axes for letter in axis}
+            subscripts = {subscript for axis in axes for subscript in axis}
             entries = []
             for cluster in clusters:
-                for block in self.restricted(cluster, letters):
+                for block in self.restricted(cluster, subscripts):
                     made = any(
                         v.operand == number and v.factor < 0 and v.block is block for v in cluster.views
                     )
-                    kept = all(letter in self.kept for letter in block.letters)
+                    kept = all(subscript in self.kept for subscript in block.subscripts)
                     made = made or self._makes(number, block)
                     role = CONSUMES if not kept else PRODUCES if made else CARRIES
                     entries.append(Entry(block, role))
@@ -280,16 +285,16 @@ class Meeting:
 
 
 def _overlapping(views: Sequence[View]) -> list[list[View]]:
-    """Group the views that are linked by shared letters."""
+    """Group the views that are linked by shared subscripts."""
     groups: list[tuple[set[str], list[View]]] = []
     for view in views:
-        letters, members = set(view.block.letters), [view]
+        subscripts, members = set(view.block.subscripts), [view]
         rest = []
-        for other_letters, other_members in groups:
-            if letters & other_letters:
-                letters |= other_letters
+        for other_subscripts, other_members in groups:
+            if subscripts & other_subscripts:
+                subscripts |= other_subscripts
                 members = other_members + members
             else:
-                rest.append((other_letters, other_members))
-        groups = [*rest, (letters, members)]
+                rest.append((other_subscripts, other_members))
+        groups = [*rest, (subscripts, members)]
     return [members for _, members in groups]

@@ -8,15 +8,15 @@ from typing import Protocol
 import numpy as np
 
 from onnxprune.analysis.axes import Block, merged, without
-from onnxprune.analysis.labels import Book, Factor, Labelled
+from onnxprune.analysis.labels import Factor, LabelConstraints, Labelled
 from onnxprune.analysis.records import Cluster, OutFactor
 from onnxprune.rules.signature import Axes, Signature, Site, Take
 
 
-class Met(Protocol):
+class Meeting(Protocol):
     """What the outputs need of the meeting of the inputs."""
 
-    book: Book
+    book: LabelConstraints
     site: Site
     signature: Signature
     sizes: dict[str, int]
@@ -24,14 +24,14 @@ class Met(Protocol):
     def pin(self, block: Block, operand: int, reason: str) -> None:
         """State that the labels of a block stay."""
 
-    def restricted(self, cluster: Cluster, letters: set[str]) -> list[Block]:
-        """Return what is left of a cluster over these letters."""
+    def restricted(self, cluster: Cluster, subscripts: set[str]) -> list[Block]:
+        """Return what is left of a cluster over these subscripts."""
 
 
-class Outgoing:
+class OutputLabels:
     """Makes the labels of a node's outputs from the clusters of its inputs."""
 
-    def __init__(self, met: Met, clusters: Sequence[Cluster]) -> None:
+    def __init__(self, met: Meeting, clusters: Sequence[Cluster]) -> None:
         self.met, self.clusters = met, clusters
         self.book, self.site, self.signature, self.sizes = met.book, met.site, met.signature, met.sizes
 
@@ -44,21 +44,21 @@ class Outgoing:
         for number, axes in enumerate(self.signature.outputs):
             if axes is None or self.site.outputs[number] is None:
                 continue
-            letters = {letter for axis in axes for letter in axis}
-            found = list(self._plain_outs(number, axes, letters))
-            found += list(self._taken_outs(number, axes, letters))
+            subscripts = {subscript for axis in axes for subscript in axis}
+            found = list(self._plain_outs(number, axes, subscripts))
+            found += list(self._taken_outs(number, axes, subscripts))
             found += list(self._created_outs(number, axes))
             yield from self._without_products(found)
 
-    def _plain_outs(self, number: int, axes: Axes, letters: set[str]) -> Iterator[OutFactor]:
+    def _plain_outs(self, number: int, axes: Axes, subscripts: set[str]) -> Iterator[OutFactor]:
         sources = {source for take in self.signature.takes.values() for source in take.sources}
         for cluster in self.clusters:
-            if not sources & {letter for top in cluster.tops for letter in top.letters}:
-                for block in self._untangled(self.met.restricted(cluster, letters), axes):
+            if not sources & {subscript for top in cluster.tops for subscript in top.subscripts}:
+                for block in self._untangled(self.met.restricted(cluster, subscripts), axes):
                     yield self._place(number, axes, block, None)
                 continue
             for top in cluster.tops:
-                if not sources.intersection(top.letters):
+                if not sources.intersection(top.subscripts):
                     self.met.pin(top, 0, "labels that vary on crossing axes meet")
 
     def _untangled(self, blocks: list[Block], axes: Axes) -> list[Block]:
@@ -70,8 +70,8 @@ class Outgoing:
             return blocks
         largest = max(blocks, key=lambda block: block.labels.size)
         for block in blocks:
-            for dim, letter in enumerate(block.letters):
-                if block is not largest and letter not in largest.letters:
+            for dim, subscript in enumerate(block.subscripts):
+                if block is not largest and subscript not in largest.subscripts:
                     self.book.tie(block.labels.take([0], axis=dim), block.labels)
         return [largest]
 
@@ -81,49 +81,49 @@ class Outgoing:
         places, _ = merged(block, axes, self.sizes)
         return OutFactor(number, places, block, take, pieces)
 
-    def _taken_outs(self, number: int, axes: Axes, letters: set[str]) -> Iterator[OutFactor]:
-        taken = [name for name in self.signature.takes if name in letters or self._belongs(name, number)]
+    def _taken_outs(self, number: int, axes: Axes, subscripts: set[str]) -> Iterator[OutFactor]:
+        taken = [name for name in self.signature.takes if name in subscripts or self._belongs(name, number)]
         done: set[int] = set()
         for name in taken:
             take = self.signature.takes[name]
             if id(take) in done:
                 continue
             done.add(id(take))
-            pieces = [self._piece(source, letters) for source in take.sources]
+            pieces = [self._piece(source, subscripts) for source in take.sources]
             if all(piece is None for piece in pieces):
                 continue
             block = self._assembled(name, take, pieces)
             if block is None:
                 continue
-            if self.sizes.get(name, 1) == 1 or name not in letters:
-                block = without(block.labels, block.letters, [name])
-                if not block.letters:
+            if self.sizes.get(name, 1) == 1 or name not in subscripts:
+                block = without(block.labels, block.subscripts, [name])
+                if not block.subscripts:
                     self.met.pin(
                         Block((name,), block.labels.reshape(1)), 0, "a single element of the axis is picked"
                     )
             yield self._place(number, axes, block, name, tuple(pieces))
 
     def _belongs(self, name: str, number: int) -> bool:
-        others = {letter for axes in self.signature.outputs if axes for axis in axes for letter in axis}
+        others = {subscript for axes in self.signature.outputs if axes for axis in axes for subscript in axis}
         return name not in others and number == 0
 
-    def _piece(self, source: str, letters: set[str]) -> Block | None:
+    def _piece(self, source: str, subscripts: set[str]) -> Block | None:
         for cluster in self.clusters:
-            if any(source in top.letters for top in cluster.tops):
-                blocks = self.met.restricted(cluster, letters | {source})
-                return next((b for b in blocks if source in b.letters), None)
+            if any(source in top.subscripts for top in cluster.tops):
+                blocks = self.met.restricted(cluster, subscripts | {source})
+                return next((b for b in blocks if source in b.subscripts), None)
         return None
 
     def _assembled(self, name: str, take: Take, pieces: list[Block | None]) -> Block | None:
-        """Concatenate the pieces along their source letters and pick by the index."""
+        """Concatenate the pieces along their source subscripts and pick by the index."""
         shared = next(
-            tuple(x for x in p.letters if x != s)
+            tuple(x for x in p.subscripts if x != s)
             for p, s in zip(pieces, take.sources, strict=True)
             if p is not None
         )
         arrays = []
         for source, piece in zip(take.sources, pieces, strict=True):
-            if piece is not None and set(piece.letters) == {*shared, source}:
+            if piece is not None and set(piece.subscripts) == {*shared, source}:
                 arrays.append(piece.arranged([*shared, source]))
                 continue
             if piece is not None or shared:
@@ -150,16 +150,18 @@ class Outgoing:
 
     def _created_outs(self, number: int, axes: Axes) -> Iterator[OutFactor]:
         for axis in axes:
-            for letter in axis:
-                if letter in self.signature.created:
-                    block = Block((letter,), self.book.produce((self.sizes[letter],), f"{number}:{letter}"))
+            for subscript in axis:
+                if subscript in self.signature.created:
+                    block = Block(
+                        (subscript,), self.book.produce((self.sizes[subscript],), f"{number}:{subscript}")
+                    )
                     yield self._place(number, axes, block, None)
 
     def _without_products(self, found: list[OutFactor]) -> Iterator[OutFactor]:
         placed: list[OutFactor] = []
         for out in sorted(found, key=lambda o: -o.block.labels.size):
             sharing = [other.block for other in placed if set(other.axes) & set(out.axes)]
-            if any(not set(block.letters) & set(out.block.letters) for block in sharing):
+            if any(not set(block.subscripts) & set(out.block.subscripts) for block in sharing):
                 self.met.pin(out.block, 0, "two independent labelled axes are merged into one")
                 continue
             placed.append(out)
@@ -183,11 +185,11 @@ def _is_identity(index: np.ndarray, size: int) -> bool:
 
 
 def _crossing_cleanly(blocks: Sequence[Block], axes: Axes) -> bool:
-    """Tell whether blocks that share letters share whole axes: heads by two head dimensions."""
+    """Tell whether blocks that share subscripts share whole axes: heads by two head dimensions."""
     for i, block in enumerate(blocks):
         for other in blocks[i + 1 :]:
             for axis in axes:
-                mine, its = set(axis) & set(block.letters), set(axis) & set(other.letters)
+                mine, its = set(axis) & set(block.subscripts), set(axis) & set(other.subscripts)
                 if mine and its and mine != its:
                     return False
     return True

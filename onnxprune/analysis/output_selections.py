@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.analysis.axes import Coords, axis_size, coords_of, ramp
-from onnxprune.analysis.node_inputs import Arrivals
+from onnxprune.analysis.node_inputs import NodeInputs
 from onnxprune.analysis.records import OutFactor
 from onnxprune.analysis.replay_state import ClashError, Kept
 from onnxprune.rules.signature import INDEXED, Axes, Take
 
 
-def departures(arrived: Arrivals) -> list[Kept | None]:
+def output_selections(arrived: NodeInputs) -> list[Kept | None]:
     """Return what each output keeps, None for outputs without labels.
 
     Raises ClashError where the shrunk node cannot make them.
     """
-    return _Departures(arrived).run()
+    return _OutputSelections(arrived).run()
 
 
-class _Departures:
-    def __init__(self, arrived: Arrivals) -> None:
+class _OutputSelections:
+    def __init__(self, arrived: NodeInputs) -> None:
         self.arrived, self.met, self.shadow = arrived, arrived.met, arrived.shadow
         self.sizes, self.picked, self.signature = arrived.sizes, arrived.picked, arrived.signature
         self.step = arrived.step
@@ -46,20 +46,20 @@ class _Departures:
         return kept
 
     def _others_whole(self, axes: Axes, outs: list[OutFactor]) -> None:
-        """Check that only the labelled letters of an output have shrunk."""
-        labelled = {x for out in outs for x in out.block.letters}
-        for letter in {x for axis in axes for x in axis} - labelled - self.picked.keys():
-            if self.sizes[letter] != self.met.sizes[letter]:
-                tops = [top.labels.ravel() for top, _ in self.arrived.refs if letter in top.letters]
+        """Check that only the labelled subscripts of an output have shrunk."""
+        labelled = {x for out in outs for x in out.block.subscripts}
+        for subscript in {x for axis in axes for x in axis} - labelled - self.picked.keys():
+            if self.sizes[subscript] != self.met.sizes[subscript]:
+                tops = [top.labels.ravel() for top, _ in self.arrived.refs if subscript in top.subscripts]
                 labels = np.concatenate(tops) if tops else np.zeros(0, np.int64)
                 raise ClashError("an axis whose labels end here shrinks", labels)
 
     def _created(self, out: OutFactor) -> Coords | None:
         coords = self.arrived.block(out.block)
-        if len(out.block.letters) == 1 and out.block.letters[0] in self.signature.created:
+        if len(out.block.subscripts) == 1 and out.block.subscripts[0] in self.signature.created:
             places = self.shadow.places(out.block)
             assert places is not None
-            self.sizes[out.block.letters[0]] = len(places)
+            self.sizes[out.block.subscripts[0]] = len(places)
         return coords
 
     def _unlabelled_takes(self) -> None:
@@ -79,9 +79,9 @@ class _Departures:
             self.picked[name] = place
 
     def _along(self, source: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the labels of a top that holds a letter, and the places kept along the letter, rising."""
+        """Return the labels of a top that holds a subscript, and the places kept along it, rising."""
         for top, ref in self.arrived.refs:
-            if source in top.letters:
+            if source in top.subscripts:
                 coords = self.arrived.derived([source], top, ref)
                 places = np.arange(self.met.sizes[source]) if coords is None else coords[source]
                 if not (np.diff(places) > 0).all():
@@ -100,8 +100,8 @@ class _Departures:
             picked, coords = self._arrived(out, take, name, shared, along, total)
         self.picked[name] = picked
         self.sizes[name] = len(picked)
-        if np.prod([self.sizes[x] for x in out.block.letters]) == out.block.labels.size and all(
-            self.arrived.whole(coords[x], x, out.block.letters) for x in out.block.letters
+        if np.prod([self.sizes[x] for x in out.block.subscripts]) == out.block.labels.size and all(
+            self.arrived.whole(coords[x], x, out.block.subscripts) for x in out.block.subscripts
         ):
             return None
         return coords
@@ -109,28 +109,28 @@ class _Departures:
     def _gathered(self, take: Take, out: OutFactor) -> tuple[Coords, np.ndarray, int]:
         """Concatenate what arrives at the sources: coordinates over (shared…, source).
 
-        The places along the shared letters may differ from one place of the source to the next: rows
+        The places along the shared subscripts may differ from one place of the source to the next: rows
         that keep as many columns as each other, each its own.
         """
-        shared_letters: tuple[str, ...] = next(
-            tuple(x for x in p.letters if x != s)
+        shared_subscripts: tuple[str, ...] = next(
+            tuple(x for x in p.subscripts if x != s)
             for p, s in zip(out.pieces, take.sources, strict=True)
             if p is not None
         )
-        parts: dict[str, list[np.ndarray]] = {x: [] for x in shared_letters}
+        parts: dict[str, list[np.ndarray]] = {x: [] for x in shared_subscripts}
         arrays, offset = [], 0
-        lead = [self.sizes[x] for x in shared_letters]
+        lead = [self.sizes[x] for x in shared_subscripts]
         for source, piece in zip(take.sources, out.pieces, strict=True):
             full, size = self.met.sizes[source], self.sizes[source]
             coords = None if piece is None else self.arrived.block(piece)
-            order = (*shared_letters, source)
+            order = (*shared_subscripts, source)
             if coords is None:
                 arrays.append(np.broadcast_to(np.arange(full), (*lead, full)) + offset)
                 for x, part in parts.items():
                     part.append(np.broadcast_to(ramp(self.sizes[x], order, x), (*lead, full)))
             else:
                 assert piece is not None
-                turn = [piece.letters.index(x) for x in order]
+                turn = [piece.subscripts.index(x) for x in order]
                 arrays.append(coords[source].transpose(turn).reshape(*lead, size) + offset)
                 for x, part in parts.items():
                     part.append(coords[x].transpose(turn))
@@ -169,14 +169,16 @@ class _Departures:
     def _indexed(
         self, out: OutFactor, take: Take, name: str, shared: Coords, along: np.ndarray
     ) -> tuple[np.ndarray, Coords]:
-        if name not in out.block.letters:
+        if name not in out.block.subscripts:
             wanted: np.ndarray = np.broadcast_to(np.zeros(1, np.int64), (*along.shape[:-1], 1))
         else:
             places = self.shadow.places(out.block)
             if places is None:
                 raise ClashError("what is kept does not form rows of one length", out.block.labels.ravel())
-            full = coords_of(places, out.block.letters, self.met.sizes)
-            turn = [out.block.letters.index(x) for x in (*(x for x in out.block.letters if x != name), name)]
+            full = coords_of(places, out.block.subscripts, self.met.sizes)
+            turn = [
+                out.block.subscripts.index(x) for x in (*(x for x in out.block.subscripts if x != name), name)
+            ]
             wanted = full[name].transpose(turn) if len(turn) > 1 else full[name]
         needed = take.index[wanted].reshape(-1, wanted.shape[-1])
         have = along.reshape(-1, along.shape[-1])
@@ -191,10 +193,10 @@ class _Departures:
     def _with_shared(self, out: OutFactor, shared: Coords, name: str, place: np.ndarray) -> Coords:
         order = [*shared, name]
         coords: Coords = {**shared, name: place}
-        if name not in out.block.letters:
-            return {x: coords[x][..., 0] for x in out.block.letters}
-        if tuple(order) != out.block.letters:
-            turn = [order.index(x) for x in out.block.letters]
+        if name not in out.block.subscripts:
+            return {x: coords[x][..., 0] for x in out.block.subscripts}
+        if tuple(order) != out.block.subscripts:
+            turn = [order.index(x) for x in out.block.subscripts]
             coords = {x: array.transpose(turn) for x, array in coords.items()}
         return coords
 
@@ -215,22 +217,22 @@ class _Departures:
             return None
         axes = self.signature.outputs[out.output]
         assert axes is not None
-        if tuple(axes[i] for i in out.axes) == tuple((x,) for x in out.block.letters):
-            return tuple(coords[x] for x in out.block.letters)
-        letters = [x for i in out.axes for x in axes[i]]
+        if tuple(axes[i] for i in out.axes) == tuple((x,) for x in out.block.subscripts):
+            return tuple(coords[x] for x in out.block.subscripts)
+        subscripts = [x for i in out.axes for x in axes[i]]
         full: Coords = {}
-        own = [x for x in letters if x in out.block.letters]
-        turn = [out.block.letters.index(x) for x in own]
-        for x in letters:
+        own = [x for x in subscripts if x in out.block.subscripts]
+        turn = [out.block.subscripts.index(x) for x in own]
+        for x in subscripts:
             if x in own:
                 array = coords[x].transpose(turn)
-                full[x] = array[tuple(slice(None) if y in own else None for y in letters)]
+                full[x] = array[tuple(slice(None) if y in own else None for y in subscripts)]
             else:
-                full[x] = ramp(self.sizes[x], letters, x)
-        dims = [self.sizes[x] for x in letters]
+                full[x] = ramp(self.sizes[x], subscripts, x)
+        dims = [self.sizes[x] for x in subscripts]
         found = []
         for i in out.axes:
-            flat = np.zeros([1] * len(letters), np.int64)
+            flat = np.zeros([1] * len(subscripts), np.int64)
             for x in axes[i]:
                 flat = flat * self.met.sizes[x] + full[x]
             found.append(

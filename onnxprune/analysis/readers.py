@@ -41,15 +41,15 @@ class Readers:
     def _role(self, step: Step, place: int, factor: int) -> str:
         if step.met is None:
             return PRODUCES
-        kept = step.met.signature.kept_letters()
+        kept = step.met.signature.kept_subscripts()
         views = [v for v in step.met.views if not v.frozen]
         own = next((v for v in views if v.operand == place and v.factor == factor), None)
         if own is None:
             return PRODUCES
-        letters = set(own.block.letters)
-        if not letters & kept:
+        subscripts = set(own.block.subscripts)
+        if not subscripts & kept:
             return CONSUMES
-        if any(letters <= set(v.block.letters) and self._arrives(step, v.operand) for v in views):
+        if any(subscripts <= set(v.block.subscripts) and self._arrives(step, v.operand) for v in views):
             return CARRIES
         return self.role(step, own.block) if step.node.op in MOVING else PRODUCES
 

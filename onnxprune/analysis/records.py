@@ -23,7 +23,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A factor of an operand, seen as a block; `spelled` are all letters of its axes."""
+    """A factor of an operand, seen as a block; `spelled` are all subscripts of its axes."""
 
     operand: int
     factor: int
@@ -34,7 +34,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Labels over some letters of a stored constant, and what they do there."""
+    """Labels over some subscripts of a stored constant, and what they do there."""
 
     block: Block
     role: str
@@ -52,7 +52,7 @@ class Slot:
 
 @dataclass
 class Cluster:
-    """Blocks that overlap in letters: the `tops`, and parents over fewer letters."""
+    """Blocks that overlap in subscripts: the `tops`, and parents over fewer subscripts."""
 
     views: list[View]
     tops: list[Block]

@@ -15,7 +15,7 @@ import numpy as np
 from onnxprune.analysis.constants import Known, evaluate, shape_value, size_value
 from onnxprune.analysis.records import Met
 from onnxprune.analysis.replay_node import replay_node
-from onnxprune.analysis.replay_state import ClashError, Conflict, Cut, Kept, Replayed, Rescale, Shadow
+from onnxprune.analysis.replay_state import ClashError, Conflict, Cut, Kept, Replayed, ReplayState, Rescale
 from onnxprune.analysis.trace import Step, Trace
 from onnxprune.rules.signature import Pinned
 
@@ -33,7 +33,7 @@ def replay(traced: Trace, alive: np.ndarray) -> Replayed:
 class _Replayer:
     def __init__(self, traced: Trace, alive: np.ndarray) -> None:
         self.traced = traced
-        self.shadow = Shadow(traced, alive)
+        self.shadow = ReplayState(traced, alive)
         self.unknown: set[str] = set()
         self.interface = {tensor.name for tensor in traced.network.graph.outputs}
 

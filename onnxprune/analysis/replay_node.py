@@ -7,21 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.analysis.means import follow_mean, note_sum
-from onnxprune.analysis.node_inputs import Arrivals
-from onnxprune.analysis.output_selections import departures
+from onnxprune.analysis.node_inputs import NodeInputs
+from onnxprune.analysis.output_selections import output_selections
 from onnxprune.analysis.records import Met, Slot
-from onnxprune.analysis.replay_state import Cut, Kept, Shadow
+from onnxprune.analysis.replay_state import Cut, Kept, ReplayState
 from onnxprune.analysis.trace import Step
 from onnxprune.rules.signature import Fix, Shrunk
 
 
-def replay_node(shadow: Shadow, step: Step, met: Met) -> None:
+def replay_node(shadow: ReplayState, step: Step, met: Met) -> None:
     """Replay a node whose labels met.
 
     Raises ClashError where the shrunk node would not compute what the masked original does.
     """
-    arrived = Arrivals(shadow, step, met)
-    outputs = departures(arrived)
+    arrived = NodeInputs(shadow, step, met)
+    outputs = output_selections(arrived)
     for slot in met.slots:
         _cut(arrived, slot)
     changed = arrived.sizes != met.sizes or any(ref is not None for _, ref in arrived.refs)
@@ -37,7 +37,7 @@ def replay_node(shadow: Shadow, step: Step, met: Met) -> None:
             shadow.result.tensors[tensor.name] = kept
 
 
-def _cut(arrived: Arrivals, slot: Slot) -> None:
+def _cut(arrived: NodeInputs, slot: Slot) -> None:
     picks = []
     for entry in slot.entries:
         coords = arrived.block(entry.block)
@@ -48,7 +48,7 @@ def _cut(arrived: Arrivals, slot: Slot) -> None:
         arrived.shadow.result.cuts.append(cut)
 
 
-def _repair(arrived: Arrivals, outputs: Sequence[Kept | None]) -> dict[int, np.ndarray]:
+def _repair(arrived: NodeInputs, outputs: Sequence[Kept | None]) -> dict[int, np.ndarray]:
     """Record the fixes of stored values; return what run-time values must be, by input."""
     shadow, step, repair = arrived.shadow, arrived.step, arrived.met.signature.repair
     if repair is None:

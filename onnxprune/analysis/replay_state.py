@@ -57,9 +57,9 @@ def _crossed(shape: tuple[int, ...], labelled: Labelled, kept: Kept) -> tuple[np
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What one use of a stored constant keeps: coordinates by letter, arranged over letters.
+    """What one use of a stored constant keeps: coordinates by subscript, arranged over subscripts.
 
-    sizes: of letters after the removal; full: before it.
+    sizes: of subscripts after the removal; full: before it.
     """
 
     step: int
@@ -136,7 +136,7 @@ class ClashError(Exception):
         self.labels = labels
 
 
-class Shadow:
+class ReplayState:
     """The shrunk graph as far as the replay has come."""
 
     def __init__(self, traced: Trace, alive: np.ndarray) -> None:
@@ -148,11 +148,11 @@ class Shadow:
 
     def kept(self, name: str) -> Kept:
         """Return what a tensor keeps: all of it where nothing was recorded."""
-        found = self.result.tensors.get(name)
-        if found is None:
+        result = self.result.tensors.get(name)
+        if result is None:
             labelled = self.traced.tensors.get(name) or Labelled(())
-            found = Kept(labelled.shape, (None,) * len(labelled.factors))
-        return found
+            result = Kept(labelled.shape, (None,) * len(labelled.factors))
+        return result
 
     def natural(self, labelled: Labelled) -> Kept:
         """Return what survives of a tensor whose axes are labelled one by one."""

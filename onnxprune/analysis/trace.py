@@ -9,8 +9,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.analysis.constants import Known, evaluate, shape_value, size_value
-from onnxprune.analysis.labels import Book, Factor, Labelled, Pin
-from onnxprune.analysis.node_propagation import Meeting
+from onnxprune.analysis.labels import Factor, LabelConstraints, Labelled, Pin
+from onnxprune.analysis.node_propagation import NodePropagation
 from onnxprune.analysis.records import Met, Operand
 from onnxprune.model.graph import STANDARD, Network
 from onnxprune.rules.registry import REGISTRY, Registry
@@ -40,7 +40,7 @@ class Trace:
     steps: list[Step]
     tensors: dict[str, Labelled]
     known: dict[str, Known]
-    book: Book
+    book: LabelConstraints
     shared: dict[str, Labelled] = field(default_factory=dict)
 
     def labels_behind(self, name: str) -> np.ndarray:
@@ -72,7 +72,7 @@ def trace(net: Network, shapes: Mapping[str, Shape | None], registry: Registry =
 class _Tracer:
     def __init__(self, net: Network, shapes: Mapping[str, Shape | None], registry: Registry) -> None:
         self.net, self.shapes, self.registry = net, shapes, registry
-        self.book = Book()
+        self.book = LabelConstraints()
         self.tensors: dict[str, Labelled] = {}
         self.known: dict[str, Known] = {}
         frozen = {t.name for t in net.graph.outputs} | net.captured
@@ -86,18 +86,18 @@ class _Tracer:
         }
         self.tensors.update(shared)
         steps = [step for i, node in enumerate(self.net.nodes) if (step := self._step(i, node))]
-        found = Trace(self.net, self.shapes, steps, self.tensors, self.known, self.book, shared)
+        result = Trace(self.net, self.shapes, steps, self.tensors, self.known, self.book, shared)
         for tensor in self.net.graph.outputs:
-            self._pin_whole(found, tensor.name, "graph output", "the interface of the model does not change")
+            self._pin_whole(result, tensor.name, "graph output", "the interface of the model does not change")
         for name in sorted(self.net.captured):
-            self._pin_whole(found, name, "subgraph", "read inside a subgraph")
-        return found
+            self._pin_whole(result, name, "subgraph", "read inside a subgraph")
+        return result
 
-    def _pin_whole(self, found: Trace, name: str, op: str, reason: str) -> None:
+    def _pin_whole(self, traced: Trace, name: str, op: str, reason: str) -> None:
         """Pin the labels of a tensor, and those that its value is computed from."""
         self._pin_tensor(self.net.roots.get(name, name), "", op, reason)
         if name in self.known and self.known[name].derived.any():
-            self.book.pin(found.labels_behind(name), Pin(name, 0, "", op, reason))
+            self.book.pin(traced.labels_behind(name), Pin(name, 0, "", op, reason))
 
     def _is_shared(self, name: str, uses: list[tuple[int, int]]) -> bool:
         """Tell whether a weight proper has several uses: it is tied, lest the model grow."""
@@ -127,7 +127,7 @@ class _Tracer:
         met = None
         if isinstance(verdict, Signature):
             try:
-                met = Meeting(self.book, site, verdict, operands).run()
+                met = NodePropagation(self.book, site, verdict, operands).run()
             except ValueError as error:
                 verdict = Pinned(f"its shapes disagree: {error}")
         self._record(node, site, met)

@@ -24,21 +24,21 @@ class Rows:
     row: np.ndarray
     child: np.ndarray
 
-    def close(self, dead: np.ndarray) -> np.ndarray:
+    def close(self, removed: np.ndarray) -> np.ndarray:
         """Add all units that must die with these, until nothing changes.
 
-        dead: booleans by unit; returns a new array.
+        removed: booleans by unit; returns a new array.
         """
-        dead = dead.copy()
+        removed = removed.copy()
         if not len(self.parent):
-            return dead
+            return removed
         while True:
-            before = int(dead.sum())
-            living = np.bincount(self.row, weights=~dead[self.child], minlength=len(self.parent))
-            dead[self.parent[living == 0]] = True
-            dead[self.child[dead[self.parent[self.row]]]] = True
-            if int(dead.sum()) == before:
-                return dead
+            before = int(removed.sum())
+            living = np.bincount(self.row, weights=~removed[self.child], minlength=len(self.parent))
+            removed[self.parent[living == 0]] = True
+            removed[self.child[removed[self.parent[self.row]]]] = True
+            if int(removed.sum()) == before:
+                return removed
 
 
 @dataclass(frozen=True)
@@ -94,25 +94,25 @@ class Units:
             pinned[self.groups[group].units] = True
         return replace(self, pinned=_held(pinned, self.rows))
 
-    def alive(self, dead: np.ndarray) -> np.ndarray:
-        """Turn dead units into living labels."""
-        return ~dead[self.of]
+    def alive(self, removed: np.ndarray) -> np.ndarray:
+        """Turn removed units into living labels."""
+        return ~removed[self.of]
 
     @cached_property
     def levels(self) -> np.ndarray:
         """Return 1 for units that are parents, 0 for the others."""
-        found = np.zeros(self.count, dtype=np.int64)
-        found[self.rows.parent] = 1
-        return found
+        result = np.zeros(self.count, dtype=np.int64)
+        result[self.rows.parent] = 1
+        return result
 
-    def emptied(self, dead: np.ndarray) -> np.ndarray:
+    def emptied(self, removed: np.ndarray) -> np.ndarray:
         """Return the units of the first set that a removal must not empty but does; pinned ones first."""
-        killed = np.flatnonzero(dead & self.pinned)
+        killed = np.flatnonzero(removed & self.pinned)
         if len(killed):
             rows = np.isin(self.rows.parent, killed)
             return np.unique(self.rows.child[rows[self.rows.row]]) if rows.any() else killed
         for guard in self.guards:
-            if dead[guard].all():
+            if removed[guard].all():
                 return guard
         return killed
 
@@ -123,10 +123,10 @@ class Units:
     @cached_property
     def group_of_units(self) -> np.ndarray:
         """Return the place of each unit's group in `groups`, -1 for units of none."""
-        found = np.full(self.count, -1)
+        result = np.full(self.count, -1)
         for place, group in enumerate(self.groups):
-            found[group.units] = place
-        return found
+            result[group.units] = place
+        return result
 
 
 def components(count: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[int, np.ndarray]:
@@ -144,7 +144,7 @@ def components(count: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tu
     return number, rank[found]
 
 
-def units(traced: Trace) -> Units:
+def build_units(traced: Trace) -> Units:
     """Resolve ties, families and pins into units and groups."""
     book = traced.book
     count, of = components(book.count, book.ties)

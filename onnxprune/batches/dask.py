@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import onnxprune
-from onnxprune.batches.job import Job, Limits, Outcome
+from onnxprune.batches.job import Job, ResourceLimits, WorkerOutcome
 from onnxprune.batches.processes import Workers
 from onnxprune.errors import OnnxPruneError, UsageError
 
@@ -52,7 +52,7 @@ class _Servers(WorkerPlugin):
             while self.idle is not None:
                 self.idle.get_nowait().__exit__()
 
-    def run(self, job: Job, limits: Limits) -> Outcome:
+    def run(self, job: Job, limits: ResourceLimits) -> WorkerOutcome:
         """Run one job. One whose scratch folder is gone, since the run is, is given up."""
         assert self.idle is not None
         try:
@@ -62,7 +62,7 @@ class _Servers(WorkerPlugin):
         with ExitStack() as broken:
             broken.push(workers)
             workers.submit(job)
-            ended: list[Outcome] = []
+            ended: list[WorkerOutcome] = []
             while not ended:
                 if not os.path.isdir(job.scratch):
                     raise UsageError(
@@ -77,13 +77,13 @@ class _Servers(WorkerPlugin):
 def isolated(plugin: str, job: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
     """Run one job in a Dask worker, with plain data both ways."""
     servers: _Servers = get_worker().plugins[plugin]
-    return asdict(servers.run(Job(**job), Limits(**limits)))
+    return asdict(servers.run(Job(**job), ResourceLimits(**limits)))
 
 
 class DaskWorkers:
     """Runs jobs on the workers of a Dask cluster, as many at once as these have threads."""
 
-    def __init__(self, address: str, jobs: int, limits: Limits) -> None:
+    def __init__(self, address: str, jobs: int, limits: ResourceLimits) -> None:
         """Connect to a scheduler, or start a local cluster of `jobs` workers.
 
         Raises UsageError where nobody answers, and for workers with another version.
@@ -147,7 +147,7 @@ class DaskWorkers:
         self._running[future.key] = job.number, future
         future.add_done_callback(self._ended.put)
 
-    def wait(self) -> list[Outcome]:
+    def wait(self) -> list[WorkerOutcome]:
         """Return what has ended within a moment."""
         try:
             future = self._ended.get(timeout=_MOMENT)
@@ -155,9 +155,9 @@ class DaskWorkers:
             return []
         number, _ = self._running.pop(future.key)
         try:
-            return [Outcome(**future.result())]
+            return [WorkerOutcome(**future.result())]
         except KilledWorker:  # several Dask workers died with this job
-            return [Outcome(number, {}, -signal.SIGKILL, 0.0, None, lost=True)]
+            return [WorkerOutcome(number, {}, -signal.SIGKILL, 0.0, None, lost=True)]
         except OnnxPruneError:
             raise
         except Exception as error:

@@ -25,13 +25,13 @@ def digests(path: str, data: Iterable[str] = ()) -> dict[str, str]:
 
 def digests_of_data(paths: Iterable[str]) -> dict[str, str]:
     """Return the sha256 of external data by path, empty for what cannot be read."""
-    found = {}
+    result = {}
     for path in paths:
         try:
-            found[path] = _digest(path)
+            result[path] = _digest(path)
         except Unreadable:
-            found[path] = ""
-    return found
+            result[path] = ""
+    return result
 
 
 def _digest(path: str) -> str:

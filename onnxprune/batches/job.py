@@ -31,7 +31,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ResourceLimits:
     """What one worker may use: seconds of wall clock and bytes of resident memory; None for any."""
 
     seconds: float | None = None
@@ -39,7 +39,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class WorkerOutcome:
     """How a worker ended.
 
     result: what it told; without a `status` where it died before the end. code: of its exit, negative for

@@ -21,7 +21,7 @@ BEGUN, WRITING, ENDED, RUN, STOPPED = "begun", "writing", "ended", "run", "stopp
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedEvent:
     """A finished model: its record, the files it was read from and those it was written to, by sha256."""
 
     record: Record
@@ -33,7 +33,7 @@ class Ended:
 class State:
     """What a journal tells: finished models, files that may exist, seconds of all runs, damaged lines."""
 
-    ended: dict[str, Ended] = field(default_factory=dict)
+    ended: dict[str, EndedEvent] = field(default_factory=dict)
     files: dict[str, set[str]] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -91,51 +91,51 @@ def ended(record: Record, inputs: Mapping[str, str], files: Mapping[str, str]) -
 
 def read(paths: Sequence[Path]) -> State:
     """Read journals; of a model that several tell of, the one with the latest event counts."""
-    found = State()
+    result = State()
     for path in paths:
         other = _read(path)
-        found.seconds += other.seconds
-        found.damaged += other.damaged
+        result.seconds += other.seconds
+        result.damaged += other.damaged
         for name, moment in other.latest.items():
-            found.files.setdefault(name, set()).update(other.files.get(name, set()))
-            if moment < found.latest.get(name, 0.0):
+            result.files.setdefault(name, set()).update(other.files.get(name, set()))
+            if moment < result.latest.get(name, 0.0):
                 continue
-            found.latest[name] = moment
-            found.ended.pop(name, None)
+            result.latest[name] = moment
+            result.ended.pop(name, None)
             if name in other.ended:
-                found.ended[name] = other.ended[name]
-    return found
+                result.ended[name] = other.ended[name]
+    return result
 
 
 def _read(path: Path) -> State:
-    found, last = State(), None
+    result, last = State(), None
     for event in events(path):
         read = None if event is None else _understood(event)
         if event is None or read is None:
-            found.damaged += 1
+            result.damaged += 1
             continue
         moment, told = read
         if event["event"] != RUN and last is not None:
-            found.seconds += max(moment - last, 0.0)
+            result.seconds += max(moment - last, 0.0)
         last = moment
         name = event.get("id")
         if name is None:
             continue
-        found.latest[name] = moment
-        found.files.setdefault(name, set()).update(event.get("files", ()))
-        found.ended.pop(name, None)
+        result.latest[name] = moment
+        result.files.setdefault(name, set()).update(event.get("files", ()))
+        result.ended.pop(name, None)
         if told is not None:
-            found.ended[name] = told
-    return found
+            result.ended[name] = told
+    return result
 
 
-def _understood(event: Mapping[str, Any]) -> tuple[float, Ended | None] | None:
+def _understood(event: Mapping[str, Any]) -> tuple[float, EndedEvent | None] | None:
     """Return when an event was, and how a model ended by it; None for one of another version, or damaged."""
     try:
         moment = float(event["time"])
         if event["event"] != ENDED:
             return moment, None
-        return moment, Ended(Record(**event["record"]), event["inputs"], event["files"])
+        return moment, EndedEvent(Record(**event["record"]), event["inputs"], event["files"])
     except (KeyError, TypeError, ValueError):
         return None
 

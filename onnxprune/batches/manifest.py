@@ -20,7 +20,7 @@ from typing import Any
 
 from onnxprune.batches import options, settings
 from onnxprune.batches.options import BatchSettings
-from onnxprune.batches.sources import MANIFESTS, Entry, checked, found
+from onnxprune.batches.sources import MANIFESTS, SourceEntry, checked, found
 from onnxprune.errors import UsageError, nearest
 from onnxprune.model.files import write_file
 from onnxprune.reports.plain import plain
@@ -34,7 +34,7 @@ _VERSION = 1
 class Manifest:
     """The models with their settings, and the settings of the run, as far as they are written down."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[SourceEntry, ...]
     run: Mapping[str, Any]
 
 
@@ -89,7 +89,7 @@ def _table(given: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]
     return value
 
 
-def _entries(model: Any, where: str, folder: Path, output: Path) -> Iterator[Entry]:
+def _entries(model: Any, where: str, folder: Path, output: Path) -> Iterator[SourceEntry]:
     if not isinstance(model, Mapping):
         raise UsageError(f"{where}: got {type(model).__name__}, expected a table with a path")
     _known(model, _MODEL, where)
@@ -101,11 +101,11 @@ def _entries(model: Any, where: str, folder: Path, output: Path) -> Iterator[Ent
     whole = os.path.normpath(folder / str(path))
     several = os.path.isdir(whole) or (not os.path.lexists(whole) and any(c in whole for c in "*?["))
     if not several:
-        yield Entry(name or _name(whole, folder), whole, own)
+        yield SourceEntry(name or _name(whole, folder), whole, own)
         return
     for entry in found(whole, output):
         prefix = f"{name}/{entry.name}" if name else _name(entry.path, folder)
-        yield Entry(prefix, entry.path, own)
+        yield SourceEntry(prefix, entry.path, own)
 
 
 def _name(path: str, folder: Path) -> str:
@@ -115,7 +115,7 @@ def _name(path: str, folder: Path) -> str:
     return Path(below if inside else os.path.abspath(path).lstrip("/")).as_posix()
 
 
-def write(path: Path, entries: Sequence[Entry], run: BatchSettings) -> None:
+def write(path: Path, entries: Sequence[SourceEntry], run: BatchSettings) -> None:
     """Write a resolved run as a manifest in JSON, with absolute paths. Raises UsageError, ResourceError."""
     models = [
         {"path": os.path.abspath(e.path), "name": e.name, "settings": dict(e.settings)} for e in entries

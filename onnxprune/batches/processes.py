@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from onnxprune.batches.job import STAGE, Job, Limits, Outcome
+from onnxprune.batches.job import STAGE, Job, ResourceLimits, WorkerOutcome
 from onnxprune.errors import OnnxPruneError, UsageError, printable
 from onnxprune.model.machine import THREAD_COUNTS
 
@@ -97,7 +97,7 @@ class _Link:
 class Workers:
     """Runs jobs, each in a process of its own, as many at once as are submitted."""
 
-    def __init__(self, jobs: int, limits: Limits) -> None:
+    def __init__(self, jobs: int, limits: ResourceLimits) -> None:
         """Start the fork server. Raises UsageError where processes cannot be forked."""
         if not hasattr(os, "fork"):
             raise UsageError("batch needs a system that forks processes, such as Linux or macOS")
@@ -130,9 +130,9 @@ class Workers:
             self._running[number].stage = ""
         return said
 
-    def wait(self) -> list[Outcome]:
+    def wait(self) -> list[WorkerOutcome]:
         """Watch the workers for a moment and return those that have ended."""
-        found: list[Outcome] = []
+        result: list[WorkerOutcome] = []
         with selectors.DefaultSelector() as selector:
             selector.register(self._link.socket, selectors.EVENT_READ)
             ready = selector.select(GLANCE)
@@ -140,12 +140,12 @@ class Workers:
             events = self._link.receive()
             if events is None:
                 return self._orphaned()
-            found += [o for o in map(self._handled, events) if o is not None]
+            result += [o for o in map(self._handled, events) if o is not None]
         for running in self._running.values():
             self._watch(running)
-        return found
+        return result
 
-    def _handled(self, event: Mapping[str, Any]) -> Outcome | None:
+    def _handled(self, event: Mapping[str, Any]) -> WorkerOutcome | None:
         if "started" in event:
             running = self._running[event["started"]]
             running.begun = time.monotonic()
@@ -174,7 +174,7 @@ class Workers:
         if running.stopped:
             self._link.send({"kill": running.job.number})
 
-    def _orphaned(self) -> list[Outcome]:
+    def _orphaned(self) -> list[WorkerOutcome]:
         """Start another server where the one there was died, and give its workers up."""
         words = self._link.last_words()
         self._deaths += 1
@@ -189,9 +189,9 @@ class Workers:
         ]
 
 
-def _outcome(running: _Running, event: Mapping[str, Any], lost: bool = False) -> Outcome:
+def _outcome(running: _Running, event: Mapping[str, Any], lost: bool = False) -> WorkerOutcome:
     seconds = 0.0 if running.begun is None else time.monotonic() - running.begun
     peak = None if event["peak"] is None else max(running.peak, event["peak"])
     result = event["result"]
     stopped = "" if "status" in result else running.stopped
-    return Outcome(running.job.number, result, event["code"], round(seconds, 3), peak, stopped, lost)
+    return WorkerOutcome(running.job.number, result, event["code"], round(seconds, 3), peak, stopped, lost)

@@ -15,12 +15,12 @@ import onnxprune
 from onnxprune.batches import journal as events
 from onnxprune.batches import manifest, options, settings, sources
 from onnxprune.batches.folder import OutputFolder
-from onnxprune.batches.job import Limits
+from onnxprune.batches.job import ResourceLimits
 from onnxprune.batches.journal import Journal
 from onnxprune.batches.options import BatchSettings
 from onnxprune.batches.processes import Workers
 from onnxprune.batches.scheduler import Pool, Scheduler, Task, finished
-from onnxprune.batches.sources import Entry
+from onnxprune.batches.sources import SourceEntry
 from onnxprune.batches.watch import Watch
 from onnxprune.errors import ResourceError, UsageError, printable
 from onnxprune.model.machine import cores, memory_of_one
@@ -36,7 +36,7 @@ Source = str | os.PathLike[str]
 class Resolved:
     """A run before it starts: its models with all their settings, and how it runs."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[SourceEntry, ...]
     run: BatchSettings
 
 
@@ -134,7 +134,7 @@ def _run(
 ) -> Generator[Record, None, list[Record]]:
     folder, journal, watch = place
     jobs = min(run.jobs or cores(), len(tasks))
-    most = Limits(run.timeout, run.memory_limit or memory_of_one(jobs))
+    most = ResourceLimits(run.timeout, run.memory_limit or memory_of_one(jobs))
     journal.append(events.RUN, version=onnxprune.__version__, settings=asdict(run), models=len(tasks))
     done = []
     try:
@@ -148,7 +148,7 @@ def _run(
     return done
 
 
-def _pool(run: BatchSettings, jobs: int, most: Limits) -> AbstractContextManager[Pool]:
+def _pool(run: BatchSettings, jobs: int, most: ResourceLimits) -> AbstractContextManager[Pool]:
     if run.dask is None:
         return Workers(jobs, most)
     from onnxprune.batches.dask import DaskWorkers

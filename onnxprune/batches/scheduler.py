@@ -20,8 +20,8 @@ import onnxprune
 from onnxprune.batches import journal as events
 from onnxprune.batches.folder import OutputFolder, places
 from onnxprune.batches.hashing import Unreadable, combined, digests, file_digest
-from onnxprune.batches.job import EXECUTION, PAGE, Job, Limits, Outcome
-from onnxprune.batches.journal import Ended, Journal, State
+from onnxprune.batches.job import EXECUTION, PAGE, Job, ResourceLimits, WorkerOutcome
+from onnxprune.batches.journal import EndedEvent, Journal, State
 from onnxprune.batches.verdict import ATTEMPTS, Verdict, judged
 from onnxprune.batches.watch import Watch
 from onnxprune.reports.record import GOOD, Record
@@ -36,7 +36,7 @@ class Pool(Protocol):
     def submit(self, job: Job) -> None:
         """Start a job."""
 
-    def wait(self) -> Sequence[Outcome]:
+    def wait(self) -> Sequence[WorkerOutcome]:
         """Wait for a moment and return what has ended."""
 
     def stages(self) -> Mapping[int, str]:
@@ -79,7 +79,7 @@ def finished(task: Task, state: State, folder: OutputFolder, retry_failed: bool)
     return record if written and _unmoved(task, known) else None
 
 
-def _unmoved(task: Task, known: Ended) -> bool:
+def _unmoved(task: Task, known: EndedEvent) -> bool:
     path = os.path.abspath(task.source)
     try:
         now = digests(path, tuple(known.inputs)[1:])
@@ -91,7 +91,7 @@ def _unmoved(task: Task, known: Ended) -> bool:
 class Scheduler:
     """Runs tasks in a pool and keeps the journal."""
 
-    def __init__(self, folder: OutputFolder, journal: Journal, limits: Limits, watch: Watch) -> None:
+    def __init__(self, folder: OutputFolder, journal: Journal, limits: ResourceLimits, watch: Watch) -> None:
         self._folder, self._journal, self._limits, self._watch = folder, journal, limits, watch
         self._numbers = count()
         self._running: dict[int, _Run] = {}
@@ -135,7 +135,7 @@ class Scheduler:
             str(self._folder.fresh()), str(log), task.name.rpartition("/")[2],
         )  # fmt: skip
 
-    def _ended(self, run: _Run, outcome: Outcome, verdict: Verdict) -> Record:
+    def _ended(self, run: _Run, outcome: WorkerOutcome, verdict: Verdict) -> Record:
         """Give a model's files their names and write its record down."""
         told = outcome.result
         files: Mapping[str, str] = told.get("files", {})

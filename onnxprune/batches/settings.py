@@ -26,12 +26,12 @@ _PATHS = (*_DATA, "metric")
 
 def merged(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Lay settings over one another, the last on top; how much to remove is one choice."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for layer in layers:
         if any(layer.get(key) for key in CHOICES):
-            found = {key: value for key, value in found.items() if key not in CHOICES}
-        found |= layer
-    return found
+            result = {key: value for key, value in result.items() if key not in CHOICES}
+        result |= layer
+    return result
 
 
 def read(given: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
@@ -39,12 +39,12 @@ def read(given: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
 
     where: what messages call the place. folder: what paths are relative to. Raises UsageError.
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, value in given.items():
         if key not in KEYS:
             raise UsageError(f"{where}: unknown setting '{key}'{nearest(key, KEYS)}")
-        found[key] = _read(key, value, where, folder)
-    return found
+        result[key] = _read(key, value, where, folder)
+    return result
 
 
 def _read(key: str, value: Any, where: str, folder: Path) -> Any:

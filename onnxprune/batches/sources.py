@@ -17,7 +17,7 @@ _SUFFIX = ".onnx"
 
 
 @dataclass(frozen=True)
-class Entry:
+class SourceEntry:
     """One input. name: its id; path: as it was found; settings: its own ones of a manifest, plain data."""
 
     name: str
@@ -25,7 +25,7 @@ class Entry:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def found(source: str, output: Path) -> list[Entry]:
+def found(source: str, output: Path) -> list[SourceEntry]:
     """List the models of a folder (and the folders in it), of a glob, or one file, in order of id.
 
     Links to folders are not followed, and the output folder is left out. Raises UsageError where there
@@ -45,7 +45,7 @@ def found(source: str, output: Path) -> list[Entry]:
             paths = [p for p in paths if not _through_link(p, base)]
     if not paths:
         raise UsageError(f"'{source}' holds no {_SUFFIX} file; give a folder, a glob, a model or a manifest")
-    entries = [Entry(Path(os.path.relpath(path, base or ".")).as_posix(), path) for path in paths]
+    entries = [SourceEntry(Path(os.path.relpath(path, base or ".")).as_posix(), path) for path in paths]
     return checked(entries, output)
 
 
@@ -79,12 +79,12 @@ def _inside(path: Path, output: Path) -> bool:
     return output.resolve() in Path(os.path.abspath(path)).parents
 
 
-def checked(entries: Iterable[Entry], output: Path) -> list[Entry]:
+def checked(entries: Iterable[SourceEntry], output: Path) -> list[SourceEntry]:
     """Refuse ids that are no relative paths, occur twice or hide one another, and inputs among the outputs.
 
     Raises UsageError.
     """
-    known: dict[str, Entry] = {}
+    known: dict[str, SourceEntry] = {}
     for entry in entries:
         shown, parts = printable(entry.name), PurePosixPath(entry.name).parts
         if (
@@ -112,7 +112,7 @@ def checked(entries: Iterable[Entry], output: Path) -> list[Entry]:
     return sorted(known.values(), key=lambda e: e.name)
 
 
-def shared(entries: Sequence[Entry], number: int, count: int) -> list[Entry]:
+def shared(entries: Sequence[SourceEntry], number: int, count: int) -> list[SourceEntry]:
     """Return the models that one of several shards does: by a hash of the id, whatever else there is."""
     return [e for e in entries if _place(e.name) % count == number - 1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-from onnxprune.batches.job import CHANGED, Limits, Outcome
+from onnxprune.batches.job import CHANGED, ResourceLimits, WorkerOutcome
 from onnxprune.errors import ModelError, ResourceError
 from onnxprune.quantities import size
 
@@ -23,7 +23,7 @@ class Verdict:
     again: bool = False
 
 
-def judged(outcome: Outcome, attempt: int, limits: Limits) -> Verdict:
+def judged(outcome: WorkerOutcome, attempt: int, limits: ResourceLimits) -> Verdict:
     """Judge the end of a worker. attempt: which run of the model it was, from 1."""
     first = attempt < ATTEMPTS
     times = "" if first else f", in run {attempt} too"
@@ -38,7 +38,7 @@ def judged(outcome: Outcome, attempt: int, limits: Limits) -> Verdict:
     return Verdict(status, code, reason + (times if helps else ""), first and helps)
 
 
-def _death(outcome: Outcome, limits: Limits) -> tuple[str, str]:
+def _death(outcome: WorkerOutcome, limits: ResourceLimits) -> tuple[str, str]:
     if outcome.stopped == "timeout":
         return "timeout", f"stopped after {limits.seconds:g} s, the limit (--timeout)"
     if outcome.stopped == "out-of-memory":

@@ -40,7 +40,7 @@ _STATUS: tuple[tuple[type[OnnxPruneError], str], ...] = (
     (GateFailed, "gate-failed"), (NothingToPrune, "nothing"), (UnprovedError, "unproved"),
     (ModelError, "invalid"), (ResourceError, "disk-full"), (UsageError, "usage"),
 )  # fmt: skip
-_REASON = 600  # letters
+_REASON = 600  # subscripts
 _OFTEN = 0.5  # seconds between two words on the stage
 
 

@@ -42,10 +42,10 @@ def compare(screen: Screen, old: Path, new: Path, **limits: float) -> int:
     Example:
       onnxprune compare last-week/report.json today/report.json
     """
-    from onnxprune.reports.compare import WORSE, Limits
+    from onnxprune.reports.compare import WORSE, CompareLimits
     from onnxprune.reports.compare import compare as compared
 
-    found = compared(old, new, Limits(**limits))
+    found = compared(old, new, CompareLimits(**limits))
     screen.say([f"note: {text}" for text in found.notes])
     screen.result(found.to_dict(), tables(found, screen.detailed))
     worse = found.having(WORSE)

@@ -34,7 +34,7 @@ class ClosedOutput(Exception):
 
 
 @dataclass
-class Run:
+class Invocation:
     """What the end of a run must know about it."""
 
     verbosity: int = 0
@@ -45,7 +45,7 @@ class Program(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command and exit with its code; without `standalone_mode` exceptions pass through."""
-        run = extra.setdefault("obj", Run())
+        run = extra.setdefault("obj", Invocation())
         run_command = functools.partial(super().main, *args, **{**extra, "standalone_mode": False})
         return sys.exit(_ended(run_command, run)) if extra.get("standalone_mode", True) else run_command()
 
@@ -63,7 +63,7 @@ class Program(click.Group):
         return result
 
 
-def _ended(action: Callable[[], Any], run: Run) -> int:
+def _ended(action: Callable[[], Any], run: Invocation) -> int:
     try:
         return action() or 0
     except (Exception, Interrupted, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from onnxprune.choices import CRITERIA, GRANULARITIES, INLINING, METRICS, RECOVERIES, SCOPES
-from onnxprune.cli.errors import Run
+from onnxprune.cli.errors import Invocation
 from onnxprune.cli.screen import Screen
 from onnxprune.errors import UsageError
 from onnxprune.quantities import parse_bytes, read_target
@@ -127,12 +127,12 @@ def unique(option: str, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
     Raises UsageError for a name that is given twice.
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in result:
             raise UsageError(f"{option}: '{name}' is given twice")
-        found[name] = value
-    return found
+        result[name] = value
+    return result
 
 
 def split_ratios(
@@ -160,7 +160,7 @@ def common(function: Command) -> Command:
     def command(ctx: click.Context, as_json: bool, verbose: int, quiet: bool, **options: Any) -> Any:
         if quiet and verbose:
             raise UsageError("-q and -v exclude each other: got both")
-        run = ctx.find_object(Run)
+        run = ctx.find_object(Invocation)
         if run is not None:
             run.verbosity = verbose
         return function(Screen(as_json, -1 if quiet else verbose), **options)
@@ -347,11 +347,11 @@ def prune_settings(options: Mapping[str, Any], given: Container[str]) -> dict[st
         "input_values": {"input_values": unique("--input-value", options["input_values"])},
         "no_bench": {"bench": not options["no_bench"]},
     }
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name in (*read, *_SETTINGS):
         if name in given and name in options:
-            found |= read.get(name) or {name: options[name]}
-    return found
+            result |= read.get(name) or {name: options[name]}
+    return result
 
 
 def calibration(function: Command) -> Command:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 _COLOURS = {"error": "red", "internal error": "red", "warning": "yellow", "dropped": "yellow", "note": "cyan"}
-_FOLDED = 12  # letters that a folded column keeps
+_FOLDED = 12  # subscripts that a folded column keeps
 _GAP = 2  # spaces between columns
 
 
@@ -182,7 +182,7 @@ def _print_rich(tables: Sequence[Table]) -> None:
         if number:
             console.print()
         if sum(_least(table)) + _GAP * (len(table.columns) - 1) > console.width:
-            click.echo(_lines(table))  # the terminal wraps lines better than columns of a few letters
+            click.echo(_lines(table))  # the terminal wraps lines better than columns of a few subscripts
         else:
             console.print(_rich(table))
 
@@ -209,7 +209,7 @@ def _rich(table: Table) -> Any:
 
 
 def _least(table: Table) -> list[int]:
-    """Width that each column needs: all of it, or some letters where it may be folded."""
+    """Width that each column needs: all of it, or some subscripts where it may be folded."""
     longest = [
         max((len(printable(row[i])) for row in table.rows), default=0) for i in range(len(table.columns))
     ]

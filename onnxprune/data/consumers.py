@@ -15,10 +15,10 @@ from onnxprune.rules.signature import Axes, Signature
 
 
 @dataclass(frozen=True)
-class View:
-    """How an activation is read as rows: the axes of the tensor by letter, and which are summed over.
+class ActivationView:
+    """How an activation is read as rows: the axes of the tensor by subscript, and which are summed over.
 
-    letters: of every axis; groups, summed: letters in the order in which they are laid out.
+    subscripts: of every axis; groups, summed: subscripts in the order in which they are laid out.
     """
 
     tensor: str
@@ -29,22 +29,22 @@ class View:
 
     def rows(self, values: np.ndarray) -> np.ndarray:
         """Arrange an activation as [groups, rows, places]."""
-        sizes, dims, letters = dict(self.sizes), [], []
+        sizes, dims, subscripts = dict(self.sizes), [], []
         for axis, size in zip(self.axes, values.shape, strict=True):
             known = [sizes.get(x) for x in axis]
             if not axis:
                 dims.append(size)
-                letters.append("")
+                subscripts.append("")
             elif len(axis) == 1:
                 dims.append(size)
-                letters.append(axis[0])
+                subscripts.append(axis[0])
             else:
                 dims += [k if k is not None else -1 for k in known]
-                letters += list(axis)
+                subscripts += list(axis)
         grid = values.reshape(dims)
-        front = [letters.index(x) for x in self.groups]
-        back = [letters.index(x) for x in self.summed]
-        middle = [i for i in range(len(letters)) if i not in front and i not in back]
+        front = [subscripts.index(x) for x in self.groups]
+        back = [subscripts.index(x) for x in self.summed]
+        middle = [i for i in range(len(subscripts)) if i not in front and i not in back]
         turned = grid.transpose([*front, *middle, *back])
         groups = int(np.prod([sizes[x] for x in self.groups], dtype=np.int64))
         places = int(np.prod([sizes[x] for x in self.summed], dtype=np.int64))
@@ -60,7 +60,7 @@ class Consumer:
 
     step: Step
     slot: Slot
-    view: View
+    view: ActivationView
     units: np.ndarray
     bias: Slot | None
 
@@ -72,48 +72,48 @@ class Consumer:
     def weight(self) -> np.ndarray:
         """Load the weight as [groups, places, outputs]; kernel offsets count as outputs."""
         values = np.asarray(self.slot.stored.values)
-        letters, sizes = self._letters()
-        turned = values.reshape([sizes[x] for x in letters]).transpose(self._order(letters))
+        subscripts, sizes = self._subscripts()
+        turned = values.reshape([sizes[x] for x in subscripts]).transpose(self._order(subscripts))
         wide = turned.astype(np.float64 if values.dtype == np.float64 else np.float32)
         return wide.reshape(*self.units.shape, -1)
 
     def restored(self, weight: np.ndarray) -> np.ndarray:
         """Arrange a weight [groups, places, outputs] as it is stored."""
-        letters, sizes = self._letters()
-        order = self._order(letters)
-        grid = weight.reshape([sizes[letters[i]] for i in order]).transpose(np.argsort(order))
+        subscripts, sizes = self._subscripts()
+        order = self._order(subscripts)
+        grid = weight.reshape([sizes[subscripts[i]] for i in order]).transpose(np.argsort(order))
         return grid.reshape(self.slot.stored.shape)
 
-    def result_letters(self) -> tuple[tuple[str, ...], dict[str, int]]:
-        """Return the letters of [groups, outputs], kernel offsets included, and their sizes."""
-        letters, sizes = self._letters()
-        kept = [letters[i] for i in self._order(letters) if letters[i] not in self.view.summed]
+    def result_subscripts(self) -> tuple[tuple[str, ...], dict[str, int]]:
+        """Return the subscripts of [groups, outputs], kernel offsets included, and their sizes."""
+        subscripts, sizes = self._subscripts()
+        kept = [subscripts[i] for i in self._order(subscripts) if subscripts[i] not in self.view.summed]
         return tuple(kept), sizes
 
-    def _letters(self) -> tuple[tuple[str, ...], dict[str, int]]:
+    def _subscripts(self) -> tuple[tuple[str, ...], dict[str, int]]:
         sizes = self.step.met.sizes if self.step.met is not None else {}
         return joined(self.slot.axes, range(len(self.slot.axes))), sizes
 
-    def _order(self, letters: tuple[str, ...]) -> list[int]:
-        first = [letters.index(x) for x in (*self.view.groups, *self.view.summed)]
-        return [*first, *(i for i in range(len(letters)) if i not in first)]
+    def _order(self, subscripts: tuple[str, ...]) -> list[int]:
+        first = [subscripts.index(x) for x in (*self.view.groups, *self.view.summed)]
+        return [*first, *(i for i in range(len(subscripts)) if i not in first)]
 
 
-def consumers(found: Units) -> Iterator[Consumer]:
+def consumers(units: Units) -> Iterator[Consumer]:
     """List the consumers of a model's units, in graph order."""
-    for step in found.traced.steps:
+    for step in units.traced.steps:
         if step.met is None or not isinstance(step.verdict, Signature):
             continue
         for slot in step.met.slots:
             stored = slot.stored
-            real = stored.is_parameter and not stored.coded and stored.itemsize > 1
-            if real and len(found.traced.network.uses[stored.name]) == 1:
-                made = _consumer(found, step, slot)
+            real = stored.is_parameter and not stored.quantized and stored.itemsize > 1
+            if real and len(units.traced.network.uses[stored.name]) == 1:
+                made = _consumer(units, step, slot)
                 if made is not None:
                     yield made
 
 
-def _consumer(found: Units, step: Step, slot: Slot) -> Consumer | None:
+def _consumer(units: Units, step: Step, slot: Slot) -> Consumer | None:
     met = step.met
     assert met is not None
     own = {x for axis in slot.axes for x in axis}
@@ -122,34 +122,34 @@ def _consumer(found: Units, step: Step, slot: Slot) -> Consumer | None:
         axes = met.signature.inputs[number] if number < len(met.signature.inputs) else None
         if operand is None or operand.stored is not None or axes is None or number == slot.operand:
             continue
-        letters = joined(axes, range(len(axes)))
-        summed = tuple(x for x in letters if x in own and x not in out)
-        groups = tuple(x for x in letters if x in own and x in out)
+        subscripts = joined(axes, range(len(axes)))
+        summed = tuple(x for x in subscripts if x in own and x not in out)
+        groups = tuple(x for x in subscripts if x in own and x in out)
         if not summed:
             continue
-        units = _units(found, slot, met.sizes, (groups, summed))
-        if units is None or not (found.group_of_units[units] >= 0).any():
+        indices = _units(units, slot, met.sizes, (groups, summed))
+        if indices is None or not (units.group_of_units[indices] >= 0).any():
             return None
         sizes = tuple((x, met.sizes[x]) for x in (*groups, *summed))
-        view = View(operand.tensor, axes, groups, summed, sizes)
+        view = ActivationView(operand.tensor, axes, groups, summed, sizes)
         bias = next((s for s in met.slots if s.operand > slot.operand and len(s.stored.shape) == 1), None)
-        if bias is not None and len(found.traced.network.uses[bias.stored.name]) > 1:
+        if bias is not None and len(units.traced.network.uses[bias.stored.name]) > 1:
             bias = None
-        return Consumer(step, slot, view, units, bias)
+        return Consumer(step, slot, view, indices, bias)
     return None
 
 
 def _units(
-    found: Units, slot: Slot, sizes: dict[str, int], wanted: tuple[tuple[str, ...], tuple[str, ...]]
+    units: Units, slot: Slot, sizes: dict[str, int], wanted: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> np.ndarray | None:
     """Return the unit of each place [groups, places], or None where one array does not say it."""
     groups, summed = wanted
     order = (*groups, *summed)
-    blocks = [e.block for e in slot.entries if set(e.block.letters) & set(summed)]
-    if len(blocks) != 1 or not set(blocks[0].letters) <= set(order):
+    blocks = [e.block for e in slot.entries if set(e.block.subscripts) & set(summed)]
+    if len(blocks) != 1 or not set(blocks[0].subscripts) <= set(order):
         return None
-    own = [x for x in order if x in blocks[0].letters]
+    own = [x for x in order if x in blocks[0].subscripts]
     labels = blocks[0].arranged(own)[tuple(slice(None) if x in own else None for x in order)]
     full = np.broadcast_to(labels, [sizes[x] for x in order])
     count = int(np.prod([sizes[x] for x in groups], dtype=np.int64))
-    return found.of[full].reshape(count, -1)
+    return units.of[full].reshape(count, -1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxprune.data.consumers import View
+from onnxprune.data.consumers import ActivationView
 from onnxprune.errors import UsageError
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors, with_outputs
 from onnxprune.progress import Steps, unseen
@@ -40,7 +40,7 @@ class Gram:
         return self.energy - self.mean[:, :, None] * self.mean[:, None, :]
 
 
-def gram_bytes(view: View) -> int:
+def gram_bytes(view: ActivationView) -> int:
     """Return the memory of a view's Gram matrix in bytes."""
     sizes = dict(view.sizes)
     groups = int(np.prod([sizes[x] for x in view.groups], dtype=np.int64))
@@ -50,16 +50,16 @@ def gram_bytes(view: View) -> int:
 
 def collect(
     model: onnx.ModelProto,
-    views: Iterable[View],
+    views: Iterable[ActivationView],
     batches: Sequence[dict[str, np.ndarray]],
     limit: int,
     progress: Steps = unseen,
-) -> dict[View, Gram]:
+) -> dict[ActivationView, Gram]:
     """Run a model over the batches and sum up moments; in several passes where they exceed the limit.
 
     limit: bytes for the Gram matrices of one pass. Raises UsageError where the model does not run.
     """
-    found: dict[View, Gram] = {}
+    result: dict[ActivationView, Gram] = {}
     passes = _passes(sorted(dict.fromkeys(views), key=gram_bytes), limit)
     for number, chosen in enumerate(passes):
         session = open_session(with_outputs(model, sorted({v.tensor for v in chosen})), optimised=True)
@@ -73,13 +73,13 @@ def collect(
                     f"the model does not run on calibration batch {place}: {one_line(error)}"
                 ) from error
             for view in chosen:
-                _add(found, view, np.asarray(values[view.tensor]), rng)
+                _add(result, view, np.asarray(values[view.tensor]), rng)
             progress(number * len(batches) + place + 1, len(passes) * len(batches))
-    return found
+    return result
 
 
-def _passes(views: Sequence[View], limit: int) -> list[list[View]]:
-    passes: list[list[View]] = []
+def _passes(views: Sequence[ActivationView], limit: int) -> list[list[ActivationView]]:
+    passes: list[list[ActivationView]] = []
     room = 0
     for view in views:
         if not passes or gram_bytes(view) > room:
@@ -90,7 +90,9 @@ def _passes(views: Sequence[View], limit: int) -> list[list[View]]:
     return passes
 
 
-def _add(found: dict[View, Gram], view: View, values: np.ndarray, rng: np.random.Generator) -> None:
+def _add(
+    found: dict[ActivationView, Gram], view: ActivationView, values: np.ndarray, rng: np.random.Generator
+) -> None:
     rows = view.rows(values)
     if rows.shape[1] > ROWS:
         rows = rows[:, np.sort(rng.choice(rows.shape[1], ROWS, replace=False))]

@@ -221,14 +221,14 @@ def _loaded(path: Path, word: str) -> np.ndarray | dict[str, np.ndarray]:
 
 
 def _one_feed(path: Path, form: _Form) -> Mapping[str, Any]:
-    found = _loaded(path, form.word)
-    if not isinstance(found, np.ndarray):
-        return found
+    result = _loaded(path, form.word)
+    if not isinstance(result, np.ndarray):
+        return result
     if len(form.specs) != 1:
         raise UsageError(
             f"'{path}' holds one array, but the model has {len(form.specs)} inputs: write an .npz"
         )
-    return {next(iter(form.specs)): found}
+    return {next(iter(form.specs)): result}
 
 
 def _rows(arrays: Mapping[str, np.ndarray], form: _Form, where: str) -> Iterator[Feeds]:
@@ -275,7 +275,7 @@ def _checked(feed: Mapping[str, Any], form: _Form, number: int) -> Feeds:
         raise UsageError(f"{where} lacks the input '{missing[0]}': it holds {given}")
     if extra:
         raise UsageError(f"{where}: the model has no input '{extra[0]}'; its inputs are {', '.join(specs)}")
-    found: Feeds = {}
+    result: Feeds = {}
     for name, spec in specs.items():
         array, dtype = np.asarray(feed[name]), np_dtype(spec)
         if array.dtype != dtype:
@@ -291,8 +291,8 @@ def _checked(feed: Mapping[str, Any], form: _Form, number: int) -> Feeds:
             raise UsageError(f"{where}, input '{name}': got shape {list(array.shape)}, expected {wanted}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise UsageError(f"{where}, input '{name}' holds NaN or Inf")
-        found[name] = array
-    return found
+        result[name] = array
+    return result
 
 
 def _batched(rows: Sequence[Feeds], specs: Mapping[str, InputSpec], most: int) -> Iterator[Feeds]:

@@ -30,10 +30,10 @@ def function_in(text: str, word: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses look their module up
     guarded(lambda: spec.loader.exec_module(module), f"{word} script '{script}'")  # type: ignore[union-attr]
-    found = getattr(module, function, None)
-    if not callable(found):
+    result = getattr(module, function, None)
+    if not callable(result):
         raise UsageError(f"{word} script '{script}' has no function '{function}'")
-    return found
+    return result
 
 
 def guarded(call: Callable[[], Any], what: str) -> Any:

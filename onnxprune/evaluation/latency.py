@@ -65,7 +65,7 @@ class BenchSettings:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LatencyRatio:
     """Time of a model relative to the first (below 1 = faster), with its 95 % interval."""
 
     ratio: float
@@ -92,7 +92,7 @@ class Timing:
     median_ms: float
     min_ms: float
     p90_ms: float
-    versus_first: Comparison | None
+    versus_first: LatencyRatio | None
 
     def to_dict(self) -> dict[str, Any]:
         result = asdict(self)
@@ -157,7 +157,7 @@ def check_provider(name: str) -> None:
         )
 
 
-def compare(first: np.ndarray, other: np.ndarray, seed: int = 0) -> Comparison:
+def compare(first: np.ndarray, other: np.ndarray, seed: int = 0) -> LatencyRatio:
     """Compare two series of times measured in the same rounds, in any unit.
 
     The ratio is the median over pairs of rounds of time / time of the first model. What slows a whole
@@ -182,7 +182,7 @@ def compare(first: np.ndarray, other: np.ndarray, seed: int = 0) -> Comparison:
         low, high = np.quantile(_resampled_medians(ratios, seed), (0.025, 0.975))
     middle = float(np.median(ratios))
     low, high = min(float(low), middle), max(float(high), middle)
-    return Comparison(middle, low * (1 - SESSION_NOISE), high * (1 + SESSION_NOISE))
+    return LatencyRatio(middle, low * (1 - SESSION_NOISE), high * (1 + SESSION_NOISE))
 
 
 def _resampled_medians(ratios: np.ndarray, seed: int) -> np.ndarray:

@@ -18,7 +18,7 @@ MOST_DB = 100.0  # PSNR of equal signals: the drop of a gate is finite
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Judged:
     """Outputs by name and batch: of the model that is judged, and of the unpruned one."""
 
     found: Answers
@@ -26,7 +26,7 @@ class Comparison:
     data: Validation
 
 
-Metric: TypeAlias = Callable[[Comparison], float]
+Metric: TypeAlias = Callable[[Judged], float]
 
 
 def suited(reference: Answers, data: Validation) -> str:
@@ -48,7 +48,7 @@ def metric_of(name: str | Callable[..., Any]) -> Metric:
     return lambda c: _asked(call, name, c)
 
 
-def _asked(call: Callable[..., Any], name: object, c: Comparison) -> float:
+def _asked(call: Callable[..., Any], name: object, c: Judged) -> float:
     """Ask a user's function of all outputs, by name, and the labels or None; higher is better."""
     what = f"metric {name if isinstance(name, str) else getattr(name, '__name__', 'function')}"
     outputs = {key: _joined(c.found, key) for key in c.found[0]}
@@ -58,7 +58,7 @@ def _asked(call: Callable[..., Any], name: object, c: Comparison) -> float:
     return float(value)
 
 
-def top1(c: Comparison) -> float:
+def top1(c: Judged) -> float:
     """Share of samples whose highest score is that of their label.
 
     Raises UsageError without labels, and where these are no classes of the scores.
@@ -82,13 +82,13 @@ def top1(c: Comparison) -> float:
     return float((scores.argmax(axis=1) == labels.ravel()).mean())
 
 
-def agreement(c: Comparison) -> float:
+def agreement(c: Judged) -> float:
     """Share of samples whose highest score is that of the unpruned model's."""
     pair = [_scores(answers, "agreement").argmax(axis=1) for answers in (c.found, c.reference)]
     return float((pair[0] == pair[1]).mean())
 
 
-def cosine(c: Comparison) -> float:
+def cosine(c: Judged) -> float:
     """Cosine with targets, else with the unpruned model's outputs: mean over samples, of the worst output."""
     return min(float(np.mean([_cosine(y, t) for y, t in pairs])) for _, pairs in _against(c))
 
@@ -100,7 +100,7 @@ def _cosine(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(found @ wanted) / (lengths[0] * lengths[1])
 
 
-def psnr(c: Comparison) -> float:
+def psnr(c: Judged) -> float:
     """Peak signal-to-noise ratio in dB, at most 100, as cosine; the peak is the range of what is wanted."""
     return min(_psnr(pairs) for _, pairs in _against(c))
 
@@ -113,9 +113,9 @@ def _psnr(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
         return float((10 * np.log10(peak**2 / np.maximum(errors, max(least, 1e-300)))).mean())
 
 
-def drift(c: Comparison) -> float:
+def drift(c: Judged) -> float:
     """|y - y0|_2 / |y0|_2 to the unpruned model: mean over samples, of the outputs the largest."""
-    bare = Comparison(c.found, c.reference, Validation(c.data.batches))
+    bare = Judged(c.found, c.reference, Validation(c.data.batches))
     return max(float(np.mean([distance(y, t) for y, t in pairs])) for _, pairs in _against(bare))
 
 
@@ -124,7 +124,7 @@ METRICS: Mapping[str, Metric] = {
 }  # fmt: skip
 
 
-def _against(c: Comparison) -> Iterator[tuple[str, list[tuple[np.ndarray, np.ndarray]]]]:
+def _against(c: Judged) -> Iterator[tuple[str, list[tuple[np.ndarray, np.ndarray]]]]:
     """Pair the samples of each float output with its targets, or with the unpruned model's outputs."""
     names = [n for n in _floats(c.reference) if n in c.data.targets] or _floats(c.reference)
     for name in names:

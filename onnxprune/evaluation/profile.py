@@ -43,19 +43,19 @@ class Details:
 
 
 def details(
-    original: onnx.ModelProto, pruned: onnx.ModelProto, found: Cases, settings: PruneSettings
+    original: onnx.ModelProto, pruned: onnx.ModelProto, cases: Cases, settings: PruneSettings
 ) -> Details:
     """Measure both models, on generated inputs; trouble is told and is no error."""
-    if not found.feeds or found.wide:
+    if not cases.feeds or cases.wide:
         return Details()
     trouble, moved, spent = [], None, None
     try:
-        value = generated_drift(original, pruned, found.feeds[0], settings.input_values, SAMPLES)
+        value = generated_drift(original, pruned, cases.feeds[0], settings.input_values, SAMPLES)
         moved = {"value": value, "samples": SAMPLES, "inputs": "generated"}
     except OnnxPruneError as error:
         trouble.append(f"drift is not measured: {error}")
     try:
-        spent = profiled((original, pruned), found.feeds[0], settings) if settings.bench else None
+        spent = profiled((original, pruned), cases.feeds[0], settings) if settings.bench else None
     except (OnnxPruneError, OSError) as error:
         trouble.append(f"time by operator is not measured: {error}")
     return Details(moved, spent, tuple(trouble))

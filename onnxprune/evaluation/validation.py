@@ -12,7 +12,7 @@ import onnx
 from onnxprune.data.read import Feeds, Validation, read_validation
 from onnxprune.errors import UsageError
 from onnxprune.evaluation.drift import opened, ran
-from onnxprune.evaluation.metrics import Answers, Comparison, Metric, metric_of, suited
+from onnxprune.evaluation.metrics import Answers, Judged, Metric, metric_of, suited
 from onnxprune.settings import PruneSettings
 
 LOWER_IS_BETTER = ("drift",)
@@ -71,7 +71,7 @@ class Judge:
     def __call__(self, model: onnx.ModelProto) -> Validated:
         """Judge a pruned model. Raises UsageError where it does not run on the data."""
         after = self.metric(
-            Comparison(answers(model, self.data.batches, "the pruned model"), self.reference, self.data)
+            Judged(answers(model, self.data.batches, "the pruned model"), self.reference, self.data)
         )
         return Validated(self.name, self.before, after, samples(self.data.batches), self.max_drop)
 
@@ -88,7 +88,7 @@ def judge(model: onnx.ModelProto, settings: PruneSettings) -> Judge | None:
     chosen = settings.metric or suited(reference, data)
     metric = metric_of(chosen)
     name = chosen if isinstance(chosen, str) else f"{getattr(chosen, '__name__', 'function')}()"
-    before = metric(Comparison(reference, reference, data))
+    before = metric(Judged(reference, reference, data))
     return Judge(data, reference, name, metric, before, settings.max_drop)
 
 

@@ -18,14 +18,14 @@ from onnxprune.model.values import SharedValues, SparseShared, dense, sparse
 
 def used_tensors(graph: gs.Graph) -> dict[str, gs.Tensor]:
     """Every named tensor that the graph or its subgraphs touch; this level wins over inner ones."""
-    found: dict[str, gs.Tensor] = {}
+    result: dict[str, gs.Tensor] = {}
     for tensor in _tensors(graph):
-        found.setdefault(tensor.name, tensor)
+        result.setdefault(tensor.name, tensor)
     for inner in graph.subgraphs(recursive=True):
         for tensor in _tensors(inner):
-            found.setdefault(tensor.name, tensor)
-    found.pop("", None)
-    return found
+            result.setdefault(tensor.name, tensor)
+    result.pop("", None)
+    return result
 
 
 def _tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:

@@ -18,9 +18,9 @@ from onnxprune.model.tensors import is_float
 
 def parameters(model: onnx.ModelProto) -> int:
     """Count the parameters of a model, in subgraphs and functions too."""
-    coded = frozenset(_coded(model.graph, {}))
-    inner = sum(_of_nodes(function.node, coded) for function in model.functions)
-    return _of_graph(model.graph, coded) + inner
+    quantized = frozenset(_coded(model.graph, {}))
+    inner = sum(_of_nodes(function.node, quantized) for function in model.functions)
+    return _of_graph(model.graph, quantized) + inner
 
 
 def _coded(graph: onnx.GraphProto, aliases: dict[str, str]) -> Iterator[str]:
@@ -36,25 +36,25 @@ def _coded(graph: onnx.GraphProto, aliases: dict[str, str]) -> Iterator[str]:
                 yield from _coded(inner, aliases)
 
 
-def _counts(name: str, tensor: onnx.TensorProto, coded: frozenset[str]) -> bool:
+def _counts(name: str, tensor: onnx.TensorProto, quantized: frozenset[str]) -> bool:
     narrow = tensor.data_type in NARROW and len(tensor.dims) > 1
-    return is_float(tensor) or narrow or name in coded
+    return is_float(tensor) or narrow or name in quantized
 
 
-def _of_graph(graph: onnx.GraphProto, coded: frozenset[str]) -> int:
-    total = sum(prod(t.dims) for t in graph.initializer if _counts(t.name, t, coded))
+def _of_graph(graph: onnx.GraphProto, quantized: frozenset[str]) -> int:
+    total = sum(prod(t.dims) for t in graph.initializer if _counts(t.name, t, quantized))
     total += sum(prod(t.dims) for t in graph.sparse_initializer if is_float(t.values))
-    return total + _of_nodes(graph.node, coded)
+    return total + _of_nodes(graph.node, quantized)
 
 
-def _of_nodes(nodes: Iterable[onnx.NodeProto], coded: frozenset[str]) -> int:
-    return sum(_of_attribute(node, attribute, coded) for node in nodes for attribute in node.attribute)
+def _of_nodes(nodes: Iterable[onnx.NodeProto], quantized: frozenset[str]) -> int:
+    return sum(_of_attribute(node, attribute, quantized) for node in nodes for attribute in node.attribute)
 
 
-def _of_attribute(node: onnx.NodeProto, attribute: onnx.AttributeProto, coded: frozenset[str]) -> int:
-    total = sum(_of_graph(graph, coded) for graph in _graphs(attribute))
+def _of_attribute(node: onnx.NodeProto, attribute: onnx.AttributeProto, quantized: frozenset[str]) -> int:
+    total = sum(_of_graph(graph, quantized) for graph in _graphs(attribute))
     if node.op_type == "Constant":
-        if attribute.name == "value" and _counts(node.output[0], attribute.t, coded):
+        if attribute.name == "value" and _counts(node.output[0], attribute.t, quantized):
             total += prod(attribute.t.dims)
         elif attribute.name in ("value_float", "value_floats"):
             total += max(len(attribute.floats), 1)

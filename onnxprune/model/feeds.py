@@ -12,7 +12,7 @@ import onnx
 
 from onnxprune.errors import UsageError
 from onnxprune.model.interface import InputSpec, input_specs
-from onnxprune.model.mapped import Light, light
+from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.model.sizes import Given, Sizes, check_name, default_sizes, shown_inputs
 
@@ -54,7 +54,7 @@ _STYLES = (
 
 
 def find_feeds(
-    model: onnx.ModelProto | Light,
+    model: onnx.ModelProto | MappedModel,
     given_shapes: Given | None = None,
     given_values: Values | None = None,
     seed: int = 0,
@@ -63,7 +63,7 @@ def find_feeds(
 
     Raises UsageError where none of the candidates runs, UnprovedError where no session can be opened.
     """
-    source = model if isinstance(model, Light) else light(model)
+    source = model if isinstance(model, MappedModel) else light(model)
     values = _arrays(source.model, given_values or {})
     given: dict[str, tuple[int | None, ...]] = {n: a.shape for n, a in values.items() if a.ndim}
     return _search(source, default_sizes(source.model, given | dict(given_shapes or {})), values, seed)
@@ -94,7 +94,7 @@ def feeds_for(
     return {n: _fitted(arrays[n], sizes[n]) if n in arrays else _alike(like[n], sizes[n], rng) for n in specs}
 
 
-def _search(model: Light, candidates: list[Sizes], values: Feeds, seed: int) -> Feeds:
+def _search(model: MappedModel, candidates: list[Sizes], values: Feeds, seed: int) -> Feeds:
     specs = input_specs(model.model)
     session = open_session(model)
     reason = ""
@@ -230,7 +230,7 @@ def np_dtype(spec: InputSpec) -> np.dtype:
 
 def _arrays(model: onnx.ModelProto, values: Values) -> Feeds:
     specs = input_specs(model)
-    found: Feeds = {}
+    result: Feeds = {}
     for name, value in values.items():
         check_name(name, specs)
         try:
@@ -240,5 +240,5 @@ def _arrays(model: onnx.ModelProto, values: Values) -> Feeds:
         rank = len(specs[name].dims or array.shape)
         if array.ndim not in (0, rank):
             raise UsageError(f"input '{name}': got an array of {array.ndim} dimensions, expected {rank}")
-        found[name] = array
-    return found
+        result[name] = array
+    return result

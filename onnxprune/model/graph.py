@@ -38,7 +38,7 @@ class Stored:
     tensor: Any
     literal: np.ndarray | None = None
     node: gs.Node | None = None
-    coded: bool = False
+    quantized: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,7 +50,7 @@ class Stored:
     @property
     def is_parameter(self) -> bool:
         """Tell whether the elements count as parameters: floats, and the codes of quantised weights."""
-        if self.coded:
+        if self.quantized:
             return True
         if self.literal is not None:
             return bool(np.issubdtype(self.literal.dtype, np.floating))
@@ -159,7 +159,7 @@ def _mark_codes(graph: gs.Graph, stored: dict[str, Stored], uses: dict[str, list
     for name, places in uses.items():
         nodes = ((graph.nodes[number], place) for number, place in places)
         if any(place in coded_inputs(node.domain or "", node.op) for node, place in nodes):
-            stored[name] = replace(stored[name], coded=True)
+            stored[name] = replace(stored[name], quantized=True)
 
 
 def _inner(graph: gs.Graph, seen: set[int]) -> Iterator[Stored]:

@@ -17,7 +17,7 @@ _FILE = "weights"
 
 
 @dataclass(frozen=True)
-class Light:
+class MappedModel:
     """A model that is cheap to copy and to change.
 
     folder: where the weights lie that the model refers to; None where it holds them itself. The folder
@@ -28,11 +28,11 @@ class Light:
     folder: tempfile.TemporaryDirectory[str] | None = None
 
 
-def light(model: onnx.ModelProto) -> Light:
+def light(model: onnx.ModelProto) -> MappedModel:
     """Put the heavy weights of a large model into a temporary file; a small model stays as it is."""
     heavy = [t for t in model.graph.initializer if _goes(t)]
     if sum(raw_size(t) for t in heavy) <= MUCH:
-        return Light(model)
+        return MappedModel(model)
     folder = tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True)
     result = onnx.ModelProto()
     copy_except(model, result, frozenset(("graph",)))
@@ -51,7 +51,7 @@ def light(model: onnx.ModelProto) -> Light:
             for key, value in place.items():
                 copy.external_data.add(key=key, value=str(value))
             file.write(raw_bytes(tensor))
-    return Light(result, folder)
+    return MappedModel(result, folder)
 
 
 def _goes(tensor: onnx.TensorProto) -> bool:

@@ -17,14 +17,14 @@ import onnxruntime as ort
 from onnxprune.errors import UnprovedError, shortened
 from onnxprune.model.io import PROTOBUF_LIMIT, save, serialised
 from onnxprune.model.machine import THREADS
-from onnxprune.model.mapped import Light, light
+from onnxprune.model.mapped import MappedModel, light
 
 _FATAL_ONLY = 4
 _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Non-zero status code returned while running )?")
 _NODE = re.compile(r"^(\w+) node\. Name:'([^']*)' Status Message: ")
 
 
-def open_session(model: onnx.ModelProto | Light, optimised: bool = False) -> Any:
+def open_session(model: onnx.ModelProto | MappedModel, optimised: bool = False) -> Any:
     """Open a session on the model, with optimisation off or at onnxruntime's default level.
 
     A large model's weights are mapped from a file, and kernels keep no packed copies of them. Raises
@@ -37,7 +37,7 @@ def open_session(model: onnx.ModelProto | Light, optimised: bool = False) -> Any
     options.intra_op_num_threads = int(os.environ.get(THREADS, "0"))
     # Idle threads that spin take the processor from whatever else runs, other sessions of ours included.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    given = model if isinstance(model, Light) else light(model)
+    given = model if isinstance(model, MappedModel) else light(model)
     try:
         data = serialised(given.model, PROTOBUF_LIMIT)
         if given.folder is not None and data is not None:
@@ -76,9 +76,9 @@ def run(session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
-def with_outputs(model: onnx.ModelProto | Light, names: Sequence[str]) -> Light:
+def with_outputs(model: onnx.ModelProto | MappedModel, names: Sequence[str]) -> MappedModel:
     """A copy of the model whose only outputs are the tensors named."""
-    source = model if isinstance(model, Light) else light(model)
+    source = model if isinstance(model, MappedModel) else light(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(source.model)
     described = {info.name: info for info in (*copy.graph.output, *copy.graph.value_info)}
@@ -86,4 +86,4 @@ def with_outputs(model: onnx.ModelProto | Light, names: Sequence[str]) -> Light:
     kept = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in outputs]
     del copy.graph.output[:]
     copy.graph.output.extend(kept)
-    return Light(copy, source.folder)
+    return MappedModel(copy, source.folder)

@@ -32,12 +32,12 @@ def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> dict[
         if info.type.HasField("tensor_type"):
             info.type.tensor_type.ClearField("shape")
     inferred = _inferred(bare)
-    found: dict[str, ValueInfo] = {}
+    result: dict[str, ValueInfo] = {}
     for info in (*inferred.input, *inferred.output, *inferred.value_info):
         if info.type.HasField("tensor_type"):
-            found[info.name] = ValueInfo(info.type.tensor_type.elem_type, _concrete(info))
-    _add_missing(model.graph, found)
-    return found
+            result[info.name] = ValueInfo(info.type.tensor_type.elem_type, _concrete(info))
+    _add_missing(model.graph, result)
+    return result
 
 
 def _inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
@@ -75,10 +75,10 @@ def _add_missing(graph: onnx.GraphProto, found: dict[str, ValueInfo]) -> None:
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, ValueInfo]:
-    found = {t.name: ValueInfo(t.data_type, tuple(t.dims)) for t in graph.initializer}
+    result = {t.name: ValueInfo(t.data_type, tuple(t.dims)) for t in graph.initializer}
     for sparse in graph.sparse_initializer:
-        found[sparse.values.name] = ValueInfo(sparse.values.data_type, tuple(sparse.dims))
-    return found
+        result[sparse.values.name] = ValueInfo(sparse.values.data_type, tuple(sparse.dims))
+    return result
 
 
 def run_shapes(
@@ -90,14 +90,14 @@ def run_shapes(
     run with these feeds, UnprovedError where no session can be opened.
     """
     constants = _constants(model.graph)
-    found = {name: constants[name] for name in names if name in constants}
+    result = {name: constants[name] for name in names if name in constants}
     for name in names:
         if name in feeds:
-            found[name] = _of_array(feeds[name])
+            result[name] = _of_array(feeds[name])
     made = {output for node in model.graph.node for output in node.output}
     wanted = [name for name in dict.fromkeys(names) if name in made and name]
     if not wanted:
-        return found
+        return result
     session = open_session(with_outputs(model, wanted))
     accepted = {i.name for i in session.get_inputs()}
     try:
@@ -105,8 +105,8 @@ def run_shapes(
     except runtime_errors() as error:
         raise UsageError(f"the model does not run with the given inputs: {one_line(error)}") from error
     for name, value in outputs.items():
-        found[name] = _of_array(value) if isinstance(value, np.ndarray) else ValueInfo(0, None)
-    return found
+        result[name] = _of_array(value) if isinstance(value, np.ndarray) else ValueInfo(0, None)
+    return result
 
 
 def _of_array(array: np.ndarray) -> ValueInfo:

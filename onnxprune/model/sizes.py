@@ -54,12 +54,12 @@ def _symbol(name: str, axis: int, dim: int | str | None) -> str:
 
 def _symbols(specs: Mapping[str, InputSpec]) -> dict[str, list[tuple[str, int]]]:
     """Every symbol with the places where it stands; nameless dimensions get a symbol of their own."""
-    found: dict[str, list[tuple[str, int]]] = {}
+    result: dict[str, list[tuple[str, int]]] = {}
     for name, spec in specs.items():
         for axis, dim in enumerate(spec.dims or ()):
             if not isinstance(dim, int):
-                found.setdefault(_symbol(name, axis, dim), []).append((name, axis))
-    return found
+                result.setdefault(_symbol(name, axis, dim), []).append((name, axis))
+    return result
 
 
 def _is_batch(symbol: str, places: list[tuple[str, int]], ranks: Mapping[str, int]) -> bool:

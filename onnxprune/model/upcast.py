@@ -16,7 +16,7 @@ WIDENED = (TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _TYPED = ("Cast", "EyeLike", "RandomNormal", "RandomUniform")
 
 
-def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+def upcast_to_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy in which bf16 and fp64 are fp32: constants, casts and descriptions."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -40,7 +40,7 @@ def runnable(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
     try:
         open_session(model)
     except UnprovedError:
-        copy = widened(model)
+        copy = upcast_to_fp32(model)
         open_session(copy)
         return copy, True
     return model, False

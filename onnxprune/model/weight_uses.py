@@ -202,10 +202,10 @@ def _opset(holder: onnx.ModelProto | onnx.FunctionProto) -> int:
 
 
 def _initializers(graph: onnx.GraphProto, in_function: bool = False) -> dict[str, _Known]:
-    found: dict[str, _Known] = {t.name: Slot(t.name, graph, t, in_function) for t in graph.initializer}
+    result: dict[str, _Known] = {t.name: Slot(t.name, graph, t, in_function) for t in graph.initializer}
     for sparse in graph.sparse_initializer:
-        found[sparse.values.name] = Slot(sparse.values.name, graph, sparse, in_function)
-    return found
+        result[sparse.values.name] = Slot(sparse.values.name, graph, sparse, in_function)
+    return result
 
 
 def _results(node: onnx.NodeProto, scope: _Scope, body: _Body) -> list[_Known]:
@@ -325,7 +325,7 @@ def _einsum_axis(node: onnx.NodeProto, position: int) -> int | None:
     terms = left.split(",")
     if not arrow or "." in equation or position >= len(terms):
         return None
-    summed = [i for i, letter in enumerate(terms[position]) if letter not in right]
+    summed = [i for i, subscript in enumerate(terms[position]) if subscript not in right]
     return summed[0] if len(summed) == 1 else None
 
 

@@ -12,14 +12,14 @@ import onnx
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.replay import Conflict, Replayed, Rescale, replay
 from onnxprune.analysis.trace import Trace, trace
-from onnxprune.analysis.units import units
+from onnxprune.analysis.units import build_units
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
 from onnxprune.model.interface import ValueInfo, input_specs
 from onnxprune.model.mapped import light
 from onnxprune.model.runtime import open_session, run, runtime_errors
 from onnxprune.model.shapes import all_shapes, infer
-from onnxprune.model.upcast import runnable, wide_dtypes, widened
+from onnxprune.model.upcast import runnable, upcast_to_fp32, wide_dtypes
 from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Case, Difference, Proof, prove
 from onnxprune.progress import Steps, unseen
 from onnxprune.rewrite.apply import factors
@@ -85,21 +85,21 @@ def _other_sizes(
 
 
 def proof(
-    analysis: Analysis, pruned: onnx.ModelProto, replayed: Replayed, dead: np.ndarray, found: Cases,
+    analysis: Analysis, pruned: onnx.ModelProto, replayed: Replayed, removed: np.ndarray, cases: Cases,
     progress: Steps = unseen,
 ) -> Proof:  # fmt: skip
     """Prove a pruned model on the cases; unproved where there are none."""
-    if not found.feeds:
-        return Proof(UNPROVED, 0, None, reason=found.reason)
-    if found.wide:
+    if not cases.feeds:
+        return Proof(UNPROVED, 0, None, reason=cases.reason)
+    if cases.wide:
         types = wide_dtypes(analysis.dtypes)
-        copy = replace(analysis, model=widened(analysis.model), dtypes=types)
-        outcome = proof(copy, widened(pruned), replayed, dead, replace(found, wide=False), progress)
+        copy = replace(analysis, model=upcast_to_fp32(analysis.model), dtypes=types)
+        outcome = proof(copy, upcast_to_fp32(pruned), replayed, removed, replace(cases, wide=False), progress)
         proved = outcome.status in (PROVED, WEAK)
         return replace(outcome, reason="on a copy in fp32") if proved else outcome
-    alive = analysis.units.alive(dead)
+    alive = analysis.units.alive(removed)
     prepared: list[Case] = []
-    for number, feeds in enumerate(found.feeds):
+    for number, feeds in enumerate(cases.feeds):
         label = "inputs " + ", ".join(f"{n} {'x'.join(map(str, a.shape))}" for n, a in feeds.items())
         if number == 0:
             prepared.append(Case(label, analysis.units.traced, replayed, alive, analysis.dtypes, feeds))
@@ -110,7 +110,7 @@ def proof(
             return _failed(clash, label)
         prepared.append(replace(case, label=label))
     if replayed.rescales:
-        clash = _far_clash(analysis, replayed, alive, found.feeds[0])
+        clash = _far_clash(analysis, replayed, alive, cases.feeds[0])
         if clash is not None:
             return _failed(clash, "inputs of other sizes")
     return prove((analysis.light, pruned), prepared, progress)
@@ -200,29 +200,29 @@ def _carried_over(old: Trace, new: Trace, alive: np.ndarray) -> tuple[np.ndarray
             elif not part.all() and mine.start in produced:
                 labels = np.arange(mine.start, mine.start + mine.size)
                 return found, Conflict("", "an axis that follows an input size is cut", labels)
-    there_units = units(new)
-    dead = np.zeros(there_units.count, dtype=bool)
-    dead[there_units.of[~found]] = True
-    return there_units.alive(there_units.rows.close(dead)), None
+    there_units = build_units(new)
+    removed = np.zeros(there_units.count, dtype=bool)
+    removed[there_units.of[~found]] = True
+    return there_units.alive(there_units.rows.close(removed)), None
 
 
-def suspects(analysis: Analysis, replayed: Replayed, dead: np.ndarray, outcome: Proof) -> set[int]:
+def suspects(analysis: Analysis, replayed: Replayed, removed: np.ndarray, outcome: Proof) -> set[int]:
     """Return the groups to drop after a failed proof: those removed at the first node that differs."""
-    found = analysis.units
-    group_of = found.group_of_units
-    changed = {int(g) for g in np.unique(group_of[dead]) if g >= 0}
+    units = analysis.units
+    group_of = units.group_of_units
+    changed = {int(g) for g in np.unique(group_of[removed]) if g >= 0}
     if outcome.status != FAILED:
         return changed
     if outcome.labels is not None and outcome.labels.size:
-        units = np.unique(found.of[outcome.labels])
-        return {int(g) for g in np.unique(group_of[units]) if g >= 0} & changed or changed
+        indices = np.unique(units.of[outcome.labels])
+        return {int(g) for g in np.unique(group_of[indices]) if g >= 0} & changed or changed
     failing = {d.tensor for d in outcome.failures}
-    for step in found.traced.steps:
+    for step in units.traced.steps:
         if failing & {t.name for t in step.node.outputs} and step.number in replayed.refs:
             hit: set[int] = set()
             for block, _ in replayed.refs[step.number]:
-                units = np.unique(found.of[block.labels])
-                hit |= {int(g) for g in np.unique(group_of[units[dead[units]]]) if g >= 0}
+                indices = np.unique(units.of[block.labels])
+                hit |= {int(g) for g in np.unique(group_of[indices[removed[indices]]]) if g >= 0}
             if hit:
                 return hit
     return changed

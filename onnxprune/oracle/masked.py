@@ -23,7 +23,7 @@ from onnxprune.analysis.replay import Replayed
 from onnxprune.analysis.replay_state import Mean
 from onnxprune.analysis.trace import Step, Trace
 from onnxprune.model.carry import to_graph, to_model
-from onnxprune.model.mapped import Light
+from onnxprune.model.mapped import MappedModel
 from onnxprune.oracle.restricted import restrict
 from onnxprune.oracle.zeros import Decoding, Zeros
 from onnxprune.rules.signature import Signature
@@ -35,13 +35,13 @@ MAX_COUNT = 1 << 24  # elements that a mean is taken over, at most
 class Masked:
     """The masked original, the nodes that were restricted, and the outputs of all consumers."""
 
-    model: Light
+    model: MappedModel
     restricted: tuple[str, ...]
     watched: tuple[str, ...]
 
 
 def masked_original(
-    model: Light, traced: Trace, replayed: Replayed, alive: np.ndarray, dtypes: Mapping[str, int]
+    model: MappedModel, traced: Trace, replayed: Replayed, alive: np.ndarray, dtypes: Mapping[str, int]
 ) -> Masked:
     """Build the masked original on a copy that shares the weights.
 
@@ -85,7 +85,7 @@ class _Masker:
         self.count = 0
         self.prefix = _free_prefix(traced)
 
-    def run(self, model: Light) -> Masked:
+    def run(self, model: MappedModel) -> Masked:
         nodes = list(self.graph.nodes)
         by_number = {step.number: step for step in self.traced.steps}
         means: dict[int, list[Mean]] = defaultdict(list)
@@ -101,7 +101,7 @@ class _Masker:
             else:
                 made.append(node)
         self.graph.nodes[:] = made
-        masked = Light(to_model(self.graph, model.model), model.folder)
+        masked = MappedModel(to_model(self.graph, model.model), model.folder)
         return Masked(masked, tuple(self.restricted), tuple(self.watched))
 
     def _masked(self, step: Step, node: gs.Node, signature: Signature) -> list[gs.Node]:
@@ -109,12 +109,12 @@ class _Masker:
         sizes = self.replayed.sizes[step.number]
         if any(sizes[x] != step.met.sizes[x] for x in signature.normalised):
             return self._restricted(step, node)
-        ends = signature.ending_letters()
+        ends = signature.ending_subscripts()
         before: list[gs.Node] = []
         gone = self._mask_stored(step, node, signature)
         for view in step.met.views:
-            consumed = ends.intersection(view.block.letters)
-            read = consumed | (signature.ranged & set(view.block.letters))
+            consumed = ends.intersection(view.block.subscripts)
+            read = consumed | (signature.ranged & set(view.block.subscripts))
             if view.frozen or not read or signature.neutral is None or not self.decoding.wanted(step):
                 continue
             mask = self._mask_of(step, view)
@@ -135,24 +135,24 @@ class _Masker:
         """Mask, in the stored operands that read what the node produced itself, what is removed of it."""
         made: list[gs.Node] = []
         again = set(met.signature.fed_back)
-        for top in (top for cluster in met.clusters for top in cluster.tops if again & set(top.letters)):
+        for top in (top for cluster in met.clusters for top in cluster.tops if again & set(top.subscripts)):
             for number, axes in enumerate(met.signature.inputs):
                 operand = step.operands[number]
-                if axes is None or operand is None or not all((x,) in axes for x in top.letters):
+                if axes is None or operand is None or not all((x,) in axes for x in top.subscripts):
                     continue
-                places = tuple(axes.index((x,)) for x in top.letters)
+                places = tuple(axes.index((x,)) for x in top.subscripts)
                 mask = shown(Labelled(operand.labelled.shape, (Factor(places, top.labels),)), self.alive)
                 if mask is not None and operand.stored is not None:
                     made += self.zeros.mask(step, node, number, mask)
         return made
 
     def _mask_stored(self, step: Step, node: gs.Node, signature: Signature) -> set[str]:
-        """Zero what a node sums over inside itself in its stored inputs; return the letters."""
+        """Zero what a node sums over inside itself in its stored inputs; return the subscripts."""
         assert step.met is not None
         gone: set[str] = set()
         for slot in step.met.slots:
             for entry in slot.entries:
-                inner = signature.inner.intersection(entry.block.letters)
+                inner = signature.inner.intersection(entry.block.subscripts)
                 if not inner or self.alive[entry.block.labels].all():
                     continue
                 places, labels = merged(entry.block, slot.axes, step.met.sizes)
@@ -234,8 +234,8 @@ class _Masker:
         self.restricted.append(step.site.name)
         self._watch(node)
         sizes = self.replayed.sizes[step.number]
-        letters = [x for x in step.met.signature.normalised if sizes[x] != step.met.sizes[x]]
-        factor = float(np.prod([step.met.sizes[x] / sizes[x] for x in letters]))
+        subscripts = [x for x in step.met.signature.normalised if sizes[x] != step.met.sizes[x]]
+        factor = float(np.prod([step.met.sizes[x] / sizes[x] for x in subscripts]))
         return restrict(self, step, node, mask, factor)
 
 

@@ -15,7 +15,7 @@ from onnxprune.analysis.replay import Kept, Replayed
 from onnxprune.analysis.replay_state import selected
 from onnxprune.analysis.trace import Trace
 from onnxprune.errors import UnprovedError
-from onnxprune.model.mapped import Light, light
+from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.oracle.codes import inexact, nudged
 from onnxprune.oracle.masked import Masked, masked_original
@@ -148,7 +148,9 @@ class Case:
     feeds: Feeds
 
 
-def prove(models: tuple[Light, onnx.ModelProto], cases: Sequence[Case], progress: Steps = unseen) -> Proof:
+def prove(
+    models: tuple[MappedModel, onnx.ModelProto], cases: Sequence[Case], progress: Steps = unseen
+) -> Proof:
     """Prove that the pruned model equals the masked original in every case.
 
     models: the original and the pruned one.
@@ -182,7 +184,7 @@ class BrokenError(Exception):
     """A model made by us does not run on inputs on which the original does."""
 
 
-def _ran(model: Light, feeds: Feeds, optimised: bool = False) -> dict[str, Any]:
+def _ran(model: MappedModel, feeds: Feeds, optimised: bool = False) -> dict[str, Any]:
     """Run a model made by us.
 
     Raises BrokenError where it does not run.
@@ -205,7 +207,7 @@ def _named_in(message: str, traced: Trace) -> str:
     return ""
 
 
-def _unoptimised(masked: Masked, pruned: Light, claim: Claim, case: Case, tally: _Tally) -> None:
+def _unoptimised(masked: Masked, pruned: MappedModel, claim: Claim, case: Case, tally: _Tally) -> None:
     outputs = [o.name for o in masked.model.model.graph.output]
     watched = list(dict.fromkeys([*masked.watched, *outputs]))
     expected = _ran(exposing(masked.model, watched), case.feeds)
@@ -246,14 +248,14 @@ def _noise(masked: Masked, names: Sequence[str], case: Case, claim: Claim) -> di
     for seed in range(NUDGES):
         other = nudged(exposed.model, moved, known, seed)
         others += [run(open_session(replace(exposed, model=other)), feeds)] if other is not None else []
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for name in names:
         if is_code(plain[name].dtype) and name not in moved:
             continue
         base = claim.of(name, plain[name])
         gaps = [_gap(base, claim.of(name, other[name])) for other in others]
-        found[name] = NOISE_FACTOR * max(gaps)
-    return found
+        result[name] = NOISE_FACTOR * max(gaps)
+    return result
 
 
 def _nudged(case: Feeds) -> dict[str, np.ndarray]:
@@ -275,7 +277,7 @@ def _gap(left: np.ndarray, right: np.ndarray) -> float:
     return float(np.abs(left[both].astype(np.float64) - right[both].astype(np.float64)).max(initial=0.0))
 
 
-def _optimised(original: Light, masked: Masked, pruned: Light, case: Case, tally: _Tally) -> None:
+def _optimised(original: MappedModel, masked: Masked, pruned: MappedModel, case: Case, tally: _Tally) -> None:
     """Compare at onnxruntime's default level, with the original against itself as the yardstick.
 
     An original that onnxruntime does not optimise without an error is not compared at this level.
@@ -309,7 +311,7 @@ def _is_quantised(traced: Trace) -> bool:
     return any(isinstance(step.verdict, Signature) and step.verdict.codes for step in traced.steps)
 
 
-def exposing(model: Light, names: Sequence[str]) -> Light:
+def exposing(model: MappedModel, names: Sequence[str]) -> MappedModel:
     """Return a copy whose outputs are these tensors."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model.model)
@@ -317,4 +319,4 @@ def exposing(model: Light, names: Sequence[str]) -> Light:
     del copy.graph.output[:]
     del copy.graph.value_info[:]
     copy.graph.output.extend(described.get(name, onnx.ValueInfoProto(name=name)) for name in names)
-    return Light(copy, model.folder)
+    return MappedModel(copy, model.folder)

@@ -14,14 +14,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxprune.model.mapped import Light
+from onnxprune.model.mapped import MappedModel
 from onnxprune.model.runtime import open_session, run, with_outputs
 
 HALF_PLACE = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
 Feeds = Mapping[str, np.ndarray]
 
 
-def run_nudged(given: Light, feeds: Feeds) -> dict[str, Any] | None:
+def run_nudged(given: MappedModel, feeds: Feeds) -> dict[str, Any] | None:
     """Run a model in which what is cast to a coarser type moves by half a unit in its last place.
 
     Returns None for a model without such casts. Raises UnprovedError where onnxruntime refuses it.

@@ -60,7 +60,7 @@ class Decoding:
             decoder = None if operand is None else self.decoders.get(operand.tensor)
             if place == view.operand or decoder is None or not _is_stored(decoder):
                 continue
-            if gone <= {letter for axis in signature.inputs[place] or () for letter in axis}:
+            if gone <= {subscript for axis in signature.inputs[place] or () for subscript in axis}:
                 return True
         return False
 
@@ -71,10 +71,10 @@ def _is_stored(step: Step) -> bool:
 
 
 def _consumed(step: Step, view: View) -> set[str]:
-    """Return the letters of a view that the node sums or reduces over."""
+    """Return the subscripts of a view that the node sums or reduces over."""
     signature = step.verdict
     assert isinstance(signature, Signature)
-    return signature.ending_letters().intersection(view.block.letters)
+    return signature.ending_subscripts().intersection(view.block.subscripts)
 
 
 class Zeros:

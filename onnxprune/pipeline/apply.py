@@ -106,16 +106,16 @@ def _applied(
     shapes = _planned_shapes(plan, loaded)
     analysis = analyse(written_out.model, shapes, values)
     watch.lap("analyse")
-    dead, replayed = removal(analysis.units, plan, loaded.sha256)
+    removed, replayed = removal(analysis.units, plan, loaded.sha256)
     pruned = rewritten(analysis.model, analysis.units.traced, replayed)
     watch.lap("rewrite")
     found = cases(analysis, {}, values, seed)
     check_inlined(loaded, written_out, found)
-    outcome = proof(analysis, pruned, replayed, dead, found, partial(watch.progress, "proof"))
+    outcome = proof(analysis, pruned, replayed, removed, found, partial(watch.progress, "proof"))
     watch.lap("verify")
     if outcome.status == UNPROVED:
         raise UnprovedError(f"the result cannot be proved: {outcome.reason}")
-    decision = Decision(dead, replayed, {}, ())
+    decision = Decision(removed, replayed, {}, ())
     request = Request({}, {}, frozenset(), plan.align, 0, PruneSettings(ratio=0.0))
     return Attempt(decision, pruned, outcome, ()), analysis, request
 

@@ -54,7 +54,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Candidate:
     """A proved removal and its repair; reached: the qualities that were searched for, trials: the search;
     steps: what was left after those before the last.
     """
@@ -76,7 +76,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Chain:
+class RunContext:
     """What every attempt of a run starts from; scores: importance by unit of the original."""
 
     analysis: Analysis
@@ -86,32 +86,32 @@ class Chain:
     evidence: Evidence | None
     watch: Stopwatch
 
-    def carried_out(self, limits: Mapping[str, float]) -> Chosen:
+    def carried_out(self, limits: Mapping[str, float]) -> Candidate:
         """Remove, prove and repair. Raises as `attempted` does.
 
         limits: what may remain, instead of the request's.
         """
         request = replace(self.request, limits=limits)
         if self.evidence is None:
-            return Chosen(attempted(self.analysis, request, self.cases, self.scores, self.watch), None)
+            return Candidate(attempted(self.analysis, request, self.cases, self.scores, self.watch), None)
         stage, taken = self._stepped(request, Stage(self.analysis, self.scores, self.evidence))
         attempt = attempted(self.analysis, request, self.cases, stage.scores, self.watch)
-        begun = stage.pruned(attempt.decision.dead) if taken else attempt.model
+        begun = stage.pruned(attempt.decision.removed) if taken else attempt.model
         repair = self._repaired(stage.evidence, begun, attempt.decision)
         if repair is not None and taken:
             repair = _since(self.analysis.model, attempt.model, repair, self.evidence)
         self.watch.lap("recover")
-        return self._joined(Chosen(attempt, repair, steps=tuple(taken)))
+        return self._joined(Candidate(attempt, repair, steps=tuple(taken)))
 
-    def _joined(self, chosen: Chosen) -> Chosen:
+    def _joined(self, candidate: Candidate) -> Candidate:
         """Fit the layers of what was chosen together, where that is asked for."""
-        if self.evidence is None or chosen.repair is None or chosen.repair.method != "joint":
-            return chosen
-        replayed, progress = chosen.attempt.decision.replayed, self.watch.progress
+        if self.evidence is None or candidate.repair is None or candidate.repair.method != "joint":
+            return candidate
+        replayed, progress = candidate.attempt.decision.replayed, self.watch.progress
         limit = self.request.settings.memory_limit
-        repair = joined(self.analysis, replayed, chosen.repair, self.evidence.data, limit, progress)
+        repair = joined(self.analysis, replayed, candidate.repair, self.evidence.data, limit, progress)
         self.watch.lap("recover")
-        return replace(chosen, repair=repair)
+        return replace(candidate, repair=repair)
 
     def _stepped(self, request: Request, stage: Stage) -> tuple[Stage, list[Mapping[str, float]]]:
         """Take the steps before the last; return where they lead, and what each left."""
@@ -119,17 +119,17 @@ class Chain:
         taken: list[Mapping[str, float]] = []
         for number in range(1, steps):
             decision = decide(units, scheduled(request, units, number / steps), stage.scores)
-            if decision.dead.any():
-                begun = stage.pruned(decision.dead)
+            if decision.removed.any():
+                begun = stage.pruned(decision.removed)
                 repair = self._repaired(stage.evidence, begun, decision)
                 left = begun if repair is None else repair.model
-                stage = stage.after((decision.dead, decision.replayed), left, request)
+                stage = stage.after((decision.removed, decision.replayed), left, request)
                 taken.append({"macs": macs(units.traced, decision.replayed.sizes)})
             self.watch.lap("steps")
         return stage, taken
 
     def _repaired(self, evidence: Evidence, pruned: onnx.ModelProto, decision: Decision) -> Recovery | None:
-        settings, removal = self.request.settings, (decision.dead, decision.replayed)
+        settings, removal = self.request.settings, (decision.removed, decision.replayed)
         if settings.resolved_recover == "none":
             return None
         return recovered(self.analysis, pruned, removal, evidence, settings, self.watch.progress)
@@ -153,7 +153,7 @@ def _since(
 
 
 def attempted(
-    analysis: Analysis, request: Request, found: Cases, scores: np.ndarray, watch: Stopwatch
+    analysis: Analysis, request: Request, cases: Cases, scores: np.ndarray, watch: Stopwatch
 ) -> Attempt:
     """Decide, rewrite and prove; drop the groups that fail, and try again.
 
@@ -166,12 +166,12 @@ def attempted(
     for _ in range(MAX_DROPS):
         decision = decide(units, request, scores, banned)
         watch.lap("decide")
-        if not decision.dead.any():
+        if not decision.removed.any():
             break
         pruned = rewritten(analysis.model, units.traced, decision.replayed)
         watch.lap("rewrite")
         steps = partial(watch.progress, "proof")
-        outcome = proof(analysis, pruned, decision.replayed, decision.dead, found, steps)
+        outcome = proof(analysis, pruned, decision.replayed, decision.removed, cases, steps)
         watch.lap("verify")
         if outcome.status in (PROVED, WEAK) or (
             outcome.status == UNPROVED and request.settings.allow_unproved
@@ -181,7 +181,7 @@ def attempted(
             raise UnprovedError(
                 f"nothing could be proved: {outcome.reason}; --allow-unproved writes it all the same"
             )
-        banned |= _drop(analysis, decision.replayed, decision.dead, outcome, dropped)
+        banned |= _drop(analysis, decision.replayed, decision.removed, outcome, dropped)
     if dropped:
         raise UnprovedError(
             f"nothing could be proved: {len(dropped)} groups failed, the first: {dropped[0].reason}"
@@ -200,10 +200,10 @@ def _why_whole(request: Request) -> str:
 
 
 def _drop(
-    analysis: Analysis, replayed: Replayed, dead: np.ndarray, outcome: Proof, dropped: list[Dropped]
+    analysis: Analysis, replayed: Replayed, removed: np.ndarray, outcome: Proof, dropped: list[Dropped]
 ) -> set[int]:
     assert outcome.status == FAILED
-    groups = suspects(analysis, replayed, dead, outcome)
+    groups = suspects(analysis, replayed, removed, outcome)
     first = outcome.failures[0]
     reason = (
         f"'{first.tensor}' differs by {first.max_abs_error:.2g}, allowed {first.tolerance:.2g} ({first.case})"

@@ -16,14 +16,14 @@ from onnxprune.reports.data import GroupInfo, Holder, InspectReport, PinReport, 
 from onnxprune.rules.signature import NO_RULE, Pinned
 
 
-def pin_reports(found: Units) -> tuple[PinReport, ...]:
+def pin_reports(units: Units) -> tuple[PinReport, ...]:
     """List the pins that freeze channels with parameters, those with most channels first."""
-    weighted = np.zeros(found.count, dtype=bool)
-    for member in members(found):
+    weighted = np.zeros(units.count, dtype=bool)
+    for member in members(units):
         weighted[member.units] = True
     reports = []
-    for units, pin in found.pins:
-        count = int(weighted[units].sum())
+    for indices, pin in units.pins:
+        count = int(weighted[indices].sum())
         if count and pin.reason:
             reports.append(PinReport(pin.tensor, pin.axis, pin.node, pin.op, pin.reason, count))
     return tuple(sorted(reports, key=lambda r: -r.channels))
@@ -31,15 +31,15 @@ def pin_reports(found: Units) -> tuple[PinReport, ...]:
 
 def inspected(analysis: Analysis, nbytes: int, warnings: tuple[str, ...]) -> InspectReport:
     """Describe groups with their members and shares, and everything that is frozen."""
-    found = analysis.units
-    traced = found.traced
+    units = analysis.units
+    traced = units.traced
     total = Quantities(parameters(analysis.model), macs(traced), nbytes)
     holders: dict[int, list[Holder]] = defaultdict(list)
     params, cost = _Share(), _Share()
     by_node = node_macs(traced)
-    for member in members(found):
+    for member in members(units):
         size = float(np.prod(member.stored.shape, dtype=np.int64))
-        for group, share in _shares(found, member):
+        for group, share in _shares(units, member):
             if group >= 0:
                 shape = tuple(member.stored.shape)
                 holders[group].append(Holder(member.node, member.op, member.stored.name, member.role, shape))
@@ -57,7 +57,7 @@ def inspected(analysis: Analysis, nbytes: int, warnings: tuple[str, ...]) -> Ins
             macs_share=cost.of(g.id) / max(total.macs, 1),
             members=tuple(dict.fromkeys(holders[g.id])),
         )
-        for g in found.groups
+        for g in units.groups
     )
     missing = {
         s.node.op for s in traced.steps if isinstance(s.verdict, Pinned) and s.verdict.reason == NO_RULE
@@ -68,30 +68,30 @@ def inspected(analysis: Analysis, nbytes: int, warnings: tuple[str, ...]) -> Ins
         opset=traced.network.opset(""),
         inputs=analysis.sizes,
         groups=groups,
-        pinned=pin_reports(found),
-        frozen_params=frozen_params(found),
+        pinned=pin_reports(units),
+        frozen_params=frozen_params(units),
         without_rule=tuple(sorted(missing)),
         warnings=warnings,
     )
 
 
-def frozen_params(found: Units) -> int:
+def frozen_params(units: Units) -> int:
     """Count the parameters that produce channels which cannot go."""
     frozen = _Share()
-    for member in members(found):
+    for member in members(units):
         size = float(np.prod(member.stored.shape, dtype=np.int64))
-        for group, share in _shares(found, member) if member.role == PRODUCES else ():
+        for group, share in _shares(units, member) if member.role == PRODUCES else ():
             if group < 0:
                 frozen.add(group, member.stored.name, size, share)
     return frozen.of(-1)
 
 
-def first_makers(found: Units) -> dict[int, tuple[str, int]]:
+def first_makers(units: Units) -> dict[int, tuple[str, int]]:
     """Return by group the name and the number of the first node that produces its channels."""
     first: dict[int, tuple[str, int]] = {}
-    for member in members(found):
+    for member in members(units):
         if member.role == PRODUCES and member.number >= 0:
-            for group in np.unique(found.group_of_units[member.units]).tolist():
+            for group in np.unique(units.group_of_units[member.units]).tolist():
                 if member.number < first.get(group, ("", member.number + 1))[1]:
                     first[group] = member.node, member.number
     return first
@@ -113,7 +113,7 @@ class _Share:
         return int(sum(whole * (1.0 - left) for whole, left in self._left[group].values()))
 
 
-def _shares(found: Units, member: Member) -> list[tuple[int, float]]:
+def _shares(units: Units, member: Member) -> list[tuple[int, float]]:
     """Return the share of a tensor that each group holds."""
-    groups, counts = np.unique(found.group_of_units[member.units], return_counts=True)
+    groups, counts = np.unique(units.group_of_units[member.units], return_counts=True)
     return [(int(g), float(n) / member.units.size) for g, n in zip(groups, counts, strict=True)]

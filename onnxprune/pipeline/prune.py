@@ -28,7 +28,7 @@ from onnxprune.model.inline import Inlined
 from onnxprune.model.io import Loaded, check_output, load, save
 from onnxprune.oracle.cases import Cases, cases
 from onnxprune.oracle.functions import require_same
-from onnxprune.pipeline.attempt import Attempt, Chain, Chosen, Stopwatch
+from onnxprune.pipeline.attempt import Attempt, Candidate, RunContext, Stopwatch
 from onnxprune.pipeline.inspect import first_makers, frozen_params, pin_reports
 from onnxprune.pipeline.recover import cautions, gathered, scored
 from onnxprune.pipeline.search import searched
@@ -38,7 +38,7 @@ from onnxprune.planning.plan import Plan
 from onnxprune.planning.plan_file import derived, group_plans
 from onnxprune.progress import Progress, silent
 from onnxprune.quantities import amount
-from onnxprune.reports.data import GroupReport, Layer, PruneReport, Quantities, SensitivityReport, Source
+from onnxprune.reports.data import GroupReport, Layer, PruneReport, Quantities, SensitivityReport, SourceFacts
 from onnxprune.rules.signature import NO_RULE, Pinned
 from onnxprune.settings import PruneSettings
 
@@ -70,12 +70,12 @@ class SideFiles:
 
 
 @dataclass(frozen=True)
-class _Begun:
+class Prepared:
     """A run before the choice: the model as it was read, its functions written out, and what choices need."""
 
     loaded: Loaded
     written_out: Inlined
-    chain: Chain
+    context: RunContext
     judged: Judge | None
 
 
@@ -97,13 +97,15 @@ def prune(
     check_provider(settings.provider)
     _check_files(model, (output, files.plan, files.page), force)
     settings = replace(settings, detailed=settings.detailed or files.page is not None)
-    begun = _begun(load(model), settings, watch)
-    chain = begun.chain
-    chosen = searched(chain, begun.judged) if settings.sought else chain.carried_out(chain.request.limits)
-    plan = _whole_plan(begun, chosen)
-    result = stamped(chosen.model, plan)
+    prepared = _begun(load(model), settings, watch)
+    context = prepared.context
+    candidate = (
+        searched(context, prepared.judged) if settings.sought else context.carried_out(context.request.limits)
+    )
+    plan = _whole_plan(prepared, candidate)
+    result = stamped(candidate.model, plan)
     watch.lap("plan")
-    validated = begun.judged(result) if begun.judged is not None else None
+    validated = prepared.judged(result) if prepared.judged is not None else None
     watch.lap("validate")
     passed = validated is None or validated.passed
     if files.plan is not None and passed:
@@ -111,7 +113,7 @@ def prune(
     if output is not None and passed:
         save(result, output, force=force)
         watch.lap("write")
-    report = _measured(begun, chosen, result, validated)
+    report = _measured(prepared, candidate, result, validated)
     finished = PruneResult(result, plan, report)
     if files.page is not None:
         _write_page(Path(files.page), finished, None if output is None else Path(output), files.curves)
@@ -120,7 +122,7 @@ def prune(
     return finished
 
 
-def _begun(loaded: Loaded, settings: PruneSettings, watch: Stopwatch) -> _Begun:
+def _begun(loaded: Loaded, settings: PruneSettings, watch: Stopwatch) -> Prepared:
     """Analyse and score a model, and judge it as it is."""
     watch.lap("load")
     written_out = inlined(loaded.model, settings.inline)
@@ -136,40 +138,44 @@ def _begun(loaded: Loaded, settings: PruneSettings, watch: Stopwatch) -> _Begun:
     evidence = gathered(analysis, settings, watch.progress)
     scores = scored(analysis, evidence, settings, watch.progress)
     watch.lap("score")
-    return _Begun(loaded, written_out, Chain(analysis, request, found, scores, evidence, watch), judged)
+    return Prepared(
+        loaded, written_out, RunContext(analysis, request, found, scores, evidence, watch), judged
+    )
 
 
-def _whole_plan(begun: _Begun, chosen: Chosen) -> Plan:
-    chain, repair = begun.chain, chosen.repair
-    plan = _plan(chain.analysis, chosen.attempt.decision, chain.request, begun.loaded.sha256)
-    plan.settings["inlined"] = list(begun.written_out.names)
+def _whole_plan(prepared: Prepared, candidate: Candidate) -> Plan:
+    context, repair = prepared.context, candidate.repair
+    plan = _plan(context.analysis, candidate.attempt.decision, context.request, prepared.loaded.sha256)
+    plan.settings["inlined"] = list(prepared.written_out.names)
     return plan if repair is None else msgspec.structs.replace(plan, repaired=dict(repair.repaired))
 
 
 def _measured(
-    begun: _Begun, chosen: Chosen, result: onnx.ModelProto, validated: Validated | None
+    prepared: Prepared, candidate: Candidate, result: onnx.ModelProto, validated: Validated | None
 ) -> PruneReport:
     """Time the result, unless the gate failed, and tell all that is known of it."""
-    chain, original = begun.chain, begun.loaded.model
-    settings, watch = chain.request.settings, chain.watch
+    context, original = prepared.context, prepared.loaded.model
+    settings, watch = context.request.settings, context.watch
     passed = validated is None or validated.passed
-    timing, trouble = _bench(original, result, chain.cases, settings) if passed else (None, ())
+    timing, trouble = _bench(original, result, context.cases, settings) if passed else (None, ())
     watch.lap("bench")
-    more = details(original, result, chain.cases, settings) if settings.detailed else Details()
+    more = details(original, result, context.cases, settings) if settings.detailed else Details()
     watch.lap("details")
-    report = reported(chain.analysis, chosen.attempt, chain.request, begun.loaded, result, timing, watch)
-    of_data = () if chain.evidence is None else cautions(chain.evidence.data, chosen.repair)
-    warnings = (*of_data, *criterion_warnings(chain.analysis.units, settings))
+    report = reported(
+        context.analysis, candidate.attempt, context.request, prepared.loaded, result, timing, watch
+    )
+    of_data = () if context.evidence is None else cautions(context.evidence.data, candidate.repair)
+    warnings = (*of_data, *criterion_warnings(context.analysis.units, settings))
     return replace(
         report,
-        warnings=(*report.warnings, *warnings, *begun.written_out.kept, *trouble, *more.trouble),
-        inlined=begun.written_out.names,
-        recovery=None if chosen.repair is None else chosen.repair.to_dict(),
-        calibration=None if chain.evidence is None else chain.evidence.to_dict(),
+        warnings=(*report.warnings, *warnings, *prepared.written_out.kept, *trouble, *more.trouble),
+        inlined=prepared.written_out.names,
+        recovery=None if candidate.repair is None else candidate.repair.to_dict(),
+        calibration=None if context.evidence is None else context.evidence.to_dict(),
         validation=None if validated is None else validated.to_dict(),
-        search=chosen.trials,
-        steps=chosen.steps,
-        targets={**report.targets, **chosen.targets(settings.sought)},
+        search=candidate.trials,
+        steps=candidate.steps,
+        targets={**report.targets, **candidate.targets(settings.sought)},
         drift=more.drift,
         profile=more.profile,
     )
@@ -211,29 +217,29 @@ def _gate_line(validated: Validated) -> str:
     )
 
 
-def check_inlined(loaded: Loaded, written_out: Inlined, found: Cases) -> None:
+def check_inlined(loaded: Loaded, written_out: Inlined, cases: Cases) -> None:
     """Require that writing functions out changed no output; the proof is about what came of it."""
     if written_out.names:
-        require_same(loaded.model, written_out.model, found.feeds)
+        require_same(loaded.model, written_out.model, cases.feeds)
 
 
 def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Request:
     """Resolve settings against a model: ratios by group, limits, exclusions, alignment."""
-    found = analysis.units
-    places = range(len(found.groups))
+    units = analysis.units
+    places = range(len(units.groups))
     ratios = dict.fromkeys(places, settings.ratio or 0.0)
     for pattern, ratio in settings.ratios:
-        ratios |= dict.fromkeys(groups_matching(found, [pattern], produced=True), ratio)
-    stored = found.traced.network.everything()
+        ratios |= dict.fromkeys(groups_matching(units, [pattern], produced=True), ratio)
+    stored = units.traced.network.everything()
     weights = sum(int(np.prod(s.shape, dtype=np.int64)) * s.itemsize for s in stored)
     overhead = max(loaded.nbytes - int(weights), 0) + STAMP_BYTES
-    whole = {"macs": macs(found.traced), "params": parameters(loaded.model), "size": loaded.nbytes}
+    whole = {"macs": macs(units.traced), "params": parameters(loaded.model), "size": loaded.nbytes}
     asked = {k: v for k, v in settings.targets.items() if k not in settings.sought}
     limits = {k: v * whole[k] if v <= 1 else v for k, v in asked.items()}
     if limits and all(whole[k] <= limit for k, limit in limits.items()):
         met = ", ".join(f"{k} {amount(k, whole[k])} of {amount(k, v)} allowed" for k, v in limits.items())
         raise NothingToPrune(f"nothing to prune: the model meets the target as it is ({met}); set it lower")
-    excluded = groups_matching(found, settings.exclude)
+    excluded = groups_matching(units, settings.exclude)
     return Request(ratios, limits, excluded, resolved_step(settings), overhead, settings)
 
 
@@ -248,13 +254,13 @@ def _why_nothing(analysis: Analysis) -> str:
 
 
 def _plan(analysis: Analysis, decision: Decision, request: Request, sha256: str) -> Plan:
-    found = analysis.units
-    asked = {g.id: _asked(len(g.units), request.ratios.get(g.id, 0.0), request) for g in found.groups}
-    parts = derived(found, decision.replayed, decision.dead)
+    units = analysis.units
+    asked = {g.id: _asked(len(g.units), request.ratios.get(g.id, 0.0), request) for g in units.groups}
+    parts = derived(units, decision.replayed, decision.removed)
     settings = public_settings(request.settings) | {
         "input_shapes": {n: list(s) for n, s in analysis.sizes.items()}
     }
-    groups = group_plans(found, decision.dead, asked)
+    groups = group_plans(units, decision.removed, asked)
     return Plan(sha256, settings, request.step, groups, parts["slices"], parts["masks"], parts["repairs"])
 
 
@@ -278,17 +284,17 @@ def public_settings(settings: PruneSettings) -> dict[str, object]:
         "seed",
         "steps",
     )
-    found: dict[str, object] = {key: getattr(settings, key) for key in keys}
-    found["scope"] = settings.resolved_scope
-    found["criterion"] = settings.resolved_criterion
-    found["recover"] = settings.resolved_recover
-    found["ratios"] = [list(pair) for pair in settings.ratios]
-    found["exclude"] = list(settings.exclude)
-    found["targets"] = dict(settings.targets)
-    found["calibration"] = None
+    result: dict[str, object] = {key: getattr(settings, key) for key in keys}
+    result["scope"] = settings.resolved_scope
+    result["criterion"] = settings.resolved_criterion
+    result["recover"] = settings.resolved_recover
+    result["ratios"] = [list(pair) for pair in settings.ratios]
+    result["exclude"] = list(settings.exclude)
+    result["targets"] = dict(settings.targets)
+    result["calibration"] = None
     if settings.calib is not None:
-        found["calibration"] = "synthesised" if settings.synthetic else "given"
-    return found
+        result["calibration"] = "synthesised" if settings.synthetic else "given"
+    return result
 
 
 def stamped(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
@@ -306,14 +312,14 @@ def stamped(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
 
 
 def _bench(
-    original: onnx.ModelProto, pruned: onnx.ModelProto, found: Cases, settings: PruneSettings
+    original: onnx.ModelProto, pruned: onnx.ModelProto, cases: Cases, settings: PruneSettings
 ) -> tuple[Mapping[str, object] | None, tuple[str, ...]]:
     """Time both; the model is written by then, so trouble here is a warning and not an error."""
-    if not settings.bench or not found.feeds:
+    if not settings.bench or not cases.feeds:
         return None, ()
-    chosen = BenchSettings(settings.provider, settings.threads, seconds=1.0, seed=settings.seed)
+    candidate = BenchSettings(settings.provider, settings.threads, seconds=1.0, seed=settings.seed)
     try:
-        return bench([original, pruned], found.feeds[0], chosen).to_dict(), ()
+        return bench([original, pruned], cases.feeds[0], candidate).to_dict(), ()
     except OnnxPruneError as error:
         return None, (f"the result could not be timed: {error}",)
 
@@ -322,18 +328,23 @@ def reported(
     analysis: Analysis, attempt: Attempt, request: Request, loaded: Loaded, result: onnx.ModelProto,
     timing: Mapping[str, object] | None, watch: Stopwatch,
 ) -> PruneReport:  # fmt: skip
-    found, decision = analysis.units, attempt.decision
-    traced = found.traced
+    units, decision = analysis.units, attempt.decision
+    traced = units.traced
     before = Quantities(parameters(loaded.model), macs(traced), loaded.nbytes)
     after = Quantities(parameters(result), macs(traced, decision.replayed.sizes), result.ByteSize())
-    rungs = {g: decision.rungs[b.id].name.lower() for b in decision.bundles for g in (*b.groups, *b.parents)}
-    makers = first_makers(found)
+    granularities = {
+        g: decision.granularities[b.id].name.lower()
+        for b in decision.bundles
+        for g in (*b.groups, *b.parents)
+    }
+    makers = first_makers(units)
     groups = tuple(
         GroupReport(
             f"g{g.id}", g.name, len(g.units), _asked(len(g.units), request.ratios.get(g.id, 0.0), request),
-            int((~decision.dead[g.units]).sum()), rungs.get(g.id, "any"), *makers.get(g.id, ("", 0)),
+            int((~decision.removed[g.units]).sum()),
+            granularities.get(g.id, "any"), *makers.get(g.id, ("", 0)),
         )
-        for g in found.groups if g.level == 0
+        for g in units.groups if g.level == 0
     )  # fmt: skip
     reached = {"macs": after.macs, "params": after.params, "size": after.bytes}
     targets = {k: {"limit": v, "reached": float(reached[k])} for k, v in request.limits.items()}
@@ -343,7 +354,7 @@ def reported(
         verification=attempt.outcome.to_dict(),
         groups=groups,
         dropped=attempt.dropped,
-        pinned=pin_reports(found),
+        pinned=pin_reports(units),
         targets=targets,
         bench=timing,
         timings=watch.seconds,
@@ -355,14 +366,14 @@ def reported(
         warnings=(*loaded.warnings, *_interface_warning(loaded.model, result)),
         source=_source(loaded, analysis),
         layers=tuple(_layers(traced, decision.replayed.sizes)),
-        frozen_params=frozen_params(found),
+        frozen_params=frozen_params(units),
     )
 
 
-def _source(loaded: Loaded, analysis: Analysis) -> Source:
+def _source(loaded: Loaded, analysis: Analysis) -> SourceFacts:
     name = "" if loaded.path is None else str(loaded.path)
     opset = next((o.version for o in loaded.model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    return Source(name, loaded.sha256, len(loaded.model.graph.node), opset, analysis.sizes)
+    return SourceFacts(name, loaded.sha256, len(loaded.model.graph.node), opset, analysis.sizes)
 
 
 def _layers(traced: Trace, sizes: Mapping[int, Mapping[str, int]]) -> Iterator[Layer]:
@@ -375,14 +386,14 @@ def _layers(traced: Trace, sizes: Mapping[int, Mapping[str, int]]) -> Iterator[L
 def _run_settings(settings: PruneSettings) -> dict[str, object]:
     """Return the settings that shape a run and not the plan, as plain data; what is no text is only named."""
     keys = ("max_drop", "inline", "threads", "provider", "allow_unproved", "memory_limit")
-    found: dict[str, object] = {key: getattr(settings, key) for key in keys}
+    result: dict[str, object] = {key: getattr(settings, key) for key in keys}
     for key in ("calib", "validate", "metric"):
         value = getattr(settings, key)
         named = value is None or isinstance(value, (str, os.PathLike))
-        found[key] = value and os.fspath(value) if named else IN_PYTHON
-    found["input_shapes"] = {name: list(shape) for name, shape in settings.input_shapes.items()}
-    found["input_values"] = sorted(settings.input_values)
-    return found
+        result[key] = value and os.fspath(value) if named else IN_PYTHON
+    result["input_shapes"] = {name: list(shape) for name, shape in settings.input_shapes.items()}
+    result["input_values"] = sorted(settings.input_values)
+    return result
 
 
 def _interface_warning(before: onnx.ModelProto, after: onnx.ModelProto) -> Iterator[str]:

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.replay import Replayed
 from onnxprune.choices import DATA_CRITERIA
-from onnxprune.data.consumers import Consumer, View, consumers
+from onnxprune.data.consumers import ActivationView, Consumer, consumers
 from onnxprune.data.images import mirrored
 from onnxprune.data.moments import Gram, collect
 from onnxprune.data.read import Calibration, read_calibration
@@ -27,9 +27,9 @@ from onnxprune.planning.criteria import importance
 from onnxprune.planning.data_criteria import data_importance
 from onnxprune.planning.decide import score, slices_of
 from onnxprune.progress import Progress, Steps, silent
-from onnxprune.recovery.activation_budget import room_for
+from onnxprune.recovery.activation_budget import activation_budget
 from onnxprune.recovery.fold import folded_into
-from onnxprune.recovery.joint import jointly
+from onnxprune.recovery.joint import fit_jointly
 from onnxprune.recovery.probe import Probe, calibrated
 from onnxprune.recovery.refit import DAMPING, refitted
 from onnxprune.settings import PruneSettings
@@ -47,7 +47,7 @@ class Evidence:
 
     data: Calibration
     readers: tuple[Consumer, ...]
-    grams: Mapping[View, Gram]
+    grams: Mapping[ActivationView, Gram]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of `calibration`."""
@@ -117,10 +117,10 @@ def observed(
 
 def cautions(data: Calibration, repair: Recovery | None = None) -> tuple[str, ...]:
     """Warn of calibration data that is made up, and of a repair that had no room for all of it."""
-    found = (MADE_UP,) if data.synthesised else ()
+    result = (MADE_UP,) if data.synthesised else ()
     if repair is None or repair.samples >= data.samples:
-        return found
-    return (*found, FEWER.format(repair.samples, data.samples))
+        return result
+    return (*result, FEWER.format(repair.samples, data.samples))
 
 
 def described(data: Calibration) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def recovered(
     """
     judge, used = evidence.data.judge, evidence
     if settings.resolved_recover != "ls":
-        room = room_for(analysis.model, evidence.data.batches, settings.memory_limit)
+        room = activation_budget(analysis.model, evidence.data.batches, settings.memory_limit)
         used = replace(evidence, data=room.thinned(evidence.data))
     before = best = drift(analysis.model, pruned, judge)
     kept, changed = pruned, frozenset[str]()
@@ -203,10 +203,10 @@ def joined(
     """
     models = (analysis.model, first.model)
     steps = partial(progress, "joint")
-    room = room_for(analysis.model, data.batches, limit)
+    room = activation_budget(analysis.model, data.batches, limit)
     used = room.thinned(data)
     more = mirrored(used.fit) if room.holds(len(used.batches) + len(used.fit)) else []
-    model, names = jointly(models, analysis.units.traced, replayed, used, more, steps)
+    model, names = fit_jointly(models, analysis.units.traced, replayed, used, more, steps)
     after = drift(analysis.model, model, data.judge)
     if not after < first.drift_after:
         return first
@@ -223,12 +223,12 @@ def _steps(
     how: tuple[PruneSettings, Steps],
 ) -> Iterator[tuple[onnx.ModelProto, frozenset[str]]]:
     """Yield models on the way of a method, with the tensors changed so far."""
-    (dead, replayed), model, changed = removal, pruned, frozenset[str]()
+    (removed, replayed), model, changed = removal, pruned, frozenset[str]()
     settings, progress = how
     method, limit = settings.resolved_recover, settings.memory_limit
     if method in LEAST_SQUARES:
         # The regression of `refit` shrinks towards the weights it begins with: these are better ones.
-        model, names = folded_into(pruned, (evidence.readers, evidence.grams), dead, replayed)
+        model, names = folded_into(pruned, (evidence.readers, evidence.grams), removed, replayed)
         changed = frozenset(names)
         yield model, changed
     if method != "ls":

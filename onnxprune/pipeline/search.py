@@ -10,7 +10,7 @@ from onnxprune.data.read import Validation
 from onnxprune.errors import NothingToPrune, UsageError
 from onnxprune.evaluation.metrics import METRICS
 from onnxprune.evaluation.validation import Judge, answers
-from onnxprune.pipeline.attempt import Chain, Chosen
+from onnxprune.pipeline.attempt import Candidate, RunContext
 
 TRIALS = 8
 NEAR = 0.01  # of all MACs; bounds closer than this are one
@@ -30,27 +30,27 @@ class Trial:
         return {"asked": self.asked, "macs_share": self.share, **self.reached, "holds": self.holds}
 
 
-def searched(chain: Chain, judged: Judge | None) -> Chosen:
+def searched(context: RunContext, judged: Judge | None) -> Candidate:
     """Find the removal of most MACs at which the qualities hold, measured after the repair.
 
     Each trial is a whole run from the same scores: select, remove, prove, repair, measure. judged: the
     validation data, else what is held out of the calibration data judges. Raises NothingToPrune where no
     trial holds.
     """
-    limits, judges = chain.request.settings.sought, _judges(chain, judged)
-    whole = macs(chain.analysis.units.traced)
+    limits, judges = context.request.settings.sought, _judges(context, judged)
+    whole = macs(context.analysis.units.traced)
     low, high = 0.0, 1.0
-    best: Chosen | None = None
+    best: Candidate | None = None
     trials: list[Trial] = []
     while len(trials) < TRIALS and high - low > NEAR:
         asked = (low + high) / 2
-        chosen = chain.carried_out({"macs": asked * whole})
-        share = macs(chain.analysis.units.traced, chosen.attempt.decision.replayed.sizes) / max(whole, 1)
-        reached = {key: judge(chosen.model).drop for key, judge in judges.items()}
-        chain.watch.lap("measure")
+        candidate = context.carried_out({"macs": asked * whole})
+        share = macs(context.analysis.units.traced, candidate.attempt.decision.replayed.sizes) / max(whole, 1)
+        reached = {key: judge(candidate.model).drop for key, judge in judges.items()}
+        context.watch.lap("measure")
         trials.append(Trial(asked, share, reached, all(reached[k] <= limits[k] for k in limits)))
         if trials[-1].holds:
-            best, high = replace(chosen, reached=reached), min(high, share)
+            best, high = replace(candidate, reached=reached), min(high, share)
         else:
             low = max(asked, share)
         if share > asked:  # there is nothing more to remove
@@ -60,24 +60,24 @@ def searched(chain: Chain, judged: Judge | None) -> Chosen:
     return replace(best, trials=tuple(t.to_dict() for t in trials))
 
 
-def _judges(chain: Chain, judged: Judge | None) -> dict[str, Judge]:
+def _judges(context: RunContext, judged: Judge | None) -> dict[str, Judge]:
     """Return what measures each quality that is sought."""
-    found: dict[str, Judge] = {}
-    for key in chain.request.settings.sought:
+    result: dict[str, Judge] = {}
+    for key in context.request.settings.sought:
         if key == "drop":
             assert judged is not None
-            found[key] = judged
+            result[key] = judged
             continue
         if judged is not None:
             data, reference = judged.data, judged.reference
-        elif chain.evidence is not None:
-            held = chain.evidence.data.judge
+        elif context.evidence is not None:
+            held = context.evidence.data.judge
             data = Validation(tuple(held))
-            reference = answers(chain.analysis.model, data.batches, "the original")
+            reference = answers(context.analysis.model, data.batches, "the original")
         else:
             raise UsageError("target drift is measured on data: give calib or validate")
-        found[key] = Judge(data, reference, "drift", METRICS["drift"], 0.0, None)
-    return found
+        result[key] = Judge(data, reference, "drift", METRICS["drift"], 0.0, None)
+    return result
 
 
 def _none_holds(trials: Sequence[Trial], limits: Mapping[str, float]) -> str:

@@ -19,7 +19,7 @@ from onnxprune.choices import DATA_CRITERIA, SHARES
 from onnxprune.data.read import Calibration
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.evaluation.drift import distance
-from onnxprune.model.mapped import Light
+from onnxprune.model.mapped import MappedModel
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.oracle.masked import masked_original
 from onnxprune.pipeline.inspect import inspected
@@ -103,17 +103,17 @@ def measured(
     Raises UsageError for data that does not fit the model and where no output holds floats,
     UnprovedError where onnxruntime cannot run it.
     """
-    found = analysis.units
+    units = analysis.units
     data = calibration(analysis, settings.pruning(settings.shares[0]))
     sample = _sampled(data, labels_of(settings.calib, data), settings.samples)
     pruning = settings.pruning(settings.shares[0])
-    excluded = groups_matching(found, settings.exclude)
+    excluded = groups_matching(units, settings.exclude)
     evidence = None
     if pruning.resolved_criterion in DATA_CRITERIA:
         evidence = observed(analysis, data, pruning, progress)
     meter = _Meter(analysis, sample, scored(analysis, evidence, pruning, progress), excluded)
     shown = inspected(analysis, nbytes, ())
-    leaves = [g for g in found.groups if g.level == 0 and g.id not in excluded]
+    leaves = [g for g in units.groups if g.level == 0 and g.id not in excluded]
     result = []
     for number, group in enumerate(leaves):
         result.append(meter.measured(shown.groups[group.id], settings))
@@ -179,7 +179,7 @@ class _Meter:
 
     def measured(self, group: GroupInfo, settings: SensitivitySettings) -> GroupSensitivity:
         """Measure one group at every share; what cannot be run has no points, and a reason."""
-        found, place = self.analysis.units, int(group.id[1:])
+        units, place = self.analysis.units, int(group.id[1:])
         members = tuple(dict.fromkeys(m.node or m.tensor for m in group.members if m.role == "produces"))
         points: list[Point] = []
         others: set[int] = set()
@@ -189,11 +189,11 @@ class _Meter:
         try:
             for share in settings.ordered:
                 decision = self._decided(place, settings.pruning(share))
-                others |= set(found.group_of_units[decision.dead].tolist()) - {place, -1}
+                others |= set(units.group_of_units[decision.removed].tolist()) - {place, -1}
                 points.append(self._point(place, share, decision, known))
         except failures as error:
             reason = one_line(error)
-        leaves = [f"g{g}" for g in sorted(others) if found.groups[g].level == 0]
+        leaves = [f"g{g}" for g in sorted(others) if units.groups[g].level == 0]
         return GroupSensitivity(
             group.id, group.name, group.channels, group.params_share, group.macs_share, members,
             tuple(leaves), tuple(points), reason,
@@ -202,35 +202,35 @@ class _Meter:
     def _decided(self, place: int, settings: PruneSettings) -> Decision:
         """Remove a share of a group by itself, or of all that are linked with it where it cannot go alone."""
         share = settings.ratio or 0.0
-        found = self.analysis.units
+        units = self.analysis.units
         decision = None
         for ratios in ({place: share}, dict.fromkeys(self.linked[place], share)):
             request = Request(ratios, {}, self.excluded, 1, 0, settings)
-            decision = decide(found, request, self.scores)
-            if decision.dead[found.groups[place].units].any() or len(self.linked[place]) == 1:
+            decision = decide(units, request, self.scores)
+            if decision.removed[units.groups[place].units].any() or len(self.linked[place]) == 1:
                 break
         assert decision is not None
         return decision
 
     def _point(self, place: int, share: float, decision: Decision, known: dict[bytes, Point]) -> Point:
         analysis = self.analysis
-        found, dead = analysis.units, decision.dead
-        key = dead.tobytes()
-        removed = int(dead[found.groups[place].units].sum())
+        units, removed = analysis.units, decision.removed
+        key = removed.tobytes()
+        count = int(removed[units.groups[place].units].sum())
         if key in known:
             seen = known[key]
-            return Point(share, removed, seen.macs, seen.drift, seen.top1)
-        cost = macs(found.traced, decision.replayed.sizes)
-        if not dead.any():
+            return Point(share, count, seen.macs, seen.drift, seen.top1)
+        cost = macs(units.traced, decision.replayed.sizes)
+        if not removed.any():
             return Point(share, 0, cost, 0.0, self.top1)
         masked = masked_original(
-            analysis.light, found.traced, decision.replayed, found.alive(dead), analysis.dtypes
+            analysis.light, units.traced, decision.replayed, units.alive(removed), analysis.dtypes
         )
         outputs = list(self._outputs(masked.model))
-        known[key] = Point(share, removed, cost, self._drift(outputs), self._top1(outputs))
+        known[key] = Point(share, count, cost, self._drift(outputs), self._top1(outputs))
         return known[key]
 
-    def _outputs(self, model: Light) -> Iterator[dict[str, np.ndarray]]:
+    def _outputs(self, model: MappedModel) -> Iterator[dict[str, np.ndarray]]:
         session = open_session(model, optimised=True)
         for batch in self.sample.batches:
             values = run(session, batch)

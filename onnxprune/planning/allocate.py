@@ -12,7 +12,7 @@ from onnxprune.planning.alignment import allowed_widths
 
 
 @dataclass(frozen=True)
-class Offer:
+class RemovalSequence:
     """One sequence of removals, cheapest first: unit sets, their costs, and the widths they act on.
 
     widths: channels of each group it touches; taken: [atoms, groups] channels that each atom takes.
@@ -34,7 +34,7 @@ class Offer:
         fits[0] = True
         return np.flatnonzero(good & fits)
 
-    def fitting(self, ratios: np.ndarray) -> tuple[Offer, int]:
+    def fitting(self, ratios: np.ndarray) -> tuple[RemovalSequence, int]:
         """Put first the atoms that go when each group loses at most floor(ratio * width).
 
         Returns the offer in that order and the number of these atoms; an atom too large is skipped.
@@ -49,68 +49,70 @@ class Offer:
                 rest.append(i)
         order = chosen + rest
         atoms = tuple(self.atoms[i] for i in order)
-        return Offer(atoms, self.costs[order], self.groups, self.widths, self.taken[order]), len(chosen)
+        return RemovalSequence(atoms, self.costs[order], self.groups, self.widths, self.taken[order]), len(
+            chosen
+        )
 
 
 def by_ratio(
-    offers: Sequence[Offer], ratios: Mapping[int, float], step: int, least: int
-) -> tuple[list[Offer], list[int]]:
+    sequences: Sequence[RemovalSequence], ratios: Mapping[int, float], step: int, least: int
+) -> tuple[list[RemovalSequence], list[int]]:
     """Choose for each offer the depth nearest to its groups' ratios among the allowed ones.
 
     ratios: by group. Ties keep more. Returns the offers, reordered where atoms were skipped.
     """
     ordered, chosen = [], []
-    for offer in offers:
-        fitted, wanted = offer.fitting(np.asarray([ratios.get(g, 0.0) for g in offer.groups]))
+    for sequence in sequences:
+        fitted, wanted = sequence.fitting(np.asarray([ratios.get(g, 0.0) for g in sequence.groups]))
         depths = fitted.depths(step, least)
         ordered.append(fitted)
         chosen.append(int(depths[np.argmin(np.abs(depths - wanted))]) if wanted else 0)
     return ordered, chosen
 
 
-def ranked(offers: Sequence[Offer], ratio: float, step: int, least: int) -> list[int]:
+def ranked(sequences: Sequence[RemovalSequence], ratio: float, step: int, least: int) -> list[int]:
     """Rank all channels together and remove the cheapest until this share of them is gone."""
-    total = sum(int(o.taken.sum()) + int((o.widths - o.taken.sum(axis=0)).sum()) for o in offers)
+    total = sum(int(o.taken.sum()) + int((o.widths - o.taken.sum(axis=0)).sum()) for o in sequences)
     budget = ratio * total
-    depths = [o.depths(step, least) for o in offers]
-    place, gone = [0] * len(offers), 0
+    depths = [o.depths(step, least) for o in sequences]
+    place, gone = [0] * len(sequences), 0
     while True:
         best, price = -1, np.inf
-        for i, offer in enumerate(offers):
+        for i, sequence in enumerate(sequences):
             if place[i] + 1 < len(depths[i]):
                 lo, hi = depths[i][place[i]], depths[i][place[i] + 1]
-                size = int(offer.taken[lo:hi].sum())
-                cost = float(offer.costs[lo:hi].sum()) / max(size, 1)
+                size = int(sequence.taken[lo:hi].sum())
+                cost = float(sequence.costs[lo:hi].sum()) / max(size, 1)
                 if cost < price and gone + size <= budget + 1e-9:
                     best, price = i, cost
         if best < 0:
             return [int(d[p]) for d, p in zip(depths, place, strict=True)]
         lo, hi = depths[best][place[best]], depths[best][place[best] + 1]
-        gone += int(offers[best].taken[lo:hi].sum())
+        gone += int(sequences[best].taken[lo:hi].sum())
         place[best] += 1
 
 
-class Market(Protocol):
+class StepCosts(Protocol):
     """What steps save now."""
 
     def quantities(self) -> Mapping[str, float]:
         """Return the quantities as they stand."""
 
-    def saving(self, offer: int, step: int) -> Mapping[str, float]:
+    def saving(self, sequence: int, step: int) -> Mapping[str, float]:
         """Return what a step would save."""
 
-    def take(self, offer: int, step: int, sign: int = 1) -> list[int]:
+    def take(self, sequence: int, step: int, sign: int = 1) -> list[int]:
         """Carry out a step, or take it back; return the offers whose prices change."""
 
 
-Loss: TypeAlias = Callable[[Offer, int, int], float]
+Loss: TypeAlias = Callable[[RemovalSequence, int, int], float]
 
 
 def by_target(
-    offers: Sequence[Offer],
+    sequences: Sequence[RemovalSequence],
     depths: Sequence[np.ndarray],
     limits: Mapping[str, float],
-    market: Market,
+    costs: StepCosts,
     loss: Loss,
 ) -> list[int]:
     """Remove step by step until every quantity is at most its limit, or nothing is left to remove.
@@ -119,31 +121,31 @@ def by_target(
     least per relative saving. Prices are recomputed after every step. At the end each step without
     which the limits still hold is undone.
     """
-    place = [0] * len(offers)
-    prices = [np.inf] * len(offers)
-    stale = set(range(len(offers)))
+    place = [0] * len(sequences)
+    prices = [np.inf] * len(sequences)
+    stale = set(range(len(sequences)))
     open_keys: tuple[str, ...] = ()
     while True:
-        now = market.quantities()
+        now = costs.quantities()
         missing = tuple(k for k in limits if now[k] > limits[k])
         if not missing:
             break
         if missing != open_keys:
-            open_keys, stale = missing, set(range(len(offers)))
+            open_keys, stale = missing, set(range(len(sequences)))
         for i in stale:
-            lost = _lost(offers[i], depths[i], place[i], loss)
-            prices[i] = _price(lost, market.saving(i, place[i]), missing, now) if lost is not None else np.inf
+            lost = _lost(sequences[i], depths[i], place[i], loss)
+            prices[i] = _price(lost, costs.saving(i, place[i]), missing, now) if lost is not None else np.inf
         best = int(np.argmin(prices)) if prices else -1
         if best < 0 or not np.isfinite(prices[best]):
             break
-        stale = {best, *market.take(best, place[best])}
+        stale = {best, *costs.take(best, place[best])}
         place[best] += 1
-    _undo(place, limits, market)
+    _undo(place, limits, costs)
     return [int(d[p]) for d, p in zip(depths, place, strict=True)]
 
 
-def _lost(offer: Offer, depths: np.ndarray, place: int, loss: Loss) -> float | None:
-    return None if place + 1 >= len(depths) else loss(offer, int(depths[place]), int(depths[place + 1]))
+def _lost(sequence: RemovalSequence, depths: np.ndarray, place: int, loss: Loss) -> float | None:
+    return None if place + 1 >= len(depths) else loss(sequence, int(depths[place]), int(depths[place + 1]))
 
 
 def _price(
@@ -153,33 +155,33 @@ def _price(
     return lost / saved if saved > 0 else float("inf")
 
 
-def _undo(place: list[int], limits: Mapping[str, float], market: Market) -> None:
+def _undo(place: list[int], limits: Mapping[str, float], costs: StepCosts) -> None:
     """Take back every step without which the limits still hold."""
-    now = market.quantities()
+    now = costs.quantities()
     if any(now[k] > limits[k] for k in limits):
         return
     for i in range(len(place)):
         while place[i]:
-            market.take(i, place[i] - 1, -1)
-            then = market.quantities()
+            costs.take(i, place[i] - 1, -1)
+            then = costs.quantities()
             if any(then[k] > limits[k] for k in limits):
-                market.take(i, place[i] - 1)
+                costs.take(i, place[i] - 1)
                 break
             place[i] -= 1
 
 
-def measured_loss(offer: Offer, low: int, high: int) -> float:
+def measured_loss(sequence: RemovalSequence, low: int, high: int) -> float:
     """Return what a step adds to the error, where costs are errors measured on data."""
-    return float(offer.costs[low:high].sum()) + 1e-12
+    return float(sequence.costs[low:high].sum()) + 1e-12
 
 
-def norm_loss(offer: Offer, low: int, high: int) -> float:
+def norm_loss(sequence: RemovalSequence, low: int, high: int) -> float:
     """Return how much a step costs a group, where costs are norms: the growth of the squared log of its loss.
 
     The square spreads a removal over many groups; the logarithm makes the last channels dear.
     """
-    total = float(offer.costs.sum()) * float(offer.widths.sum()) / max(float(offer.taken.sum()), 1.0)
+    total = float(sequence.costs.sum()) * float(sequence.widths.sum()) / max(float(sequence.taken.sum()), 1.0)
     total = max(total, 1e-12)
-    before = np.log(max(1 - float(offer.costs[:low].sum()) / total, 1e-12))
-    after = np.log(max(1 - float(offer.costs[:high].sum()) / total, 1e-12))
+    before = np.log(max(1 - float(sequence.costs[:low].sum()) / total, 1e-12))
+    after = np.log(max(1 - float(sequence.costs[:high].sum()) / total, 1e-12))
     return float(after**2 - before**2) + 1e-12

@@ -46,7 +46,7 @@ class Shuffle:
 
 
 @dataclass(frozen=True)
-class Puzzle:
+class BalanceProblem:
     """Atoms to choose from, and what binds them.
 
     taken: [atoms, groups] units that an atom takes from each group; widths: [groups]; costs: [atoms];
@@ -60,16 +60,16 @@ class Puzzle:
     shuffles: Sequence[Shuffle] = ()
 
 
-def increments(puzzle: Puzzle) -> list[np.ndarray]:
+def nested_removals(problem: BalanceProblem) -> list[np.ndarray]:
     """Return the atoms that each further share of the groups takes, as a nested sequence.
 
     Levels are solved from the middle, each between its neighbours, so that one half is reached where
     it can be at all.
     """
-    count = len(puzzle.costs)
-    levels = int(min(LEVELS, puzzle.widths.max(initial=1)))
+    count = len(problem.costs)
+    levels = int(min(LEVELS, problem.widths.max(initial=1)))
     solved: dict[int, np.ndarray] = {}
-    _between(puzzle, levels, (0, levels + 1), (np.zeros(count, bool), np.ones(count, bool)), solved)
+    _between(problem, levels, (0, levels + 1), (np.zeros(count, bool), np.ones(count, bool)), solved)
     steps, before = [], np.zeros(count, dtype=bool)
     for level in sorted(solved):
         if (solved[level] & ~before).any():
@@ -79,7 +79,7 @@ def increments(puzzle: Puzzle) -> list[np.ndarray]:
 
 
 def _between(
-    puzzle: Puzzle,
+    problem: BalanceProblem,
     levels: int,
     span: tuple[int, int],
     sets: tuple[np.ndarray, np.ndarray],
@@ -90,30 +90,30 @@ def _between(
     if high - low < 2:
         return
     middle = (low + high) // 2
-    found = _at_level(puzzle, middle, levels, sets)
+    found = _at_level(problem, middle, levels, sets)
     if found is None:
-        _between(puzzle, levels, (low, middle), sets, solved)
+        _between(problem, levels, (low, middle), sets, solved)
         below = [level for level in solved if low < level < middle]
         lower = solved[max(below)] if below else sets[0]
-        _between(puzzle, levels, (middle, high), (lower, sets[1]), solved)
+        _between(problem, levels, (middle, high), (lower, sets[1]), solved)
         return
     solved[middle] = found
-    _between(puzzle, levels, (low, middle), (sets[0], found), solved)
-    _between(puzzle, levels, (middle, high), (found, sets[1]), solved)
+    _between(problem, levels, (low, middle), (sets[0], found), solved)
+    _between(problem, levels, (middle, high), (found, sets[1]), solved)
 
 
 def _at_level(
-    puzzle: Puzzle, level: int, levels: int, sets: tuple[np.ndarray, np.ndarray]
+    problem: BalanceProblem, level: int, levels: int, sets: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray | None:
-    cells = [shuffle.removed(level / levels) for shuffle in puzzle.shuffles]
+    cells = [shuffle.removed(level / levels) for shuffle in problem.shuffles]
     if any(c is None for c in cells):
         return None
-    room = np.minimum(np.floor(puzzle.widths * level / levels + 1e-9), puzzle.widths - 1)
-    return _solve(puzzle, room, sets, [cell for c in cells if c is not None for cell in c])
+    room = np.minimum(np.floor(problem.widths * level / levels + 1e-9), problem.widths - 1)
+    return _solve(problem, room, sets, [cell for c in cells if c is not None for cell in c])
 
 
 def _solve(
-    puzzle: Puzzle,
+    problem: BalanceProblem,
     room: np.ndarray,
     sets: tuple[np.ndarray, np.ndarray],
     cells: Sequence[tuple[np.ndarray, int]],
@@ -121,12 +121,12 @@ def _solve(
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array, hstack, vstack
 
-    atoms, grids = len(puzzle.costs), len(puzzle.rows)
-    even, low = _even_rows(puzzle)
-    sizes = puzzle.taken.sum(axis=1)
+    atoms, grids = len(problem.costs), len(problem.rows)
+    even, low = _even_rows(problem)
+    sizes = problem.taken.sum(axis=1)
     # Half a unit in all: importance decides between sets of one size, never the size itself.
-    tilt = (puzzle.costs + 1e-9 * np.arange(atoms)) / (2 * (puzzle.costs.sum() + 1e-9 * atoms**2) + 1e-12)
-    rooms = hstack([csr_array(puzzle.taken.T.astype(float)), csr_array((len(room), grids))])
+    tilt = (problem.costs + 1e-9 * np.arange(atoms)) / (2 * (problem.costs.sum() + 1e-9 * atoms**2) + 1e-12)
+    rooms = hstack([csr_array(problem.taken.T.astype(float)), csr_array((len(room), grids))])
     exact = np.asarray([gone for _, gone in cells], dtype=float)
     where = csr_array(
         (
@@ -144,29 +144,29 @@ def _solve(
     result = milp(
         np.concatenate([tilt - sizes, np.zeros(grids)]),
         constraints=LinearConstraint(csr_array(matrix), lower, upper),
-        bounds=Bounds(np.concatenate([sets[0].astype(float), np.zeros(grids)]), _upper(puzzle, sets[1])),
+        bounds=Bounds(np.concatenate([sets[0].astype(float), np.zeros(grids)]), _upper(problem, sets[1])),
         integrality=np.ones(atoms + grids),
         options={"time_limit": TIME_LIMIT},
     )
     return None if result.x is None else np.round(result.x[:atoms]).astype(bool)
 
 
-def _upper(puzzle: Puzzle, most_atoms: np.ndarray) -> np.ndarray:
-    most = [min((len(row) for row in grid), default=1) - 1 for grid in puzzle.rows]
+def _upper(problem: BalanceProblem, most_atoms: np.ndarray) -> np.ndarray:
+    most = [min((len(row) for row in grid), default=1) - 1 for grid in problem.rows]
     return np.concatenate([most_atoms.astype(float), np.asarray(most, dtype=float)])
 
 
-def _even_rows(puzzle: Puzzle) -> tuple[Any, np.ndarray]:
+def _even_rows(problem: BalanceProblem) -> tuple[Any, np.ndarray]:
     """Write `units removed of a row = count of its grid` for every row."""
     from scipy.sparse import csr_array
 
-    atoms = len(puzzle.costs)
+    atoms = len(problem.costs)
     rows, cols, data, count = [], [], [], 0
-    for number, grid in enumerate(puzzle.rows):
+    for number, grid in enumerate(problem.rows):
         for own in grid:
             rows += [count] * (len(own) + 1)
             cols += [*own.tolist(), atoms + number]
             data += [1.0] * len(own) + [-1.0]
             count += 1
-    matrix = csr_array((data, (rows, cols)), shape=(count, atoms + len(puzzle.rows)))
+    matrix = csr_array((data, (rows, cols)), shape=(count, atoms + len(problem.rows)))
     return matrix, np.zeros(count)

@@ -1,4 +1,4 @@
-"""The ladder of constraints: which sets of units may be removed together, least restrictive first.
+"""Granularities: which sets of units may be removed together, least restrictive first.
 
 ANY: any unit. EVEN: as many from every row of a grid as from the others. COLUMNS: the same columns
 of every row. ROWS: whole rows (heads, convolution groups). NOTHING.
@@ -13,10 +13,10 @@ from enum import IntEnum
 import numpy as np
 
 from onnxprune.analysis.units import Units, components
-from onnxprune.planning.balance import Puzzle, Shuffle, increments
+from onnxprune.planning.balance import BalanceProblem, Shuffle, nested_removals
 
 
-class Rung(IntEnum):
+class Granularity(IntEnum):
     """A constraint on the removals of a bundle."""
 
     ANY = 0
@@ -37,8 +37,8 @@ class Bundle:
 
 
 @dataclass(frozen=True)
-class Menu:
-    """What a bundle offers at a rung: atoms, each a set of units that goes at once, cheapest first.
+class CandidateSet:
+    """What a bundle may lose at a granularity: atoms, each a set of units that goes at once, cheapest first.
 
     pool: all units of the groups that the menu speaks for, those that must stay included.
     """
@@ -49,25 +49,25 @@ class Menu:
     pool: np.ndarray
 
 
-def bundles(found: Units) -> list[Bundle]:
+def bundles(units: Units) -> list[Bundle]:
     """Link groups that share grids or parents."""
-    group_of = found.group_of()
-    pairs, count = [], len(found.groups)
-    for grid in found.grids:
+    group_of = units.group_of()
+    pairs, count = [], len(units.groups)
+    for grid in units.grids:
         pairs.append(_chain(group_of[np.unique(grid)]))
-    if len(found.rows.parent):
-        for family in _by_parent(found, group_of):
+    if len(units.rows.parent):
+        for family in _by_parent(units, group_of):
             pairs.append(_chain(family))
     _, of = components(count, pairs)
     result: list[Bundle] = []
     for number in range(int(of.max(initial=-1)) + 1):
         own = np.flatnonzero(of == number)
-        leaves = tuple(int(g) for g in own if found.groups[g].level == 0)
-        parents = tuple(int(g) for g in own if found.groups[g].level == 1)
-        units = np.concatenate([found.groups[g].units for g in own])
-        mask = np.zeros(found.count, dtype=bool)
-        mask[units] = True
-        grids = tuple(grid for grid in found.grids if mask[grid].any())
+        leaves = tuple(int(g) for g in own if units.groups[g].level == 0)
+        parents = tuple(int(g) for g in own if units.groups[g].level == 1)
+        indices = np.concatenate([units.groups[g].units for g in own])
+        mask = np.zeros(units.count, dtype=bool)
+        mask[indices] = True
+        grids = tuple(grid for grid in units.grids if mask[grid].any())
         result.append(Bundle(len(result), leaves, parents, grids))
     return result
 
@@ -77,8 +77,8 @@ def _chain(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return groups[:-1], groups[1:]
 
 
-def _by_parent(found: Units, group_of: np.ndarray) -> list[np.ndarray]:
-    rows = found.rows
+def _by_parent(units: Units, group_of: np.ndarray) -> list[np.ndarray]:
+    rows = units.rows
     links: dict[int, set[int]] = {}
     for parent, child in zip(rows.parent[rows.row].tolist(), group_of[rows.child].tolist(), strict=True):
         links.setdefault(parent, set()).add(child)
@@ -86,79 +86,81 @@ def _by_parent(found: Units, group_of: np.ndarray) -> list[np.ndarray]:
     return [np.asarray(sorted(g)) for g in {frozenset(v) for v in links.values()}]
 
 
-def menus(found: Units, bundle: Bundle, rung: Rung, scores: np.ndarray) -> list[Menu]:
-    """List what a bundle offers at a rung.
+def candidate_sets(
+    units: Units, bundle: Bundle, granularity: Granularity, scores: np.ndarray
+) -> list[CandidateSet]:
+    """List what a bundle may lose at a granularity.
 
     scores: importance by unit.
     """
-    if rung == Rung.ANY:
-        return [_any(found, g, scores) for g in bundle.groups]
-    if rung == Rung.EVEN:
-        return _even(found, bundle, scores)
-    if rung == Rung.COLUMNS:
-        return _columns(found, bundle, scores)
-    if rung == Rung.ROWS:
-        return _whole_rows(found, bundle, scores)
+    if granularity == Granularity.ANY:
+        return [_any(units, g, scores) for g in bundle.groups]
+    if granularity == Granularity.EVEN:
+        return _even(units, bundle, scores)
+    if granularity == Granularity.COLUMNS:
+        return _columns(units, bundle, scores)
+    if granularity == Granularity.ROWS:
+        return _whole_rows(units, bundle, scores)
     return []
 
 
-def _any(found: Units, group: int, scores: np.ndarray) -> Menu:
-    units = found.groups[group].units
-    return _menu(found, list(units[~found.pinned[units]][:, None]), scores, units)
+def _any(units: Units, group: int, scores: np.ndarray) -> CandidateSet:
+    indices = units.groups[group].units
+    return _menu(units, list(indices[~units.pinned[indices]][:, None]), scores, indices)
 
 
 def _menu(
-    found: Units, atoms: list[np.ndarray], scores: np.ndarray, pool: np.ndarray, ordered: bool = False
-) -> Menu:
+    units: Units, atoms: list[np.ndarray], scores: np.ndarray, pool: np.ndarray, ordered: bool = False
+) -> CandidateSet:
     lengths = np.asarray([len(a) for a in atoms])
     starts = np.cumsum(lengths) - lengths
     costs = np.add.reduceat(scores[np.concatenate(atoms)], starts) if atoms else np.zeros(0)
     if not ordered and atoms:
         order = np.argsort(costs / lengths, kind="stable")
         atoms, costs = [atoms[i] for i in order], costs[order]
-    groups = np.unique(found.group_of_units[pool])
-    return Menu(tuple(int(g) for g in groups if g >= 0), tuple(atoms), costs, pool)
+    groups = np.unique(units.group_of_units[pool])
+    return CandidateSet(tuple(int(g) for g in groups if g >= 0), tuple(atoms), costs, pool)
 
 
-def _even(found: Units, bundle: Bundle, scores: np.ndarray) -> list[Menu]:
+def _even(units: Units, bundle: Bundle, scores: np.ndarray) -> list[CandidateSet]:
     """Take as many units from every row of a grid as from the others, the least important first."""
     held = np.concatenate([grid.ravel() for grid in bundle.grids]) if bundle.grids else np.zeros(0, np.int64)
-    rows, members = _unique_rows(_outermost(found, bundle.grids))
+    rows, members = _unique_rows(_outermost(units, bundle.grids))
     flat = np.concatenate(rows) if rows else np.zeros(0, np.int64)
     result = []
     if len(np.unique(flat)) != len(flat):
-        result += _crossing(found, bundle, [[rows[i] for i in m] for m in members], scores)
+        result += _crossing(units, bundle, [[rows[i] for i in m] for m in members], scores)
     else:
         _, classes = components(len(rows), [(np.asarray(m[:-1]), np.asarray(m[1:])) for m in members])
         for number in range(int(classes.max(initial=-1)) + 1):
             own = [rows[i] for i in np.flatnonzero(classes == number)]
-            free = [r[~found.pinned[r]] for r in own]
+            free = [r[~units.pinned[r]] for r in own]
             ranked = [f[np.argsort(scores[f], kind="stable")] for f in free]
             depth = min(len(f) - (len(f) == len(r)) for r, f in zip(own, free, strict=True))
             atoms = [np.asarray([r[i] for r in ranked]) for i in range(depth)]
             if atoms:
-                atoms = [np.union1d(atom, _below(found, atom)) for atom in atoms]
+                atoms = [np.union1d(atom, _below(units, atom)) for atom in atoms]
                 pool = np.concatenate(free)
-                pool = np.union1d(pool, _below(found, pool))
-                result.append(_menu(found, atoms, scores, pool, ordered=True))
-    return result + _rest(found, bundle, held, scores) if result else []
+                pool = np.union1d(pool, _below(units, pool))
+                result.append(_menu(units, atoms, scores, pool, ordered=True))
+    return result + _rest(units, bundle, held, scores) if result else []
 
 
-def _outermost(found: Units, grids: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+def _outermost(units: Units, grids: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     """Leave out grids that lie below units of another: cutting both would cut the same channels twice."""
-    inner = np.zeros(found.count, dtype=bool)
+    inner = np.zeros(units.count, dtype=bool)
     for grid in grids:
-        if found.levels[grid].any():
-            inner[_below(found, grid.ravel())] = True
+        if units.levels[grid].any():
+            inner[_below(units, grid.ravel())] = True
     return tuple(grid for grid in grids if not inner[grid].any())
 
 
-def _below(found: Units, units: np.ndarray) -> np.ndarray:
+def _below(units: Units, indices: np.ndarray) -> np.ndarray:
     """Return the children of some units, their children, and so on."""
-    rows = found.rows
-    above = np.zeros(found.count, dtype=bool)
-    above[units] = True
-    reached = np.zeros(found.count, dtype=bool)
+    rows = units.rows
+    above = np.zeros(units.count, dtype=bool)
+    above[indices] = True
+    reached = np.zeros(units.count, dtype=bool)
     while True:
         new = rows.child[above[rows.parent[rows.row]] & ~reached[rows.child]]
         if not len(new):
@@ -166,43 +168,45 @@ def _below(found: Units, units: np.ndarray) -> np.ndarray:
         reached[new] = above[new] = True
 
 
-def _rest(found: Units, bundle: Bundle, used: np.ndarray, scores: np.ndarray) -> list[Menu]:
+def _rest(units: Units, bundle: Bundle, used: np.ndarray, scores: np.ndarray) -> list[CandidateSet]:
     """Offer the units of the groups that no grid holds."""
     result = []
     for g in bundle.groups:
-        rest = np.setdiff1d(found.groups[g].units, used)
-        rest = rest[~found.pinned[rest]]
+        rest = np.setdiff1d(units.groups[g].units, used)
+        rest = rest[~units.pinned[rest]]
         if len(rest):
-            result.append(_menu(found, list(rest[:, None]), scores, rest))
+            result.append(_menu(units, list(rest[:, None]), scores, rest))
     return result
 
 
-def _crossing(found: Units, bundle: Bundle, grids: list[list[np.ndarray]], scores: np.ndarray) -> list[Menu]:
+def _crossing(
+    units: Units, bundle: Bundle, grids: list[list[np.ndarray]], scores: np.ndarray
+) -> list[CandidateSet]:
     """Rows of several grids cross: take the same share from all groups, evenly from all rows."""
     pool = np.unique(np.concatenate([r for rows in grids for r in rows]))
-    pool = pool[~found.pinned[pool]]
-    place = np.full(found.count, -1)
+    pool = pool[~units.pinned[pool]]
+    place = np.full(units.count, -1)
     place[pool] = np.arange(len(pool))
     rows = [[place[row][place[row] >= 0] for row in grid] for grid in grids]
-    atoms = _shared_out(found, list(pool[:, None]), scores, rows, _shuffles(bundle.grids, place))
-    return [_menu(found, atoms, scores, pool, ordered=True)] if atoms else []
+    atoms = _shared_out(units, list(pool[:, None]), scores, rows, _shuffles(bundle.grids, place))
+    return [_menu(units, atoms, scores, pool, ordered=True)] if atoms else []
 
 
 def _shuffles(grids: Sequence[np.ndarray], place: np.ndarray) -> list[Shuffle]:
     """Find the grids whose transpose is another grid's content, read row by row."""
-    found = []
+    result = []
     for grid in grids:
         for other in grids:
             if other.shape == grid.T.shape or not np.array_equal(grid.T.ravel(), other.ravel()):
                 continue
             cells = [[place[np.intersect1d(row, block)] for block in other] for row in grid]
             if all((atoms >= 0).all() for row in cells for atoms in row):
-                found.append(Shuffle(cells, grid.shape[1]))
-    return found
+                result.append(Shuffle(cells, grid.shape[1]))
+    return result
 
 
 def _shared_out(
-    found: Units,
+    units: Units,
     atoms: list[np.ndarray],
     scores: np.ndarray,
     rows: Sequence[Sequence[np.ndarray]] = (),
@@ -211,12 +215,12 @@ def _shared_out(
     """Gather atoms into steps that take about the same share from every group."""
     flat = np.concatenate(atoms)
     of = np.repeat(np.arange(len(atoms)), [len(a) for a in atoms])
-    groups, column = np.unique(found.group_of_units[flat], return_inverse=True)
+    groups, column = np.unique(units.group_of_units[flat], return_inverse=True)
     taken = np.zeros((len(atoms), len(groups)), np.int64)
     np.add.at(taken, (of, column), 1)
-    widths = np.asarray([len(found.groups[g].units) if g >= 0 else len(flat) for g in groups])
-    puzzle = Puzzle(taken, widths, np.bincount(of, weights=scores[flat]), rows, shuffles)
-    return [np.concatenate([atoms[i] for i in step]) for step in increments(puzzle)]
+    widths = np.asarray([len(units.groups[g].units) if g >= 0 else len(flat) for g in groups])
+    problem = BalanceProblem(taken, widths, np.bincount(of, weights=scores[flat]), rows, shuffles)
+    return [np.concatenate([atoms[i] for i in step]) for step in nested_removals(problem)]
 
 
 def _unique_rows(grids: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[list[int]]]:
@@ -238,79 +242,79 @@ def _unique_rows(grids: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[li
     return rows, members
 
 
-def _columns(found: Units, bundle: Bundle, scores: np.ndarray) -> list[Menu]:
+def _columns(units: Units, bundle: Bundle, scores: np.ndarray) -> list[CandidateSet]:
     """Tie the columns of all grids together."""
     pairs = [(np.repeat(grid[:1], len(grid), axis=0).ravel(), grid.ravel()) for grid in bundle.grids]
-    return _tied(found, bundle.groups, pairs, scores)
+    return _tied(units, bundle.groups, pairs, scores)
 
 
 def _tied(
-    found: Units,
+    units: Units,
     groups: Sequence[int],
     pairs: list[tuple[np.ndarray, np.ndarray]],
     scores: np.ndarray,
-) -> list[Menu]:
+) -> list[CandidateSet]:
     """Offer classes of units that go together under these pairs, closed over parents."""
     if not groups:
         return []
-    atoms = _classes(found, groups, pairs)
-    while more := _closing_pairs(found, atoms):
+    atoms = _classes(units, groups, pairs)
+    while more := _closing_pairs(units, atoms):
         pairs, before = [*pairs, *more], len(atoms)
-        atoms = _classes(found, groups, pairs)
+        atoms = _classes(units, groups, pairs)
         if len(atoms) == before:
             break
-    _, kind = components(len(found.groups), [_chain(found.group_of_units[p]) for p in atoms])
+    _, kind = components(len(units.groups), [_chain(units.group_of_units[p]) for p in atoms])
     result = []
     for number in sorted({int(kind[g]) for g in groups}):
         mine = tuple(g for g in groups if kind[g] == number)
-        chosen = [a for a in atoms if kind[found.group_of_units[a[0]]] == number]
+        chosen = [a for a in atoms if kind[units.group_of_units[a[0]]] == number]
         if chosen:
-            pool = np.concatenate([found.groups[g].units for g in mine])
+            pool = np.concatenate([units.groups[g].units for g in mine])
             uneven = len(mine) > 1 and len({len(a) for a in chosen}) > 1
-            steps = _shared_out(found, chosen, scores) if uneven else chosen
-            result.append(_menu(found, steps, scores, pool, ordered=uneven))
+            steps = _shared_out(units, chosen, scores) if uneven else chosen
+            result.append(_menu(units, steps, scores, pool, ordered=uneven))
     return result
 
 
 def _classes(
-    found: Units, groups: Sequence[int], pairs: list[tuple[np.ndarray, np.ndarray]]
+    units: Units, groups: Sequence[int], pairs: list[tuple[np.ndarray, np.ndarray]]
 ) -> list[np.ndarray]:
-    _, classes = components(found.count, pairs)
-    units = np.concatenate([found.groups[g].units for g in groups])
-    frozen = set(np.unique(classes[found.pinned]).tolist())
-    own = classes[units]
+    _, classes = components(units.count, pairs)
+    indices = np.concatenate([units.groups[g].units for g in groups])
+    frozen = set(np.unique(classes[units.pinned]).tolist())
+    own = classes[indices]
     order = np.argsort(own, kind="stable")
-    pieces = np.split(units[order], np.flatnonzero(np.diff(own[order])) + 1)
+    pieces = np.split(indices[order], np.flatnonzero(np.diff(own[order])) + 1)
     return [p for p in pieces if int(classes[p[0]]) not in frozen]
 
 
-def _closing_pairs(found: Units, atoms: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _closing_pairs(units: Units, atoms: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Tie each atom to the units outside it that its death alone would kill, pinned ones included."""
-    if not len(found.rows.parent):
+    if not len(units.rows.parent):
         return []
     pairs = []
     for atom in atoms:
-        dead = np.zeros(found.count, dtype=bool)
-        dead[atom] = True
-        closed = found.rows.close(dead)
-        grouped = (found.group_of_units >= 0) & (found.levels == 0)
-        outside = np.flatnonzero(closed & ~dead & (grouped | found.pinned))
+        removed = np.zeros(units.count, dtype=bool)
+        removed[atom] = True
+        closed = units.rows.close(removed)
+        grouped = (units.group_of_units >= 0) & (units.levels == 0)
+        outside = np.flatnonzero(closed & ~removed & (grouped | units.pinned))
         if len(outside):
             pairs.append((np.repeat(atom[:1], len(outside)), outside))
     return pairs
 
 
-def _columnar(found: Units, grids: Sequence[np.ndarray]) -> np.ndarray:
+def _columnar(units: Units, grids: Sequence[np.ndarray]) -> np.ndarray:
     """Tell which parents have one child in every row of a grid: those of a column, such as rotary tables."""
-    rows = found.rows
+    rows = units.rows
     result = np.zeros(len(rows.parent), dtype=bool)
     for grid in grids:
-        units, first = np.unique(grid, return_index=True)
-        place = np.full(found.count, -1)
-        place[units] = first
+        indices, first = np.unique(grid, return_index=True)
+        place = np.full(units.count, -1)
+        place[indices] = first
         lows, highs = [], []
         for part in (place // grid.shape[1], np.where(place < 0, -1, place % grid.shape[1])):
-            low, high = np.full(len(result), found.count), np.full(len(result), -2)
+            low, high = np.full(len(result), units.count), np.full(len(result), -2)
             np.minimum.at(low, rows.row, part[rows.child])
             np.maximum.at(high, rows.row, part[rows.child])
             lows.append(low)
@@ -320,13 +324,13 @@ def _columnar(found: Units, grids: Sequence[np.ndarray]) -> np.ndarray:
     return result
 
 
-def _whole_rows(found: Units, bundle: Bundle, scores: np.ndarray) -> list[Menu]:
+def _whole_rows(units: Units, bundle: Bundle, scores: np.ndarray) -> list[CandidateSet]:
     """Tie every row of a grid, and the children of one parent: heads, convolution groups."""
     pairs = [(np.repeat(grid[:, :1], grid.shape[1], axis=1).ravel(), grid.ravel()) for grid in bundle.grids]
-    rows = found.rows
-    mask = np.zeros(found.count, dtype=bool)
+    rows = units.rows
+    mask = np.zeros(units.count, dtype=bool)
     for g in (*bundle.groups, *bundle.parents):
-        mask[found.groups[g].units] = True
-    own = mask[rows.child] & ~_columnar(found, bundle.grids)[rows.row]
+        mask[units.groups[g].units] = True
+    own = mask[rows.child] & ~_columnar(units, bundle.grids)[rows.row]
     pairs.append((rows.parent[rows.row[own]], rows.child[own]))
-    return _tied(found, bundle.groups, pairs, scores)
+    return _tied(units, bundle.groups, pairs, scores)

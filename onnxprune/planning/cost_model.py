@@ -16,23 +16,23 @@ from scipy.sparse import csr_array
 from onnxprune.analysis.axes import Block
 from onnxprune.analysis.cost import product
 from onnxprune.analysis.units import Units
-from onnxprune.planning.allocate import Offer
+from onnxprune.planning.allocate import RemovalSequence
 from onnxprune.rules.signature import Pinned
 
 FACTORS = 6
 
 
-class Prices:
+class CostModel:
     """Current quantities of a graph and what each offer's next step would save."""
 
-    def __init__(self, found: Units, overhead: int) -> None:
+    def __init__(self, units: Units, overhead: int) -> None:
         self._blocks: dict[bytes, tuple[int, Block]] = {}
         self._terms: dict[str, list[tuple[float, list[tuple[int, int]]]]] = {
             "macs": [],
             "params": [],
             "size": [],
         }
-        self._found = found
+        self._found = units
         self._collect(overhead)
         sizes = [1.0] + [float(b.labels.size) for _, b in self._blocks.values()]
         self.size = np.asarray(sizes)
@@ -47,9 +47,9 @@ class Prices:
                 if isinstance(step.verdict, Pinned) and step.verdict.macs:
                     self._terms["macs"].append((float(step.verdict.macs), []))
                 continue
-            for letters in step.met.signature.products:
-                count = float(product(letters, step.met.sizes))
-                self._terms["macs"].append((count, self._factors(step.met.clusters, set(letters))))
+            for subscripts in step.met.signature.products:
+                count = float(product(subscripts, step.met.sizes))
+                self._terms["macs"].append((count, self._factors(step.met.clusters, set(subscripts))))
         self._parameters(overhead)
 
     def _parameters(self, overhead: int) -> None:
@@ -59,10 +59,10 @@ class Prices:
         for step in traced.steps:
             for slot in step.met.slots if step.met is not None else ():
                 if slot.stored.is_parameter:
-                    letters = {x for axis in slot.axes for x in axis}
+                    subscripts = {x for axis in slot.axes for x in axis}
                     clusters = step.met.clusters if step.met is not None else ()
                     factors, known = (
-                        self._factors(clusters, letters),
+                        self._factors(clusters, subscripts),
                         by_name.setdefault(slot.stored.name, []),
                     )
                     if factors not in known:
@@ -83,15 +83,15 @@ class Prices:
             self._terms["size"].append((count * stored.itemsize, []))
         self._terms["size"].append((float(overhead), []))
 
-    def _factors(self, clusters: Sequence, letters: set[str]) -> list[tuple[int, int]]:
+    def _factors(self, clusters: Sequence, subscripts: set[str]) -> list[tuple[int, int]]:
         factors = []
         for cluster in clusters:
             seen: set[str] = set()
             for top in cluster.tops:
-                own = set(top.letters) & letters
+                own = set(top.subscripts) & subscripts
                 if not own:
                     continue
-                block = top if own == set(top.letters) else self._parent(cluster, own)
+                block = top if own == set(top.subscripts) else self._parent(cluster, own)
                 if block is not None:
                     factors.append((self._block(block), 1))
                 common = own & seen
@@ -101,8 +101,8 @@ class Prices:
                 seen |= own
         return factors[:FACTORS]
 
-    def _parent(self, cluster: object, letters: set[str]) -> Block | None:
-        return next((b for b in cluster.parents if set(b.letters) == letters), None)  # type: ignore[attr-defined]
+    def _parent(self, cluster: object, subscripts: set[str]) -> Block | None:
+        return next((b for b in cluster.parents if set(b.subscripts) == subscripts), None)  # type: ignore[attr-defined]
 
     def _block(self, block: Block) -> int:
         key = self._found.of[block.labels].tobytes()
@@ -165,15 +165,17 @@ class Prices:
         self.alive = self.alive - effect
 
 
-class Market:
+class SequenceCosts:
     """The prices as the allocator sees them: one number per offer and step."""
 
-    def __init__(self, prices: Prices, offers: Sequence[Offer], depths: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self, prices: CostModel, sequences: Sequence[RemovalSequence], depths: Sequence[np.ndarray]
+    ) -> None:
         self.prices = prices
         self.effects: list[list[np.ndarray]] = []
         self.terms: list[np.ndarray] = []
-        for offer, depth in zip(offers, depths, strict=True):
-            steps = [prices.effect(np.concatenate(offer.atoms[lo:hi])) for lo, hi in pairwise(depth)]
+        for sequence, depth in zip(sequences, depths, strict=True):
+            steps = [prices.effect(np.concatenate(sequence.atoms[lo:hi])) for lo, hi in pairwise(depth)]
             self.effects.append(steps)
             total = np.sum(steps, axis=0) if steps else np.zeros(len(prices.size))
             self.terms.append(prices.touched(total))
@@ -182,12 +184,12 @@ class Market:
         """Return the quantities as they stand."""
         return self.prices.quantities()
 
-    def saving(self, offer: int, step: int) -> Mapping[str, float]:
+    def saving(self, sequence: int, step: int) -> Mapping[str, float]:
         """Return what this step of an offer would save now."""
-        return self.prices.saving(self.effects[offer][step], self.terms[offer])
+        return self.prices.saving(self.effects[sequence][step], self.terms[sequence])
 
-    def take(self, offer: int, step: int, sign: int = 1) -> list[int]:
+    def take(self, sequence: int, step: int, sign: int = 1) -> list[int]:
         """Carry out (or with -1 take back) a step; return the offers whose prices it changes."""
-        self.prices.remove(sign * self.effects[offer][step])
-        own = set(self.terms[offer].tolist())
+        self.prices.remove(sign * self.effects[sequence][step])
+        own = set(self.terms[sequence].tolist())
         return [i for i, terms in enumerate(self.terms) if own & set(terms.tolist())]

@@ -60,7 +60,7 @@ def importance(criterion: str, count: int, slices: Iterable[Slices], seed: int =
 def _broken(count: int, members: Iterable[Slices]) -> np.ndarray:
     """Find the units with NaN or Inf in any of their slices: the first to go."""
     finite: dict[object, bool] = {}
-    found = np.zeros(count, dtype=bool)
+    result = np.zeros(count, dtype=bool)
     for member in members:
         if finite.get(member.key):
             continue
@@ -69,17 +69,17 @@ def _broken(count: int, members: Iterable[Slices]) -> np.ndarray:
             # The sum is one fast pass; only when it is not finite each element must be looked at.
             finite[member.key] = bool(np.isfinite(values.sum()) or np.isfinite(values).all())
         if not finite[member.key]:
-            found[member.units.ravel()[~np.isfinite(values).all(axis=1)]] = True
-    return found
+            result[member.units.ravel()[~np.isfinite(values).all(axis=1)]] = True
+    return result
 
 
 def unseen(criterion: str, count: int, slices: Iterable[Slices]) -> np.ndarray:
     """Tell which units no tensor of the criterion's kind holds: `importance` ranks these by l2. [count]"""
-    found = np.ones(count, dtype=bool)
+    result = np.ones(count, dtype=bool)
     for member in slices:
         if criterion == "random" or _counts(criterion, member):
-            found[member.units] = False
-    return found
+            result[member.units] = False
+    return result
 
 
 def _counts(criterion: str, member: Slices) -> bool:

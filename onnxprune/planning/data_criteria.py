@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxprune.analysis.units import Group, Units
-from onnxprune.data.consumers import Consumer, View
+from onnxprune.data.consumers import ActivationView, Consumer
 from onnxprune.data.moments import Gram
-from onnxprune.planning.obs import Reader, damped_inverse, diagonal_losses, surgeon_losses
+from onnxprune.planning.obs import Reader, damped_inverse, diagonal_losses, obs_losses
 
 
 def data_importance(
     criterion: str,
-    found: Units,
+    units: Units,
     readers: Sequence[Consumer],
-    grams: Mapping[View, Gram],
+    grams: Mapping[ActivationView, Gram],
     norms: np.ndarray,
 ) -> np.ndarray:
     """Score units by what their consumers lose, relative to the energy of their outputs.
@@ -25,8 +25,8 @@ def data_importance(
     dimensions of queries and keys); there each unit counts by its share of the group.
     """
     prepared = [part for consumer in readers for part in _parts(consumer, grams[consumer.view])]
-    scores = np.zeros(found.count)
-    for group in found.groups:
+    scores = np.zeros(units.count)
+    for group in units.groups:
         own = [reader for reader in prepared if np.isin(reader.units, group.units).any()]
         scores[group.units] = _group_losses(criterion, group, own, norms)
     return scores
@@ -49,5 +49,5 @@ def _group_losses(criterion: str, group: Group, readers: list[Reader], norms: np
         own = np.maximum(norms[group.units], 0.0) ** 2
         return own / max(float(own.sum()), 1e-30)
     if criterion == "obs":
-        return surgeon_losses(readers, group.units)
+        return obs_losses(readers, group.units)
     return diagonal_losses(readers, group.units, criterion == "wanda")

@@ -42,7 +42,7 @@ def damped_inverse(gram: np.ndarray) -> np.ndarray | None:
     return np.linalg.inv(gram + damping * np.eye(size))
 
 
-def surgeon_losses(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
+def obs_losses(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
     """Return the loss that each unit adds at its turn, when the cheapest goes first.
 
     units: [U] the units of the group. Returns [U]; their sum is the loss of removing all of them.
@@ -50,7 +50,7 @@ def surgeon_losses(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
     states = [_State(reader, units) for reader in readers if reader.inverse is not None]
     fixed = diagonal_losses([r for r in readers if r.inverse is None], units, weighted=True)
     alive = np.ones(len(units), dtype=bool)
-    found = np.zeros(len(units))
+    result = np.zeros(len(units))
     step = max(1, -(-len(units) // ROUNDS))
     floor = 0.0
     while alive.any():
@@ -60,11 +60,11 @@ def surgeon_losses(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
         for unit in chosen.tolist():
             # The next removal never costs less than the last: the greedy order is the order of the scores.
             floor = max(floor, float(losses[unit]))
-            found[unit] = floor
+            result[unit] = floor
             alive[unit] = False
         for state in states:
             state.remove(chosen)
-    return found
+    return result
 
 
 class _State:
@@ -119,7 +119,7 @@ def diagonal_losses(readers: Sequence[Reader], units: np.ndarray, weighted: bool
     weighted: energy of the activation times that of the weights (Sun et al. 2023, arXiv:2306.11695);
     otherwise the energy of the activation alone (Hu et al. 2016, arXiv:1607.03250).
     """
-    found = np.zeros(len(units))
+    result = np.zeros(len(units))
     rank = {int(u): i for i, u in enumerate(units.tolist())}
     for reader in readers:
         energy = reader.gram.diagonal().astype(np.float64)
@@ -127,5 +127,5 @@ def diagonal_losses(readers: Sequence[Reader], units: np.ndarray, weighted: bool
             energy = energy * reader.products.diagonal()
         own = np.asarray([rank.get(int(u), -1) for u in reader.units.tolist()])
         share = energy / max(float(energy.sum()), 1e-30)
-        found += np.bincount(own[own >= 0], weights=share[own >= 0], minlength=len(units))
-    return found
+        result += np.bincount(own[own >= 0], weights=share[own >= 0], minlength=len(units))
+    return result

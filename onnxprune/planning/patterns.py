@@ -14,7 +14,7 @@ from onnxprune.analysis.units import Units
 from onnxprune.errors import UsageError, nearest
 
 
-def groups_matching(found: Units, patterns: Iterable[str], produced: bool = False) -> frozenset[int]:
+def groups_matching(units: Units, patterns: Iterable[str], produced: bool = False) -> frozenset[int]:
     """Return the groups of which a node or tensor matches one of the patterns.
 
     produced: only where the node or tensor brings the channels into being. Raises UsageError, with the
@@ -23,19 +23,19 @@ def groups_matching(found: Units, patterns: Iterable[str], produced: bool = Fals
     patterns = list(patterns)
     if not patterns:
         return frozenset()
-    _check_known(found, patterns)
-    net = found.traced.network
+    _check_known(units, patterns)
+    net = units.traced.network
     tests = [_test(p) for p in patterns]
     hit: set[int] = set()
-    for member in members(found):
+    for member in members(units):
         if produced and member.role != PRODUCES:
             continue
         names = [(member.node, member.op), (member.stored.name, "")]
         names += [(t.name, "") for t in net.nodes[member.number].outputs] if member.number >= 0 else []
         if any(test(name, op) for test in tests for name, op in names):
-            hit |= {int(g) for g in np.unique(found.group_of_units[member.units]) if g >= 0}
+            hit |= {int(g) for g in np.unique(units.group_of_units[member.units]) if g >= 0}
     if produced and not hit:
-        groups = (group.name for group in found.groups)
+        groups = (group.name for group in units.groups)
         raise UsageError(
             f"pattern '{patterns[0]}' matches no node or tensor that makes the channels of a group"
             f"{nearest(patterns[0], groups)}; see `onnxprune inspect`"
@@ -43,9 +43,9 @@ def groups_matching(found: Units, patterns: Iterable[str], produced: bool = Fals
     return frozenset(hit)
 
 
-def _check_known(found: Units, patterns: Iterable[str]) -> None:
+def _check_known(units: Units, patterns: Iterable[str]) -> None:
     """Refuse a pattern that matches no node and no tensor of the model."""
-    net = found.traced.network
+    net = units.traced.network
     ops = sorted({n.op for n in net.nodes})
     tensors = sorted({t.name for n in net.nodes for t in (*n.inputs, *n.outputs) if t.name})
     nodes = [*zip(net.names, (n.op for n in net.nodes), strict=True), *((name, "") for name in tensors)]

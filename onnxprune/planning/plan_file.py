@@ -18,7 +18,7 @@ from onnxprune.rewrite.apply import factors, index_along
 from onnxprune.rules.signature import Signature
 
 
-def group_plans(found: Units, dead: np.ndarray, asked: Mapping[int, int]) -> list[GroupPlan]:
+def group_plans(units: Units, removed: np.ndarray, asked: Mapping[int, int]) -> list[GroupPlan]:
     """Describe what every group keeps.
 
     asked: channels that were to stay, by group.
@@ -29,48 +29,48 @@ def group_plans(found: Units, dead: np.ndarray, asked: Mapping[int, int]) -> lis
             group.name,
             len(group.units),
             asked.get(group.id, len(group.units)),
-            np.flatnonzero(~dead[group.units]).tolist(),
+            np.flatnonzero(~removed[group.units]).tolist(),
         )
-        for group in found.groups
+        for group in units.groups
     ]
 
 
-def derived(found: Units, replayed: Replayed, dead: np.ndarray) -> dict[str, list[Any]]:
+def derived(units: Units, replayed: Replayed, removed: np.ndarray) -> dict[str, list[Any]]:
     """List the slices, masks and repairs that follow from a removal."""
-    traced = found.traced
+    traced = units.traced
     return {
         "slices": [
             *_shared_slices(traced, replayed),
             *(s for cut in replayed.cuts for s in _slices(traced, cut)),
         ],
-        "masks": list(_masks(traced, replayed, found.alive(dead))),
+        "masks": list(_masks(traced, replayed, units.alive(removed))),
         "repairs": list(_repairs(traced, replayed)),
     }
 
 
 def _slices(traced: Trace, cut: Cut) -> Iterator[SlicePlan]:
-    letters = joined(cut.slot.axes, range(len(cut.slot.axes)))
-    roles = {x: e.role for e in cut.slot.entries for x in e.block.letters}
-    picked = {x for block, _ in cut.picks for x in block.letters}
+    subscripts = joined(cut.slot.axes, range(len(cut.slot.axes)))
+    roles = {x: e.role for e in cut.slot.entries for x in e.block.subscripts}
+    picked = {x for block, _ in cut.picks for x in block.subscripts}
     name = traced.network.names[cut.step]
     for axis, own in enumerate(cut.slot.axes):
         if not set(own) & picked:
             continue
-        flat: np.ndarray = np.zeros([1] * len(letters), np.int64)
+        flat: np.ndarray = np.zeros([1] * len(subscripts), np.int64)
         for x in own:
-            flat = flat * cut.full[x] + index_along(x, letters, cut)
-        keep = _listed(flat, [letters.index(x) for x in own], cut, letters)
+            flat = flat * cut.full[x] + index_along(x, subscripts, cut)
+        keep = _listed(flat, [subscripts.index(x) for x in own], cut, subscripts)
         if keep != list(range(cut.slot.stored.shape[axis])):
             role = roles[next(x for x in reversed(own) if x in picked)]
             yield SlicePlan(cut.slot.stored.name, name, axis, keep, role)
 
 
-def _listed(flat: np.ndarray, dims: list[int], cut: Cut, letters: tuple[str, ...]) -> list[Any]:
+def _listed(flat: np.ndarray, dims: list[int], cut: Cut, subscripts: tuple[str, ...]) -> list[Any]:
     """Write places along an axis as one list, or one per block of the axes that they depend on."""
-    shape = [cut.sizes[x] if i in dims or flat.shape[i] > 1 else 1 for i, x in enumerate(letters)]
+    shape = [cut.sizes[x] if i in dims or flat.shape[i] > 1 else 1 for i, x in enumerate(subscripts)]
     full = np.broadcast_to(flat, shape)
     width = int(np.prod([shape[i] for i in dims], dtype=np.int64))
-    rows = np.moveaxis(full, dims, range(len(letters) - len(dims), len(letters))).reshape(-1, width)
+    rows = np.moveaxis(full, dims, range(len(subscripts) - len(dims), len(subscripts))).reshape(-1, width)
     return rows[0].tolist() if (rows == rows[:1]).all() else rows.tolist()
 
 
@@ -88,10 +88,10 @@ def _masks(traced: Trace, replayed: Replayed, alive: np.ndarray) -> Iterator[Mas
             continue
         if any(slot.operand > 0 for slot in step.met.slots):
             continue
-        kept = step.verdict.kept_letters()
+        kept = step.verdict.kept_subscripts()
         for view in step.met.views:
             operand = step.operands[view.operand]
-            if view.frozen or operand is None or set(view.block.letters) <= kept:
+            if view.frozen or operand is None or set(view.block.subscripts) <= kept:
                 continue
             yield from _mask(step.site.name, view.operand, view.factor, operand.labelled, alive)
 
@@ -119,8 +119,8 @@ def _repairs(traced: Trace, replayed: Replayed) -> Iterator[RepairPlan]:
             yield RepairPlan(names[rescale.step], kind, str(rescale.operand), factor.ravel().tolist())
 
 
-def removal(found: Units, plan: Plan, sha256: str) -> tuple[np.ndarray, Replayed]:
-    """Turn a plan back into dead units, and replay it.
+def removal(units: Units, plan: Plan, sha256: str) -> tuple[np.ndarray, Replayed]:
+    """Turn a plan back into removed units, and replay it.
 
     Raises UsageError for a plan of another model, one that does not fit the groups, one that clashes
     in the replay, and one whose derived parts do not follow from its groups.
@@ -131,8 +131,8 @@ def removal(found: Units, plan: Plan, sha256: str) -> tuple[np.ndarray, Replayed
             f"{sha256[:12]}…; give the model that the plan was made from, or make a new plan"
         )
     check_groups(plan)
-    groups = {f"g{g.id}": g for g in found.groups}
-    dead = np.zeros(found.count, dtype=bool)
+    groups = {f"g{g.id}": g for g in units.groups}
+    removed = np.zeros(units.count, dtype=bool)
     for entry in plan.groups:
         group = groups.get(entry.id)
         if group is None or len(group.units) != entry.channels:
@@ -142,30 +142,30 @@ def removal(found: Units, plan: Plan, sha256: str) -> tuple[np.ndarray, Replayed
             )
         gone = np.ones(len(group.units), dtype=bool)
         gone[entry.keep] = False
-        dead[group.units[gone]] = True
-    closed = found.rows.close(dead)
-    _check_closed(found, dead, closed)
-    replayed = replay(found.traced, found.alive(closed))
+        removed[group.units[gone]] = True
+    closed = units.rows.close(removed)
+    _check_closed(units, removed, closed)
+    replayed = replay(units.traced, units.alive(closed))
     if replayed.conflicts:
         first = replayed.conflicts[0]
         raise UsageError(
             f"the plan does not replay: at node '{first.node}', {first.reason}; keep other channels there"
         )
-    _check_derived(plan, derived(found, replayed, closed))
+    _check_derived(plan, derived(units, replayed, closed))
     return closed, replayed
 
 
-def _check_closed(found: Units, dead: np.ndarray, closed: np.ndarray) -> None:
-    for group in found.groups:
-        more = np.flatnonzero(closed[group.units] & ~dead[group.units])
+def _check_closed(units: Units, removed: np.ndarray, closed: np.ndarray) -> None:
+    for group in units.groups:
+        more = np.flatnonzero(closed[group.units] & ~removed[group.units])
         if len(more):
             raise UsageError(
                 f"the plan keeps channels {more[:5].tolist()} of group 'g{group.id}' ({group.name}) "
                 "that cannot live without others it removes: remove them too"
             )
-    empty = found.emptied(closed)
+    empty = units.emptied(closed)
     if len(empty):
-        names = {found.groups[g].name for g in found.group_of_units[empty] if g >= 0}
+        names = {units.groups[g].name for g in units.group_of_units[empty] if g >= 0}
         raise UsageError(
             "the plan would leave an axis empty or remove a pinned channel "
             f"(near {', '.join(sorted(names)) or 'a pinned axis'}): keep more there"

@@ -20,7 +20,7 @@ FEWEST = 2  # batches: one to fit with, one to judge with
 
 
 @dataclass(frozen=True)
-class Room:
+class ActivationBudget:
     """Bytes that one batch takes, and bytes that there are."""
 
     each: int
@@ -35,7 +35,9 @@ class Room:
         return data.thinned(max(self.limit // self.each, FEWEST))
 
 
-def room_for(model: onnx.ModelProto, batches: Sequence[Mapping[str, np.ndarray]], limit: int) -> Room:
+def activation_budget(
+    model: onnx.ModelProto, batches: Sequence[Mapping[str, np.ndarray]], limit: int
+) -> ActivationBudget:
     """Run a model on the largest batch to learn what is kept of it between its layers, at most.
 
     The pruned network keeps no more than that, and nor does a window of what it is to make. Raises
@@ -47,4 +49,4 @@ def room_for(model: onnx.ModelProto, batches: Sequence[Mapping[str, np.ndarray]]
         for place in (layer.place, layer.place + 1):
             walk.until(place)
             most = max(most, walk.size)
-    return Room(3 * most, limit)
+    return ActivationBudget(3 * most, limit)

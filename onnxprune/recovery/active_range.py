@@ -19,7 +19,7 @@ PASSING = ("Dropout", "Identity", "MaxPool")  # a bound of their output is one o
 
 
 @dataclass(frozen=True)
-class Heard:
+class ActiveRange:
     """Bounds [groups, 1, outputs]: all below `low` is alike to the readers, and so is all above `high`."""
 
     low: np.ndarray
@@ -42,11 +42,11 @@ class Heard:
         return np.where(target >= self.high, np.maximum(made, self.high), below)
 
 
-def heard(walk: Walk, name: str, groups: int, width: int) -> Heard:
+def active_range(walk: Walk, name: str, groups: int, width: int) -> ActiveRange:
     """Find what all readers of a tensor hear of it; width: its channels."""
     low, high = _bounds(walk, name)
     shape = (groups, 1, width // groups)
-    return Heard(
+    return ActiveRange(
         *(np.broadcast_to(bound, (width,)).reshape(shape).astype(np.float32) for bound in (low, high))
     )
 

@@ -26,7 +26,7 @@ DAMPING = (1.0, 0.1, 0.01, 0.001)  # relative to the mean energy of a feature, o
 
 
 @dataclass(frozen=True)
-class Part:
+class FeatureBlock:
     """A block of features: an offset of the kernel, and input channels from one to another."""
 
     offset: tuple[int, ...]
@@ -45,13 +45,13 @@ class _Side:
     places: list[tuple[np.ndarray, ...]]
     residual: np.ndarray
 
-    def features(self, layer: Linear, part: Part) -> np.ndarray:
+    def features(self, layer: Linear, part: FeatureBlock) -> np.ndarray:
         """Cut one block of features out of the activations [rows, width]."""
         cut = [_columns(layer, x, p, part) for x, p in zip(self.inputs, self.places, strict=True)]
         return np.concatenate(cut).astype(np.float32)
 
 
-def wide_fitted(
+def block_ridge(
     walk: Walk,
     layer: Linear,
     results: Iterable[tuple[np.ndarray, np.ndarray]],
@@ -135,12 +135,12 @@ def _step(x: np.ndarray, residual: np.ndarray, change: np.ndarray, damping: floa
     return np.asarray(cho_solve(cho_factor(gram, overwrite_a=True), x.T @ residual - ridge * change))
 
 
-def _parts(layer: Linear) -> Iterator[Part]:
+def _parts(layer: Linear) -> Iterator[FeatureBlock]:
     conv = layer.node.op_type == "Conv"
     channels = layer.shape[1] if conv else layer.features
     for offset in np.ndindex(*(layer.shape[2:] if conv else ())):
         for start in range(0, channels, BLOCK):
-            yield Part(offset, start, min(start + BLOCK, channels))
+            yield FeatureBlock(offset, start, min(start + BLOCK, channels))
 
 
 def _sides(
@@ -155,8 +155,8 @@ def _sides(
     None where what is made has other shapes than what is to be.
     """
     width = layer.outputs
-    room = limit // (2 * 3 * 4 * (min(BLOCK, layer.features) + width))
-    most = max(min(ROWS, room) // len(walk.values), 1)
+    budget = limit // (2 * 3 * 4 * (min(BLOCK, layer.features) + width))
+    most = max(min(ROWS, budget) // len(walk.values), 1)
     rng = np.random.default_rng(0)
     sides = (_Side([], [], np.zeros(0)), _Side([], [], np.zeros(0)))
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
@@ -177,7 +177,9 @@ def _sides(
     return sides
 
 
-def _columns(layer: Linear, values: np.ndarray, places: tuple[np.ndarray, ...], part: Part) -> np.ndarray:
+def _columns(
+    layer: Linear, values: np.ndarray, places: tuple[np.ndarray, ...], part: FeatureBlock
+) -> np.ndarray:
     """Read one block of features of a batch [rows, width]; zero where a kernel reaches into the padding."""
     if layer.node.op_type != "Conv":
         return np.asarray(values[places][:, part.start : part.stop])

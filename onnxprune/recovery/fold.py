@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.replay import Replayed
-from onnxprune.data.consumers import Consumer, View
+from onnxprune.data.consumers import ActivationView, Consumer
 from onnxprune.data.moments import Gram
 from onnxprune.model.graph import Stored
 from onnxprune.recovery.least_squares import fold, with_values
@@ -18,20 +18,20 @@ from onnxprune.rewrite.apply import sliced
 
 def folded_into(
     pruned: onnx.ModelProto,
-    evidence: tuple[Sequence[Consumer], Mapping[View, Gram]],
-    dead: np.ndarray,
+    evidence: tuple[Sequence[Consumer], Mapping[ActivationView, Gram]],
+    removed: np.ndarray,
     replayed: Replayed,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Let the consumers of removed channels take up what these carried; returns a copy and what changed.
 
-    dead: booleans by unit.
+    removed: booleans by unit.
     """
     readers, grams = evidence
     cuts = {(cut.step, cut.slot.operand): cut for cut in replayed.cuts}
     inputs = {node.output[0]: list(node.input) for node in pruned.graph.node}
     values: dict[str, np.ndarray] = {}
     for consumer in readers:
-        found = fold(consumer, grams[consumer.view], dead)
+        found = fold(consumer, grams[consumer.view], removed)
         names = inputs.get(consumer.step.node.outputs[0].name)
         if found is None or names is None:
             continue

@@ -75,7 +75,7 @@ class Tape:
 
 
 @dataclass(frozen=True)
-class Use:
+class NodeUse:
     """A node of a piece as the reader of one of its inputs."""
 
     piece: Piece
@@ -104,10 +104,10 @@ class Use:
         return all(name in self.piece.stored for name in others)
 
 
-Rule: TypeAlias = Callable[[Use, Tape, str], str]
+Rule: TypeAlias = Callable[[NodeUse, Tape, str], str]
 
 
-def rule_for(use: Use) -> Rule | None:
+def rule_for(use: NodeUse) -> Rule | None:
     """Return how the gradient of a node's output becomes that of an input; None where that is unknown."""
     node = use.node
     kind = node.op_type if node.domain in ("", "ai.onnx") and not any(node.output[1:]) else ""
@@ -129,7 +129,7 @@ def adjoint(piece: Piece, tape: Tape, gradients: Mapping[str, str], wanted: froz
         if coming is None:
             continue
         for place, name in enumerate(node.input):
-            use = Use(piece, node, place)
+            use = NodeUse(piece, node, place)
             rule = rule_for(use) if name in needed else None
             if rule is not None:
                 parts.setdefault(name, []).append(rule(use, tape, coming))
@@ -139,11 +139,11 @@ def adjoint(piece: Piece, tape: Tape, gradients: Mapping[str, str], wanted: froz
 
 def _reached(piece: Piece, start: frozenset[str]) -> set[str]:
     """Return the tensors that depend on some."""
-    found = set(start)
+    result = set(start)
     for node in piece.nodes:
-        if any(name in found for name in node.input):
-            found.update(node.output)
-    return found
+        if any(name in result for name in node.input):
+            result.update(node.output)
+    return result
 
 
 def _total(tape: Tape, parts: dict[str, list[str]], name: str) -> str | None:
@@ -157,7 +157,7 @@ def _total(tape: Tape, parts: dict[str, list[str]], name: str) -> str | None:
     return total
 
 
-def _elementwise(use: Use, tape: Tape, coming: str) -> str:
+def _elementwise(use: NodeUse, tape: Tape, coming: str) -> str:
     """Multiply by a slope that is measured in the forward pass, by a central difference."""
     tape.slopes[slope_of(use.node)] = use.node
     return tape.emit("Mul", coming, slope_of(use.node))
@@ -184,7 +184,7 @@ def measured(node: onnx.NodeProto, step: str, scale: str) -> list[onnx.NodeProto
     return made
 
 
-def _conv(use: Use, tape: Tape, coming: str) -> str:
+def _conv(use: NodeUse, tape: Tape, coming: str) -> str:
     attrs, size = use.attributes, use.size[2:]
     made, kernel = (use.piece.shapes[name][2:] for name in (use.node.output[0], use.node.input[1]))
     rank = len(size)
@@ -197,51 +197,51 @@ def _conv(use: Use, tape: Tape, coming: str) -> str:
     )  # fmt: skip
 
 
-def _gemm(use: Use, tape: Tape, coming: str) -> str:
+def _gemm(use: NodeUse, tape: Tape, coming: str) -> str:
     back = 0 if use.attributes.get("transB", 0) else 1
     return tape.emit("Gemm", coming, use.node.input[1], transB=back, alpha=use.attributes.get("alpha", 1.0))
 
 
-def _matmul(use: Use, tape: Tape, coming: str) -> str:
+def _matmul(use: NodeUse, tape: Tape, coming: str) -> str:
     return tape.emit("MatMul", coming, tape.emit("Transpose", use.node.input[1], perm=[1, 0]))
 
 
-def _add(use: Use, tape: Tape, coming: str) -> str:
+def _add(use: NodeUse, tape: Tape, coming: str) -> str:
     return tape.summed(coming, use.node.output[0], use.name)
 
 
-def _sub(use: Use, tape: Tape, coming: str) -> str:
+def _sub(use: NodeUse, tape: Tape, coming: str) -> str:
     return _add(use, tape, tape.emit("Neg", coming) if use.place else coming)
 
 
-def _mul(use: Use, tape: Tape, coming: str) -> str:
+def _mul(use: NodeUse, tape: Tape, coming: str) -> str:
     return _add(use, tape, tape.emit("Mul", coming, use.node.input[1 - use.place]))
 
 
-def _div(use: Use, tape: Tape, coming: str) -> str:
+def _div(use: NodeUse, tape: Tape, coming: str) -> str:
     return _add(use, tape, tape.emit("Div", coming, use.node.input[1]))
 
 
-def _batch_norm(use: Use, tape: Tape, coming: str) -> str:
+def _batch_norm(use: NodeUse, tape: Tape, coming: str) -> str:
     scale, _, _, variance = (use.piece.stored[name].astype(np.float64) for name in use.node.input[1:])
     slope = scale / np.sqrt(variance + use.attributes.get("epsilon", 1e-5))
     return tape.emit("Mul", coming, tape.constant(slope.reshape(-1, *[1] * (len(use.size) - 2)), np.float32))
 
 
-def _concat(use: Use, tape: Tape, coming: str) -> str:
+def _concat(use: NodeUse, tape: Tape, coming: str) -> str:
     axis = use.attributes["axis"]
     ends = np.cumsum([0, *(use.piece.shapes[name][axis] for name in use.node.input)])
     limits = (tape.constant([int(end)]) for end in ends[use.place : use.place + 2])
     return tape.emit("Slice", coming, *limits, tape.constant([axis]))
 
 
-def _slice(use: Use, tape: Tape, coming: str) -> str:
+def _slice(use: NodeUse, tape: Tape, coming: str) -> str:
     for axis, picked in _slices(use).items():
         coming = _put_back(use, tape, coming, (axis, np.arange(use.size[axis])[picked]))
     return coming
 
 
-def _slices(use: Use) -> dict[int, slice]:
+def _slices(use: NodeUse) -> dict[int, slice]:
     """Return by axis what a Slice picks."""
     names = [*use.node.input[1:], "", "", "", ""]
     given: list[Any] = [
@@ -258,12 +258,12 @@ def _slices(use: Use) -> dict[int, slice]:
     return picked
 
 
-def _gather(use: Use, tape: Tape, coming: str) -> str:
+def _gather(use: NodeUse, tape: Tape, coming: str) -> str:
     axis = use.attributes.get("axis", 0) % len(use.size)
     return _put_back(use, tape, coming, (axis, use.piece.stored[use.node.input[1]] % use.size[axis]))
 
 
-def _put_back(use: Use, tape: Tape, coming: str, picked: tuple[int, np.ndarray]) -> str:
+def _put_back(use: NodeUse, tape: Tape, coming: str, picked: tuple[int, np.ndarray]) -> str:
     """Sum what was picked along an axis at the places it came from; picked: the axis and the places."""
     axis, places = picked
     chosen = np.zeros((len(places), use.size[axis]))
@@ -274,57 +274,57 @@ def _put_back(use: Use, tape: Tape, coming: str, picked: tuple[int, np.ndarray])
     return tape.emit("Transpose", tape.emit("MatMul", turned, tape.constant(chosen, np.float32)), perm=order)
 
 
-def _pad(use: Use, tape: Tape, coming: str) -> str:
+def _pad(use: NodeUse, tape: Tape, coming: str) -> str:
     starts = _pads(use)[: len(use.size)]
     ends = [start + n for start, n in zip(starts, use.size, strict=True)]
     axes = list(range(len(use.size)))
     return tape.emit("Slice", coming, tape.constant(starts), tape.constant(ends), tape.constant(axes))
 
 
-def _pads(use: Use) -> list[int]:
+def _pads(use: NodeUse) -> list[int]:
     given = (
         use.piece.stored[use.node.input[1]].tolist() if len(use.node.input) > 1 else use.attributes["pads"]
     )
     return list(given)
 
 
-def _reshaped(use: Use, tape: Tape, coming: str) -> str:
+def _reshaped(use: NodeUse, tape: Tape, coming: str) -> str:
     return tape.like(coming, use.name)
 
 
-def _transposed(use: Use, tape: Tape, coming: str) -> str:
+def _transposed(use: NodeUse, tape: Tape, coming: str) -> str:
     perm = use.attributes.get("perm") or list(reversed(range(len(use.size))))
     return tape.emit("Transpose", coming, perm=[int(i) for i in np.argsort(perm)])
 
 
-def _has_matrix(use: Use) -> bool:
+def _has_matrix(use: NodeUse) -> bool:
     return len(use.piece.shapes[use.node.input[1]]) == 2 and len(use.size) > 1
 
 
-def _pads_by_numbers(use: Use) -> bool:
+def _pads_by_numbers(use: NodeUse) -> bool:
     return use.attributes.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
 
 
-def _keeps_input(use: Use) -> bool:
+def _keeps_input(use: NodeUse) -> bool:
     return not use.attributes.get("transA", 0)
 
 
-def _uses_statistics(use: Use) -> bool:
+def _uses_statistics(use: NodeUse) -> bool:
     return use.fixed and not use.attributes.get("training_mode", 0)
 
 
-def _has_places(use: Use) -> bool:
+def _has_places(use: NodeUse) -> bool:
     return use.fixed and use.piece.stored[use.node.input[1]].ndim == 1
 
 
-def _adds_only(use: Use) -> bool:
+def _adds_only(use: NodeUse) -> bool:
     """Tell whether a Pad adds, on all axes, nothing of its input."""
     plain = use.attributes.get("mode", b"constant") == b"constant" and len(use.node.input) < 4
     return use.fixed and plain and min(_pads(use)) >= 0
 
 
 OF_ANY_INPUT = frozenset(("Add", "Concat", "Mul", "Sub"))  # of the others the first is differentiated by
-PROVIDED: Mapping[str, Callable[[Use], bool]] = {
+PROVIDED: Mapping[str, Callable[[NodeUse], bool]] = {
     "BatchNormalization": _uses_statistics, "Conv": _pads_by_numbers, "Gather": _has_places,
     "Gemm": _keeps_input, "MatMul": _has_matrix, "Pad": _adds_only, "Slice": lambda use: use.fixed,
 }  # fmt: skip

@@ -25,7 +25,7 @@ from onnxprune.progress import Steps, unseen
 from onnxprune.recovery.gradients import Piece
 from onnxprune.recovery.least_squares import with_values
 from onnxprune.recovery.original import Original
-from onnxprune.recovery.problem import Batch, Part, Problem, Weights, ends_of, error_of, pieced, sessions
+from onnxprune.recovery.problem import Batch, LayerPart, Problem, Weights, ends_of, error_of, pieced, sessions
 from onnxprune.recovery.regression import Linear, linears, stored
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
@@ -44,7 +44,7 @@ PART, FEW = 8, 8  # of the batches of a round, steps are measured on every so ma
 WIDEST = 2560  # features; layers of more stay as they are
 
 
-def jointly(
+def fit_jointly(
     models: tuple[onnx.ModelProto, onnx.ModelProto],
     traced: Trace,
     replayed: Replayed,
@@ -153,9 +153,9 @@ def dealt(versions: Sequence[Sequence[int]], most: int) -> list[list[int]]:
     ]
 
 
-def _part(batches: Sequence[Batch], each: int) -> Part:
+def _part(batches: Sequence[Batch], each: int) -> LayerPart:
     """Take a sample of the batches of a round; each: samples of a batch."""
-    return Part(batches, batches[:: max(min(len(batches) * each // FEW, PART), 1)])
+    return LayerPart(batches, batches[:: max(min(len(batches) * each // FEW, PART), 1)])
 
 
 def _spread(numbers: Sequence[int], most: int) -> list[int]:
@@ -177,10 +177,10 @@ def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:
         if not NOTHING < error < np.inf:
             return
         solvers = solvers or [_damped(gram) for gram in problem.grams(weights)]
-        pulls = problem.pulls(weights, part.batches)
+        weight_gradients = problem.weight_gradients(weights, part.batches)
         ways = [
             _way(layer, weights, _solved(solver, pull))
-            for layer, solver, pull in zip(problem.layers, solvers, pulls, strict=True)
+            for layer, solver, pull in zip(problem.layers, solvers, weight_gradients, strict=True)
         ]
         ways = [way for way in (*ways, last) if 0 < _length(way.values()) < np.inf]
         step = _combined(problem, (weights, missed), ways, part.sample) if ways else {}

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from onnxprune.analysis.axes import joined
 from onnxprune.analysis.records import Slot
-from onnxprune.data.consumers import Consumer, View
+from onnxprune.data.consumers import ActivationView, Consumer
 from onnxprune.data.moments import Gram
 from onnxprune.planning.obs import DAMPING, WIDE
 
@@ -29,12 +29,12 @@ class Fold:
     bias: tuple[str, np.ndarray] | None
 
 
-def fold(consumer: Consumer, gram: Gram, dead: np.ndarray) -> Fold | None:
+def fold(consumer: Consumer, gram: Gram, removed: np.ndarray) -> Fold | None:
     """Fold the removed places of a consumer into its others, and zero them; None where none is removed.
 
-    dead: booleans by unit.
+    removed: booleans by unit.
     """
-    gone = dead[consumer.units]
+    gone = removed[consumer.units]
     if not gone.any():
         return None
     weight = consumer.weight().astype(np.float64)
@@ -67,11 +67,11 @@ def _table(moments: np.ndarray, kept: np.ndarray, lost: np.ndarray) -> np.ndarra
 
 def _new_bias(consumer: Consumer, bias: Slot, shift: np.ndarray) -> np.ndarray:
     """Sum the shift [groups, outputs] over kernel offsets and add it to a bias."""
-    letters, sizes = consumer.result_letters()
-    grid = shift.reshape([sizes[x] for x in letters])
+    subscripts, sizes = consumer.result_subscripts()
+    grid = shift.reshape([sizes[x] for x in subscripts])
     own = joined(bias.axes, range(len(bias.axes)))
-    total = grid.sum(axis=tuple(i for i, x in enumerate(letters) if x not in own))
-    left = [x for x in letters if x in own]
+    total = grid.sum(axis=tuple(i for i, x in enumerate(subscripts) if x not in own))
+    left = [x for x in subscripts if x in own]
     values = np.asarray(bias.stored.values)
     turned = total.transpose([left.index(x) for x in own]) if own else total
     return np.asarray(values + turned.reshape(values.shape), dtype=values.dtype)
@@ -99,20 +99,20 @@ def _tensor(values: np.ndarray, like: onnx.TensorProto) -> onnx.TensorProto:
 class Folds:
     """The folds of all consumers; each is remembered until other places of it are removed."""
 
-    def __init__(self, readers: Sequence[Consumer], grams: Mapping[View, Gram]) -> None:
+    def __init__(self, readers: Sequence[Consumer], grams: Mapping[ActivationView, Gram]) -> None:
         self._readers, self._grams = tuple(readers), grams
         self._known: dict[int, tuple[bytes, Fold | None]] = {}
 
-    def values(self, dead: np.ndarray) -> dict[str, np.ndarray]:
+    def values(self, removed: np.ndarray) -> dict[str, np.ndarray]:
         """Return tensors, by name, with which the consumers do without removed channels as well as they can.
 
-        dead: booleans by unit. The channels are still there, but nobody reads them.
+        removed: booleans by unit. The channels are still there, but nobody reads them.
         """
         values: dict[str, np.ndarray] = {}
         for number, consumer in enumerate(self._readers):
-            gone = dead[consumer.units].tobytes()
+            gone = removed[consumer.units].tobytes()
             if number not in self._known or self._known[number][0] != gone:
-                self._known[number] = gone, fold(consumer, self._grams[consumer.view], dead)
+                self._known[number] = gone, fold(consumer, self._grams[consumer.view], removed)
             found = self._known[number][1]
             if found is not None:
                 values[consumer.slot.stored.name] = found.weight

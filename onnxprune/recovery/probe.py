@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.units import Group, Units
-from onnxprune.data.consumers import Consumer, View
+from onnxprune.data.consumers import ActivationView, Consumer
 from onnxprune.data.moments import Gram
 from onnxprune.evaluation.drift import distance
 from onnxprune.model.runtime import open_session, run
@@ -29,11 +29,11 @@ class Probe:
     def __init__(
         self,
         model: onnx.ModelProto,
-        found: Units,
-        evidence: tuple[Sequence[Consumer], Mapping[View, Gram]],
+        units: Units,
+        evidence: tuple[Sequence[Consumer], Mapping[ActivationView, Gram]],
         batches: Sequence[Feeds],
     ) -> None:
-        self.model, self.found, self.batches = model, found, batches
+        self.model, self.found, self.batches = model, units, batches
         self._folds = Folds(*evidence)
         self.reference = self._outputs(model)
 
@@ -52,16 +52,16 @@ class Probe:
         """Choose the cheapest units of a group, and what must go with them; booleans by unit."""
         count = min(int(share * len(group.units) + 1e-9), len(group.units) - 1)
         own = group.units[~self.found.pinned[group.units]]
-        dead = np.zeros(self.found.count, dtype=bool)
-        dead[own[np.argsort(scores[own], kind="stable")[:count]]] = True
-        return self.found.rows.close(dead)
+        removed = np.zeros(self.found.count, dtype=bool)
+        removed[own[np.argsort(scores[own], kind="stable")[:count]]] = True
+        return self.found.rows.close(removed)
 
-    def drift(self, dead: np.ndarray) -> float | None:
+    def drift(self, removed: np.ndarray) -> float | None:
         """Return the drift without these units: of the outputs the mean, root mean square over batches.
 
         None where no stored weight reads them.
         """
-        values = self._folds.values(dead)
+        values = self._folds.values(removed)
         if not values:
             return None
         outputs = self._outputs(with_values(self.model, values))
@@ -74,7 +74,7 @@ class Probe:
 
 
 def calibrated(
-    found: Units, scores: np.ndarray, probes: Iterable[Probe], progress: Steps = unseen
+    units: Units, scores: np.ndarray, probes: Iterable[Probe], progress: Steps = unseen
 ) -> np.ndarray:
     """Scale the losses of each group so that their sum is the squared drift that is measured.
 
@@ -82,19 +82,19 @@ def calibrated(
     their squared drifts are averaged. Returns losses that compare between groups; a group that cannot be
     measured gets the median scale.
     """
-    leaves = [g for g in found.groups if g.level == 0]
+    leaves = [g for g in units.groups if g.level == 0]
     measured: dict[int, list[float]] = {}
     for probe in probes:
         for number, group in enumerate(leaves):
-            dead = probe.removal(group, scores, PROBE)
-            told = float(scores[group.units][dead[group.units]].sum())
-            drift = probe.drift(dead) if told > 0 else None
+            removed = probe.removal(group, scores, PROBE)
+            told = float(scores[group.units][removed[group.units]].sum())
+            drift = probe.drift(removed) if told > 0 else None
             if drift is not None and np.isfinite(drift):
                 measured.setdefault(group.id, []).append(drift**2 / told)
             progress(number + 1, len(leaves))
     scales = {number: float(np.mean(ratios)) for number, ratios in measured.items()}
     usual = float(np.median(list(scales.values()))) if scales else 1.0
     result = scores.copy()
-    for group in found.groups:
+    for group in units.groups:
         result[group.units] = scores[group.units] * scales.get(group.id, usual)
     return result

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.errors import UnprovedError
 from onnxprune.model.runtime import one_line, open_session, runtime_errors
-from onnxprune.recovery.gradients import OPSET, STEP, Piece, Tape, Use, adjoint, measured, rule_for
+from onnxprune.recovery.gradients import OPSET, STEP, NodeUse, Piece, Tape, adjoint, measured, rule_for
 from onnxprune.recovery.regression import Linear
 from onnxprune.recovery.walk import Walk, read_by
 from onnxprune.recovery.windows import Window
@@ -33,7 +33,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerPart:
     """What a round of the fit learns from: directions from all batches, how far to go from a sample."""
 
     batches: Sequence[Batch]
@@ -48,7 +48,7 @@ class Problem:
     """
 
     layers: Sequence[Linear]
-    parts: Sequence[Part]
+    parts: Sequence[LayerPart]
     held: Sequence[Batch]
     scales: Mapping[str, float]
     forward: Any
@@ -75,7 +75,7 @@ class Problem:
         A layer with a bias has a feature more, that is always one.
         """
         batches = self.parts[0].batches
-        found: list[np.ndarray] = [np.zeros(1) for _ in self.layers]
+        result: list[np.ndarray] = [np.zeros(1) for _ in self.layers]
         rng = np.random.default_rng(0)
         for batch in batches:
             made = self._run(weights, batch)
@@ -84,12 +84,14 @@ class Problem:
                 (features,) = layer.rows(made[layer.node.input[0]], [], most, rng)
                 if layer.bias:
                     features = np.concatenate([features, np.ones_like(features[..., :1])], axis=2)
-                found[number] = found[number] + np.matmul(features.transpose(0, 2, 1), features).astype(float)
-        return found
+                result[number] = result[number] + np.matmul(features.transpose(0, 2, 1), features).astype(
+                    float
+                )
+        return result
 
-    def pulls(self, weights: Weights, batches: Sequence[Batch]) -> list[np.ndarray]:
+    def weight_gradients(self, weights: Weights, batches: Sequence[Batch]) -> list[np.ndarray]:
         """Return by layer the gradient of half of the summed error by its weights and bias [g, f, m]."""
-        found: list[np.ndarray] = [np.zeros(1) for _ in self.layers]
+        result: list[np.ndarray] = [np.zeros(1) for _ in self.layers]
         for batch in batches:
             made = self._run(weights, batch)
             feeds = {END + n: (made[n] - batch.targets[n]) * s for n, s in self.scales.items()}
@@ -103,8 +105,8 @@ class Problem:
                     axes = tuple(i for i in range(gradient.ndim) if i != layer.axis % gradient.ndim)
                     shift = gradient.sum(axis=axes).reshape(layer.groups, 1, -1)
                     pull = np.concatenate([pull, shift], axis=1)
-                found[number] = found[number] + pull.astype(np.float64)
-        return found
+                result[number] = result[number] + pull.astype(np.float64)
+        return result
 
     def _run(self, weights: Weights, batch: Batch) -> dict[str, Any]:
         wanted = [output.name for output in self.forward.get_outputs()]
@@ -150,7 +152,7 @@ def ends_of(walk: Walk, window: Window, piece: Piece) -> list[str]:
         inside = set(node.input)
         stopped |= (read_by(node) - inside) & moved
         for place, name in enumerate(node.input):
-            if name in moved and rule_for(Use(piece, node, place)) is None:
+            if name in moved and rule_for(NodeUse(piece, node, place)) is None:
                 stopped.add(name)
             elif name in moved:
                 moved.add(node.output[0])

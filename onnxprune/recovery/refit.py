@@ -17,12 +17,12 @@ from onnxprune.analysis.replay_state import Replayed
 from onnxprune.analysis.trace import Trace
 from onnxprune.data.read import Calibration
 from onnxprune.progress import Steps, unseen
-from onnxprune.recovery.active_range import heard
-from onnxprune.recovery.block_ridge import wide_fitted
+from onnxprune.recovery.active_range import active_range
+from onnxprune.recovery.block_ridge import block_ridge
 from onnxprune.recovery.least_squares import with_values
 from onnxprune.recovery.original import Original
 from onnxprune.recovery.regression import Linear, linears, stored
-from onnxprune.recovery.ridge import DAMPING, Change, Ridge, Rows
+from onnxprune.recovery.ridge import DAMPING, Change, RegressionRows, Ridge
 from onnxprune.recovery.walk import Walk
 
 ROWS = 65_536  # of all batches together, at most
@@ -122,7 +122,7 @@ def _refitted(
     (aim, results), (data, dampings, limit) = goal, how
     if layer.features > WIDEST:
         pairs = ((result.made, result.own) for result in results)
-        return wide_fitted(walk, layer, pairs, data, bool(dampings), limit)
+        return block_ridge(walk, layer, pairs, data, bool(dampings), limit)
     drawn = _rows(walk, layer, results, (data, limit))
     if drawn is None:
         return []
@@ -131,7 +131,7 @@ def _refitted(
         # Fewer rows than features, such as one a sample behind a pool, fit anything: by chance also what is
         # held out, which is as little.
         return []
-    bounds = heard(walk, aim.name, layer.groups, layer.outputs)
+    bounds = active_range(walk, aim.name, layer.groups, layer.outputs)
     mean = fit.mean() if layer.bias else np.zeros(1, np.float32)
     for rows in (fit, judge) if judge is not fit else (fit,):
         rows.centre(mean)
@@ -141,10 +141,10 @@ def _refitted(
 
 def _rows(
     walk: Walk, layer: Linear, results: Iterator[Result], how: tuple[Calibration, int]
-) -> tuple[Rows, Rows] | None:
+) -> tuple[RegressionRows, RegressionRows] | None:
     """Draw rows of every batch, as many as fit into a quarter of the limit; None where shapes differ."""
     data, limit = how
-    fit, held, rng = Rows(), Rows(), np.random.default_rng(0)
+    fit, held, rng = RegressionRows(), RegressionRows(), np.random.default_rng(0)
     floats = layer.groups * layer.features + 4 * layer.outputs
     most = max(min(ROWS, limit // (4 * 4 * floats)) // len(walk.values), 64)
     for number, result in enumerate(results):
@@ -156,7 +156,7 @@ def _rows(
     return fit, held if held.count else fit
 
 
-def _alike(rows: Rows) -> bool:
+def _alike(rows: RegressionRows) -> bool:
     """Tell whether nothing is left to repair."""
     pairs = list(zip(rows.target, rows.made, strict=True))
     energy = sum(float(np.square(t).sum(dtype=np.float64)) for t, _ in pairs)

@@ -92,13 +92,13 @@ def linears(walk: Walk) -> list[Linear]:
             uses[name] = uses.get(name, 0) + 1
     for output in walk.model.graph.output:
         uses[output.name] = uses.get(output.name, 0) + 1
-    found = []
+    result = []
     for place, node in enumerate(walk.nodes):
         if node.domain in ("", "ai.onnx") and node.op_type in ("Conv", "Gemm", "MatMul"):
             made = _linear(walk, place, node, uses)
             if made is not None:
-                found.append(made)
-    return found
+                result.append(made)
+    return result
 
 
 def _linear(walk: Walk, place: int, node: onnx.NodeProto, uses: Mapping[str, int]) -> Linear | None:
@@ -195,16 +195,16 @@ def _conv_pulled(layer: Linear, data: np.ndarray, gradient: np.ndarray) -> np.nd
     grid[(slice(None), slice(None), *(slice(0, (n - 1) * s + 1, s) for n, s in sizes))] = gradient.swapaxes(
         0, 1
     )
-    pulls = grid.reshape(groups, len(grid) // groups, -1)
+    weight_gradients = grid.reshape(groups, len(grid) // groups, -1)
     inputs = np.ascontiguousarray(padded.swapaxes(0, 1)).reshape(groups, padded.shape[1] // groups, -1)
     length = inputs.shape[2]
     per_axis = [prod(padded.shape[3 + i :]) for i in range(rank)]
     found = [
-        np.matmul(inputs[:, :, shift:], pulls[:, :, : length - shift].transpose(0, 2, 1))
+        np.matmul(inputs[:, :, shift:], weight_gradients[:, :, : length - shift].transpose(0, 2, 1))
         for taps in np.ndindex(*kernel)
         for shift in [sum(t * d * p for t, d, p in zip(taps, dilations, per_axis, strict=True))]
     ]
-    return np.stack(found, axis=2).reshape(groups, -1, pulls.shape[1])
+    return np.stack(found, axis=2).reshape(groups, -1, weight_gradients.shape[1])
 
 
 def stored(walk: Walk, name: str) -> np.ndarray:

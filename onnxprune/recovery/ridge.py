@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from onnxprune.recovery.active_range import Heard
+from onnxprune.recovery.active_range import ActiveRange
 
 DAMPING = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 WIDE_DAMPING = (1e-3, 1e-2)
@@ -24,7 +24,7 @@ Solve = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass
-class Rows:
+class RegressionRows:
     """Rows of a layer by batch: features [g, rows, f], what its outputs are and are to be [g, rows, m]."""
 
     features: list[np.ndarray] = field(default_factory=list)
@@ -59,10 +59,12 @@ class Rows:
             for x, made in zip(self.features, self.made, strict=True)
         ]
 
-    def error(self, made: Sequence[np.ndarray], heard: Heard) -> float:
+    def error(self, made: Sequence[np.ndarray], active_range: ActiveRange) -> float:
         """Return the mean squared error of outputs, as far as readers hear it."""
         pairs = zip(self.target, made, strict=True)
-        total = sum(float(np.square(heard.of(t) - heard.of(m)).sum(dtype=np.float64)) for t, m in pairs)
+        total = sum(
+            float(np.square(active_range.of(t) - active_range.of(m)).sum(dtype=np.float64)) for t, m in pairs
+        )
         return total / max(self.count, 1)
 
 
@@ -78,9 +80,9 @@ class Change:
 class Ridge:
     """Rows to fit to and to judge by, and what readers hear of them; biased: outputs may be shifted."""
 
-    fit: Rows
-    judge: Rows
-    heard: Heard
+    fit: RegressionRows
+    judge: RegressionRows
+    active_range: ActiveRange
     biased: bool
 
     def best(self, dampings: Sequence[float]) -> Change | None:
@@ -92,22 +94,22 @@ class Ridge:
         changes = [(self._error(change), number) for number, (change, _) in enumerate(first)]
         error, number = min(changes)
         best, solve = first[number]
-        for _ in range(0 if self.heard.everything else ROUNDS - 1):
+        for _ in range(0 if self.active_range.everything else ROUNDS - 1):
             change = self._round(self.fit.after(best), solve)
             before, after = error, self._error(change)
             if after < before:
                 best, error = change, after
             if not after < SETTLED * before:
                 break
-        return best if error < self.judge.error(self.judge.made, self.heard) else None
+        return best if error < self.judge.error(self.judge.made, self.active_range) else None
 
     def _error(self, change: Change) -> float:
-        return self.judge.error(self.judge.after(change), self.heard)
+        return self.judge.error(self.judge.after(change), self.active_range)
 
     def _round(self, made: Sequence[np.ndarray], solve: Solve) -> Change:
         """Fit the weights as they were to what would sound like the targets, given what is made now."""
         batches = list(zip(self.fit.features, self.fit.made, made, self.fit.target, strict=True))
-        residuals = [self.heard.goal(target, now) - first for _, first, now, target in batches]
+        residuals = [self.active_range.goal(target, now) - first for _, first, now, target in batches]
         shift = np.zeros((residuals[0].shape[0], 1, residuals[0].shape[2]))
         if self.biased:
             shift = (

@@ -41,16 +41,16 @@ def windows(walk: Walk, layers: Sequence[Linear]) -> list[Window]:
         if count <= min(counts[max(i - 1, 0)], counts[min(i + 1, len(counts) - 1)])
     ]
     cuts = sorted({0, *cuts, len(layers)}) if layers else []
-    found: list[Window] = []
+    result: list[Window] = []
     begin = 0
     while begin < len(layers):
         end = next((c for c in cuts if c >= begin + LAYERS), len(layers))
         stop = layers[end].place if end < len(layers) else len(walk.nodes)
-        found.append(Window(layers[begin].place, stop, tuple(layers[begin:end])))
+        result.append(Window(layers[begin].place, stop, tuple(layers[begin:end])))
         if end == len(layers):
             break
         begin = next(c for c in cuts if c >= begin + LAYERS // 2)
-    return found
+    return result
 
 
 def _passing(walk: Walk) -> np.ndarray:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 from urllib.parse import quote
 
-from onnxprune.reports.distribution_chart import Strip, strips
+from onnxprune.reports.distribution_chart import Distribution, distribution_chart
 from onnxprune.reports.facts import facts
 from onnxprune.reports.outcome import BAD, CARE, PLAIN, Badge, Outcome, decimal
 from onnxprune.reports.outcome import GOOD as FINE
@@ -69,14 +69,14 @@ def _from_bytes(path: str) -> bool:
     return not any("\ud800" <= c <= "\udfff" and not "\udc80" <= c <= "\udcff" for c in path)
 
 
-def zoo_page(run: Run) -> bytes:
+def batch_page(run: Run) -> bytes:
     """Return the page as HTML."""
     rows = [Row(record, f"model-{place}") for place, record in enumerate(run.records)]
     pruned = [row for row in rows if row.record.status == "done" and row.outcome is not None]
     board = sorted((row for row in rows if row.outcome is not None), key=_rank)
     dots = list(_dots(board))
     return page(
-        "zoo.html",
+        "batch.html",
         run=run,
         headline=_headline(rows),
         tone=FINE if all(r.record.status in GOOD for r in rows) else CARE,
@@ -88,7 +88,7 @@ def zoo_page(run: Run) -> bytes:
         scatter=scatter(dots) if dots else None,
         fell_short=any(dot.tone != FINE for dot in dots),
         unplaced=len(board) - len(dots),
-        strips=strips(list(_strips(board))) if board else None,
+        distribution_chart=distribution_chart(list(_strips(board))) if board else None,
         settings=list(facts(run.settings)),
         environment=list(facts(run.environment)),
     )
@@ -175,8 +175,8 @@ def _dots(board: Sequence[Row]) -> Iterator[Dot]:
             yield Dot(name, moved.value, speedup, row.badge.tone, told, row.anchor)
 
 
-def _strips(board: Sequence[Row]) -> Iterator[Strip]:
+def _strips(board: Sequence[Row]) -> Iterator[Distribution]:
     outcomes = [(row.outcome, row.record.id) for row in board if row.outcome is not None]
     for label, name in QUANTITIES:
-        yield Strip(label, [(s, id_) for o, id_ in outcomes if (s := _kept(o, name)) is not None])
-    yield Strip("Time", [(o.latency.ratio, id_) for o, id_ in outcomes if o.latency is not None])
+        yield Distribution(label, [(s, id_) for o, id_ in outcomes if (s := _kept(o, name)) is not None])
+    yield Distribution("Time", [(o.latency.ratio, id_) for o, id_ in outcomes if o.latency is not None])

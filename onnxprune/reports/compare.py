@@ -25,7 +25,7 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Limits:
+class CompareLimits:
     """How much worse a number may get before it counts: shares of the old one, and for metric its own units.
 
     Latency counts only where the 95 % intervals are apart as well. Raises UsageError below 0.
@@ -83,7 +83,7 @@ class Ended:
     outcome: Outcome | None
 
 
-def compare(old: Path, new: Path, limits: Limits | None = None) -> Compared:
+def compare(old: Path, new: Path, limits: CompareLimits | None = None) -> Compared:
     """Compare two report.json of batches, or two `prune --json`, model by model.
 
     Raises UsageError for files that are neither, or one of each.
@@ -97,7 +97,7 @@ def compare(old: Path, new: Path, limits: Limits | None = None) -> Compared:
     assert isinstance(before, Mapping)
     assert isinstance(after, Mapping)
     names = sorted(before.keys() | after.keys())
-    chosen = limits or Limits()
+    chosen = limits or CompareLimits()
     findings = [f for n in names for f in _findings(n, before.get(n), after.get(n), chosen)]
     return Compared(tuple(findings), tuple(names), tuple(_notes(before, after)))
 
@@ -110,11 +110,11 @@ def _ends(path: Path) -> Ended | Mapping[str, Ended]:
         return Ended(
             _status(report), report.source.sha256 if report.source is not None else "", Outcome(report)
         )
-    found = {}
+    result = {}
     for record in run_of(data, f"'{path}'").records:
         outcome = None if record.report is None else Outcome(prune_report(record.report))
-        found[record.id] = Ended(record.status, record.input_sha256, outcome)
-    return found
+        result[record.id] = Ended(record.status, record.input_sha256, outcome)
+    return result
 
 
 def _status(report: PruneReport) -> str:
@@ -128,7 +128,7 @@ def _name(ended: Ended) -> str:
     return "" if source is None else PurePath(source.name).name
 
 
-def _findings(name: str, old: Ended | None, new: Ended | None, limits: Limits) -> Iterator[Finding]:
+def _findings(name: str, old: Ended | None, new: Ended | None, limits: CompareLimits) -> Iterator[Finding]:
     if old is None or new is None:
         before, after = (MISSING if side is None else side.status for side in (old, new))
         broken = after not in GOOD if old is None else before == "done"
@@ -146,7 +146,7 @@ def _status_verdict(old: str, new: str) -> str:
     return _verdict(after - before, 0) if before != after else SAME if old == new else CHANGED
 
 
-def _measured(name: str, old: Outcome, new: Outcome, limits: Limits) -> Iterator[Finding]:
+def _measured(name: str, old: Outcome, new: Outcome, limits: CompareLimits) -> Iterator[Finding]:
     """Compare what was measured of a model; what only one side has is told as a change."""
     proofs = [o.report.verification["status"] for o in (old, new)]
     grades = [PROOFS.index(p) if p in PROOFS else len(PROOFS) for p in proofs]
@@ -166,7 +166,7 @@ def _measured(name: str, old: Outcome, new: Outcome, limits: Limits) -> Iterator
     yield from _metric(name, old, new, limits)
 
 
-def _drift(name: str, old: Outcome, new: Outcome, limits: Limits) -> Iterator[Finding]:
+def _drift(name: str, old: Outcome, new: Outcome, limits: CompareLimits) -> Iterator[Finding]:
     if old.drift is None or new.drift is None:
         if old.drift is not new.drift:
             yield _one_sided(name, "drift", old.drift is not None)
@@ -177,7 +177,7 @@ def _drift(name: str, old: Outcome, new: Outcome, limits: Limits) -> Iterator[Fi
         yield _relative(name, "drift", (old.drift.value, new.drift.value), limits.drift, decimal)
 
 
-def _metric(name: str, old: Outcome, new: Outcome, limits: Limits) -> Iterator[Finding]:
+def _metric(name: str, old: Outcome, new: Outcome, limits: CompareLimits) -> Iterator[Finding]:
     if old.quality is None or new.quality is None:
         if old.quality is not new.quality:
             yield _one_sided(name, "metric", old.quality is not None)

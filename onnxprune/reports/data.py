@@ -19,7 +19,7 @@ class Quantities:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFacts:
     """The model that was pruned, as it was given.
 
     name: its path, "" where it was given in memory. inputs: the sizes that MACs are counted at.
@@ -106,7 +106,7 @@ class PruneReport:
     search: tuple[Mapping[str, Any], ...] = ()
     calibration: Mapping[str, Any] | None = None
     steps: tuple[Mapping[str, Any], ...] = ()
-    source: Source | None = None
+    source: SourceFacts | None = None
     layers: tuple[Layer, ...] = ()
     frozen_params: int = 0
     drift: Mapping[str, Any] | None = None

@@ -18,14 +18,14 @@ CROWD = 7  # dots one above the other, at most
 
 
 @dataclass(frozen=True)
-class Strip:
+class Distribution:
     """A quantity: its name, and the share that each model kept, with the model's name."""
 
     name: str
     shares: Sequence[tuple[float, str]]
 
 
-def strips(rows: Sequence[Strip]) -> Tree.Element:
+def distribution_chart(rows: Sequence[Distribution]) -> Tree.Element:
     """Draw what share of the original each model kept; 100 % is as before."""
     middles = [f"{row.name} {100 * median([s for s, _ in row.shares]):.0f} %" for row in rows if row.shares]
     about = f"What every model kept of the original, a dot a model. Medians: {', '.join(middles)}."

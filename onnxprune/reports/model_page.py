@@ -18,11 +18,13 @@ from onnxprune.reports.facts import facts
 from onnxprune.reports.outcome import TARGETS, Outcome
 from onnxprune.reports.pages import page
 from onnxprune.reports.sensitivity_chart import sketched
-from onnxprune.reports.width_profile import Bar, Skyline, skyline
+from onnxprune.reports.width_profile import Bar, WidthProfile, width_profile
 from onnxprune.reports.wording import pins_by_reason, proof_details
 
-CHANNELS = Skyline("channels", "Channels kept along the depth of the network", "channels", lambda v: f"{v:g}")
-WORK = Skyline("work", "MACs along the depth of the network", "MACs", count)
+CHANNELS = WidthProfile(
+    "channels", "Channels kept along the depth of the network", "channels", lambda v: f"{v:g}"
+)
+WORK = WidthProfile("work", "MACs along the depth of the network", "MACs", count)
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ def model_page(given: Page) -> bytes:
         output=given.output,
         proof=proof_details(report.verification),
         groups=groups,
-        channels=skyline([Bar(g.maker or g.name, g.channels, g.kept) for g in groups], CHANNELS),
-        work=skyline([Bar(f"{x.node} ({x.op})", x.before, x.after) for x in report.layers], WORK),
+        channels=width_profile([Bar(g.maker or g.name, g.channels, g.kept) for g in groups], CHANNELS),
+        work=width_profile([Bar(f"{x.node} ({x.op})", x.before, x.after) for x in report.layers], WORK),
         kinds=tuple(kinds(report)),
         frozen=pins_by_reason(report.pinned),
         targets=[

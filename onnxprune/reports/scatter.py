@@ -17,7 +17,7 @@ RADIUS = 5
 ROOM = 0.1  # of speed, above and below the dots
 LETTER, LINE = 6.4, 15  # width and height of the room that text takes
 NAMED = 16  # models, at most
-LONGEST = 28  # letters of a name
+LONGEST = 28  # subscripts of a name
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _labels(
     """Choose names and places for them that cover neither dots nor each other, the fastest models first."""
     taken: list[Box] = [(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in places]
     taken.append((LEFT, TOP, LEFT + 110, TOP + 18))  # what the axis is called
-    found: list[tuple[str, tuple[float, float], str]] = []
+    result: list[tuple[str, tuple[float, float], str]] = []
     for i in sorted(range(len(dots)), key=lambda i: -dots[i].speedup):
         name = shortened(dots[i].name, LONGEST)
         long = len(name) * LETTER
@@ -91,11 +91,11 @@ def _labels(
         ):  # fmt: skip
             box = (start, at[1] - LINE + 3, start + long, at[1] + 4)
             inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= HEIGHT - FOOT
-            if inside and not any(_meet(box, other) for other in taken) and len(found) < NAMED:
+            if inside and not any(_meet(box, other) for other in taken) and len(result) < NAMED:
                 taken.append(box)
-                found.append((name, (round(at[0], 1), round(at[1], 1)), kind))
+                result.append((name, (round(at[0], 1), round(at[1], 1)), kind))
                 break
-    return found
+    return result
 
 
 def _meet(a: Box, b: Box) -> bool:

@@ -101,12 +101,12 @@ def _hex(lightness: float) -> str:
 
 def _panels(report: SensitivityReport) -> list[_Panel]:
     points = [p for g in report.groups for p in g.points]
-    found = [_drift_panel([p.drift for p in points])]
+    result = [_drift_panel([p.drift for p in points])]
     if report.top1 is not None:
         ticks = [(v / 4, f"{25 * v} %") for v in range(5)]
         caption = f"top-1, unpruned {100 * report.top1:.1f} %"
-        found.append(_Panel(caption, lambda v: v, ticks, lambda p: p.top1 or 0.0))
-    return found
+        result.append(_Panel(caption, lambda v: v, ticks, lambda p: p.top1 or 0.0))
+    return result
 
 
 def _drift_panel(values: Sequence[float]) -> _Panel:

@@ -25,7 +25,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Skyline:
+class WidthProfile:
     """What bars are called: the picture's name, its title, the word and the printing of a number."""
 
     name: str
@@ -34,7 +34,7 @@ class Skyline:
     printed: Callable[[float], str]
 
 
-def skyline(bars: Sequence[Bar], kind: Skyline) -> Tree.Element:
+def width_profile(bars: Sequence[Bar], kind: WidthProfile) -> Tree.Element:
     """Draw bars from the input on the left to the output on the right."""
     before, after = (sum(getattr(b, side) for b in bars) for side in ("before", "after"))
     about = (

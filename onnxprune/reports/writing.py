@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from onnxprune.model.files import write_file
-from onnxprune.reports.batch_page import zoo_page
+from onnxprune.reports.batch_page import batch_page
 from onnxprune.reports.csv import table
 from onnxprune.reports.data import SCHEMA_VERSION
 from onnxprune.reports.junit import junit
@@ -23,7 +23,7 @@ def write_all(run: Run, folder: Path) -> None:
     write_file(folder / "report.json", run_json(run))
     write_file(folder / "report.csv", table(run))
     write_file(folder / "junit.xml", junit(run))
-    write_file(folder / "report.html", zoo_page(run))
+    write_file(folder / "report.html", batch_page(run))
 
 
 def run_json(run: Run) -> bytes:

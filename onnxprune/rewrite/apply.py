@@ -1,4 +1,4 @@
-"""Apply a replayed removal: slice constants, repair attributes and shape inputs, drop what is dead."""
+"""Apply a replayed removal: slice constants, repair attributes and shape inputs, drop what nobody reads."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ def sliced(cut: Cut) -> np.ndarray:
     """Return the values of a constant that one use of it keeps."""
     values = cut.slot.stored.values
     axes = cut.slot.axes
-    letters = joined(axes, range(len(axes)))
-    simple = all(len(block.letters) == 1 and (block.letters[0],) in axes for block, _ in cut.picks)
-    if simple and all(letters.count(block.letters[0]) == 1 for block, _ in cut.picks):
+    subscripts = joined(axes, range(len(axes)))
+    simple = all(len(block.subscripts) == 1 and (block.subscripts[0],) in axes for block, _ in cut.picks)
+    if simple and all(subscripts.count(block.subscripts[0]) == 1 for block, _ in cut.picks):
         for block, coords in cut.picks:
-            values = np.take(values, coords[block.letters[0]], axis=axes.index((block.letters[0],)))
+            values = np.take(values, coords[block.subscripts[0]], axis=axes.index((block.subscripts[0],)))
         return values
-    grid = values.reshape([cut.full[x] for x in letters])
-    index = tuple(index_along(x, letters, cut) for x in letters)
+    grid = values.reshape([cut.full[x] for x in subscripts])
+    index = tuple(index_along(x, subscripts, cut) for x in subscripts)
     picked = grid[tuple(np.broadcast_arrays(*index))]
     kept = [int(np.prod([cut.sizes[x] for x in axis], dtype=np.int64)) for axis in axes]
     return picked.reshape(kept)
 
 
-def index_along(letter: str, letters: tuple[str, ...], cut: Cut) -> np.ndarray:
-    """Return the places that a cut keeps along one letter, with a dimension for each letter."""
+def index_along(subscript: str, subscripts: tuple[str, ...], cut: Cut) -> np.ndarray:
+    """Return the places that a cut keeps along one subscript, with a dimension for each subscript."""
     for block, coords in cut.picks:
-        if letter in block.letters:
-            own = [x for x in letters if x in block.letters]
-            array = coords[letter].transpose([block.letters.index(x) for x in own])
-            return array[tuple(slice(None) if x in own else None for x in letters)]
-    return np.arange(cut.full[letter]).reshape([-1 if x == letter else 1 for x in letters])
+        if subscript in block.subscripts:
+            own = [x for x in subscripts if x in block.subscripts]
+            array = coords[subscript].transpose([block.subscripts.index(x) for x in own])
+            return array[tuple(slice(None) if x in own else None for x in subscripts)]
+    return np.arange(cut.full[subscript]).reshape([-1 if x == subscript else 1 for x in subscripts])
 
 
 def _shared_values(traced: Trace, replayed: Replayed, name: str) -> np.ndarray | None:
@@ -261,9 +261,9 @@ def _drop_dead(graph: gs.Graph, candidates: set[str]) -> None:
         used = {t.name for node in graph.nodes for t in node.inputs} | {t.name for t in graph.outputs}
         used |= network(graph, {}).captured
         unread = candidates - used
-        dead = [n for n in graph.nodes if {t.name for t in n.outputs} <= unread]
-        if not dead:
+        removed = [n for n in graph.nodes if {t.name for t in n.outputs} <= unread]
+        if not removed:
             return
-        candidates = candidates | {t.name for n in dead for t in n.inputs}
-        gone = {id(n) for n in dead}
+        candidates = candidates | {t.name for n in removed for t in n.inputs}
+        gone = {id(n) for n in removed}
         graph.nodes[:] = [n for n in graph.nodes if id(n) not in gone]

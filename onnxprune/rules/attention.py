@@ -32,8 +32,8 @@ KEPT_APART = "{} reads it along the whole batch"
 STEP = 8
 
 
-def _one(size: int, letter: str) -> Axis:
-    return (letter,) if size > 1 else ()
+def _one(size: int, subscript: str) -> Axis:
+    return (subscript,) if size > 1 else ()
 
 
 def states(shape: Shape, heads: Axis, along: str, inner: Axis) -> Axes:
@@ -73,7 +73,7 @@ def _size(shape: Shape, heads: int) -> int:
 def resized(counts: Mapping[str, Axis], dim: Axis, full: int) -> Repair:
     """Repair the numbers of heads; where the head dimension shrinks the scale stays what it was.
 
-    counts: letters by attribute; dim: the letters of the head dimension, whose size was `full`.
+    counts: subscripts by attribute; dim: the subscripts of the head dimension, whose size was `full`.
     """
 
     def repair(site: Site, shrunk: Shrunk) -> list[Fix]:

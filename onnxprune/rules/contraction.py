@@ -78,7 +78,7 @@ def _convolution(site: Site, sizes: dict[str, int], filters: Axes) -> Signature:
         ((_batch(shape), channel, *outs),),
         sizes=sizes,
         pins=pins,
-        macs=("n", "g", "m", "c", *(letter for axis in (*kernel, *slid_over) for letter in axis)),
+        macs=("n", "g", "m", "c", *(subscript for axis in (*kernel, *slid_over) for subscript in axis)),
         repair=attr_size("group", packed(g=g)) if g > 1 else None,
     )
 
@@ -107,16 +107,16 @@ def matmul(site: Site) -> Verdict:
         for name, size in (("m", a[-2] if len(a) > 1 else 0), ("n", b[-1] if len(b) > 1 else 0))
         if size
     )
-    letters = tuple(f"b{i}" for i in range(batch))
-    return Signature((axes_a, axes_b), (lead + tail,), macs=(*letters, "m", "k", "n"))
+    subscripts = tuple(f"b{i}" for i in range(batch))
+    return Signature((axes_a, axes_b), (lead + tail,), macs=(*subscripts, "m", "k", "n"))
 
 
 @rule("Einsum")
 def einsum(site: Site) -> Verdict:
-    """The equation is the signature; a letter left out of the output is summed over."""
+    """The equation is the signature; a subscript left out of the output is summed over."""
     left, arrow, right = str(site.attrs["equation"]).replace(" ", "").partition("->")
     terms = [_spelled(term, len(site.shape(i))) for i, term in enumerate(left.split(","))]
-    every = [letter for term in terms for letter in term]
+    every = [subscript for term in terms for subscript in term]
     if arrow:
         out = _spelled(right, len(site.out()))
     else:
@@ -136,7 +136,7 @@ def einsum(site: Site) -> Verdict:
 
 
 def _spelled(term: str, rank: int) -> list[str]:
-    """List the letters of a term; the axes of an ellipsis are numbered, and meet at the right."""
+    """List the subscripts of a term; the axes of an ellipsis are numbered, and meet at the right."""
     front, dots, back = term.partition("...")
     count = rank - len(front) - len(back) if dots else 0
     return [*front, *(str(-i) for i in range(count, 0, -1)), *back]

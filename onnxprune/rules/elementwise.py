@@ -90,7 +90,7 @@ BROADCASTING = [
 
 
 def aligned(shape: Shape, out: Shape) -> Axes:
-    """Give the axes of a broadcast operand the letters of the output axes they fall on."""
+    """Give the axes of a broadcast operand the subscripts of the output axes they fall on."""
     return numbered(shape, start=len(out) - len(shape))
 
 
@@ -143,7 +143,7 @@ def batch_normalization(site: Site) -> Verdict:
 def instance_normalization(site: Site) -> Verdict:
     """Normalises each channel over its spatial axes; scale and bias are carried along axis 1."""
     axes = numbered(site.shape())
-    spatial = frozenset(letter for axis in axes[2:] for letter in axis)
+    spatial = frozenset(subscript for axis in axes[2:] for subscript in axis)
     return Signature((axes, (axes[1],), (axes[1],)), (axes,), normalised=spatial)
 
 
@@ -152,10 +152,10 @@ def layer_normalization(site: Site) -> Verdict:
     """Normalises over the axes from `axis` on; the statistic is taken over the kept channels."""
     axes = numbered(site.shape())
     first = int(site.attrs.get("axis", -1)) % len(axes)
-    letters = frozenset(letter for axis in axes[first:] for letter in axis)
+    subscripts = frozenset(subscript for axis in axes[first:] for subscript in axis)
     params = tuple(aligned(s, site.shape()) if s is not None else None for s in site.inputs[1:])
     statistics = tuple(numbered(s) if s is not None else None for s in site.outputs[1:])
-    return Signature((axes, *params), (axes, *statistics), normalised=letters)
+    return Signature((axes, *params), (axes, *statistics), normalised=subscripts)
 
 
 @rule("GroupNormalization", since=18)
@@ -178,12 +178,12 @@ def _group_normalization(site: Site, per_group: bool) -> Signature:
     axes = numbered(shape)
     axes = (axes[0], channel, *axes[2:])
     param = packed(g=groups) if per_group else channel
-    letters = frozenset(packed(k=sizes["k"])) | {letter for axis in axes[2:] for letter in axis}
+    subscripts = frozenset(packed(k=sizes["k"])) | {subscript for axis in axes[2:] for subscript in axis}
     return Signature(
         (axes, (param,), (param,)),
         (axes,),
         sizes=sizes,
-        normalised=letters,
+        normalised=subscripts,
         repair=attr_size("num_groups", packed(g=groups)),
     )
 
@@ -202,7 +202,7 @@ def _mixed(site: Site, axes: Axes) -> list[str]:
     if site.op == "LpNormalization":
         return list(axes[int(site.attrs.get("axis", -1)) % len(axes)])
     chosen = site.attrs.get("axes", [0, 2, 3])
-    return [letter for axis in chosen for letter in axes[axis % len(axes)]]
+    return [subscript for axis in chosen for subscript in axes[axis % len(axes)]]
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
@@ -230,5 +230,5 @@ def cumulative(site: Site) -> Verdict:
 
 
 def _pinned_along(site: Site, axes: Axes, along: range | list[int]) -> Signature:
-    pins = {letter: f"{site.op} runs over this axis" for a in along for letter in axes[a]}
+    pins = {subscript: f"{site.op} runs over this axis" for a in along for subscript in axes[a]}
     return Signature((axes, *(None for _ in site.inputs[1:])), (axes,), pins=pins)

@@ -59,7 +59,7 @@ def embedding(site: Site) -> Verdict:
     channel = named(site.out(), "bsh")[2:]
     tables = (2, "word"), (3, "place"), (4, "kind")
     looked_up = tuple(
-        (*named(site.shape(i)[:1], [letter]), *channel) if site.has(i) else None for i, letter in tables
+        (*named(site.shape(i)[:1], [subscript]), *channel) if site.has(i) else None for i, subscript in tables
     )
     rest = tuple(named(s, "bs"[2 - len(s) :]) if s is not None else None for s in site.inputs[7:])
     axes: tuple[Axes | None, ...] = ((*ids, *channel), None, (*ids, *channel))

@@ -31,7 +31,7 @@ COORDINATES = "holds the coordinates of an index"
 
 
 @dataclass(frozen=True)
-class Table:
+class PlaceTable:
     """An index that is stored in the model: [grid…, k] places, counted from the front."""
 
     places: np.ndarray
@@ -46,12 +46,12 @@ class Table:
         Returns that dimension by coordinate, None for a coordinate that is the same everywhere.
         """
         varying = [self._varying(self.places[..., c]) for c in range(self.places.shape[-1])]
-        found: dict[int, int | None] = {}
+        result: dict[int, int | None] = {}
         for c, own in enumerate(varying):
             others = {d for i, dims in enumerate(varying) if i != c for d in dims}
             if len(own) < 2 and not set(own) & others:
-                found[c] = own[0] if own else None
-        return found
+                result[c] = own[0] if own else None
+        return result
 
     def line(self, coordinate: int, dim: int | None) -> np.ndarray:
         """Return a coordinate along a dimension of the grid, [1] where it is the same everywhere."""
@@ -76,12 +76,12 @@ class Table:
         return [d for d in range(grid.ndim) if grid.shape[d] > 1 and (grid != grid.take([0], axis=d)).any()]
 
 
-def _table(site: Site, bounds: Shape) -> Table | None:
+def _table(site: Site, bounds: Shape) -> PlaceTable | None:
     """Return the index of a node if the file holds it; bounds: [k] sizes of the axes that it picks from."""
     value, derived = site.value(1), site.derived[1]
     if value is None or derived is None or derived.any() or not value.size:
         return None
-    return Table(np.where(value < 0, value + np.asarray(bounds), value).astype(np.int64))
+    return PlaceTable(np.where(value < 0, value + np.asarray(bounds), value).astype(np.int64))
 
 
 @rule("GatherND", since=11)
@@ -94,7 +94,7 @@ def gather_nd(site: Site) -> Verdict:
     grid, source = list(numbered(index[batch:-1], "j")), list(numbered(data[batch:end], "from"))
     table = None if batch else _table(site, data[batch:end])
     if table is None:
-        pins = {letter: AT_RUN_TIME for axis in source for letter in axis}
+        pins = {subscript: AT_RUN_TIME for axis in source for subscript in axis}
         places: Axes = (*shared, *grid, ("k",) if index[-1] > 1 else ())
         axes = (*shared, *source, *rest)
         return Signature((axes, places), ((*shared, *grid, *rest),), pins=pins | {"k": COORDINATES})
@@ -141,7 +141,7 @@ def scatter_nd(site: Site) -> Verdict:
     return Signature((tuple(axes), places, updates), (tuple(axes),), pins=pins, repair=repair)
 
 
-def _passing(table: Table, bounds: Shape) -> dict[int, int]:
+def _passing(table: PlaceTable, bounds: Shape) -> dict[int, int]:
     """Find the axes that an index runs through from the first to the last, with the dimension of its grid."""
     return {
         c: dim

@@ -35,7 +35,7 @@ class Regrouped:
 
 
 def regrouped(before: Shape, after: Shape) -> Regrouped | None:
-    """Find letters of which both shapes are made, as a row-major reshape regroups them.
+    """Find subscripts of which both shapes are made, as a row-major reshape regroups them.
 
     Where the boundaries do not nest, such as [6, 4] into [8, 3], the axes between two common boundaries
     are torn. Returns None for an empty tensor.
@@ -59,27 +59,27 @@ def regrouped(before: Shape, after: Shape) -> Regrouped | None:
 def _named_sides(
     before: Shape, after: Shape, sides: list[list[int]], common: list[int], torn: set[int]
 ) -> Regrouped:
-    """Give each stretch between two boundaries a letter: r where it nests, i and o where it is torn."""
-    letters: list[dict[tuple[int, int], str]] = [{}, {}]
+    """Give each stretch between two boundaries a subscript: r where it nests, i and o where it is torn."""
+    subscripts: list[dict[tuple[int, int], str]] = [{}, {}]
     for side, (own, tag) in enumerate(zip(sides, "io", strict=True)):
         for low, high in pairwise(own):
             end = next(c for c in common if c >= high)
-            letters[side][low, high] = f"{tag if end in torn else 'r'}{high}"
-    sizes = {name: high // low for side in letters for (low, high), name in side.items()}
+            subscripts[side][low, high] = f"{tag if end in torn else 'r'}{high}"
+    sizes = {name: high // low for side in subscripts for (low, high), name in side.items()}
     return Regrouped(
-        _spell(before, letters[0]),
-        _spell(after, letters[1]),
+        _spell(before, subscripts[0]),
+        _spell(after, subscripts[1]),
         sizes,
         frozenset(name for name in sizes if name[0] in "io"),
     )
 
 
-def _spell(shape: Shape, letters: dict[tuple[int, int], str]) -> Axes:
+def _spell(shape: Shape, subscripts: dict[tuple[int, int], str]) -> Axes:
     axes: list[tuple[str, ...]] = []
     low = 1
     for size in reversed(shape):
         inside = [
-            name for (start, end), name in sorted(letters.items()) if low <= start and end <= low * size
+            name for (start, end), name in sorted(subscripts.items()) if low <= start and end <= low * size
         ]
         axes.append(tuple(reversed(inside)))
         low *= size
@@ -176,12 +176,12 @@ def expand(site: Site) -> Verdict:
     """Passes the axes it keeps; an axis made from size 1 is created by the node."""
     shape, out = site.shape(), site.out()
     offset = len(out) - len(shape)
-    letters = [f"x{i}" for i in range(len(out))]
+    subscripts = [f"x{i}" for i in range(len(out))]
     grown = {i for i, size in enumerate(out) if size > 1 and (i < offset or shape[i - offset] == 1)}
     return Signature(
-        (named(shape, letters[offset:]), None),
-        (named(out, letters),),
-        created=frozenset(letters[i] for i in grown),
+        (named(shape, subscripts[offset:]), None),
+        (named(out, subscripts),),
+        created=frozenset(subscripts[i] for i in grown),
         repair=shape_of_output(1),
     )
 
@@ -190,7 +190,7 @@ def expand(site: Site) -> Verdict:
 def constant_of_shape(site: Site) -> Verdict:
     """Creates the elements of every axis."""
     axes = numbered(site.out())
-    created = frozenset(letter for axis in axes for letter in axis)
+    created = frozenset(subscript for axis in axes for subscript in axis)
     return Signature((None,), (axes,), created=created, repair=shape_of_output(0))
 
 
@@ -203,10 +203,10 @@ def tile(site: Site) -> Verdict:
     sizes: dict[str, int] = {}
     ins, outs = [], []
     for i, (size, times) in enumerate(zip(shape, repeats, strict=True)):
-        letters = {f"t{i}": times, f"x{i}": size}
-        sizes |= letters
+        subscripts = {f"t{i}": times, f"x{i}": size}
+        sizes |= subscripts
         ins.append(packed(**{f"x{i}": size}))
-        outs.append(packed(**letters))
+        outs.append(packed(**subscripts))
     return Signature((tuple(ins), *(None for _ in site.inputs[1:])), (tuple(outs),), sizes=sizes)
 
 
@@ -217,7 +217,7 @@ def depth_to_space(site: Site) -> Verdict:
     n, depth, height, width = site.shape()
     sizes = {"n": n, "p": block, "q": block, "c": depth // block**2, "h": height, "w": width}
     order = "cpq" if site.attrs.get("mode", "DCR") == "CRD" else "pqc"
-    channel = packed(**{letter: sizes[letter] for letter in order})
+    channel = packed(**{subscript: sizes[subscript] for subscript in order})
     before = (packed(n=n), channel, packed(h=height), packed(w=width))
     after = (packed(n=n), packed(c=sizes["c"]), packed(h=height, p=block), packed(w=width, q=block))
     return Signature((before,), (after,), sizes=sizes, tied=frozenset("pq"))

@@ -35,8 +35,8 @@ def _whole(shape: Shape) -> Axes:
     return tuple(() for _ in shape)
 
 
-def _letters(axes: Axes) -> frozenset[str]:
-    return frozenset(letter for axis in axes for letter in axis)
+def _subscripts(axes: Axes) -> frozenset[str]:
+    return frozenset(subscript for axis in axes for subscript in axis)
 
 
 def _along(shape: Shape, axes: Axes, place: int) -> Axes | None:
@@ -85,7 +85,7 @@ def linear(site: Site) -> Verdict:
     repair = attr_size("block_size", ("inside",) if block > 1 else ()) if block else None
     return Signature(
         tuple(inputs), (axes,), sizes=sizes, codes=codes, repair=repair,
-        ranged=_letters(axes) if decodes else frozenset(),
+        ranged=_subscripts(axes) if decodes else frozenset(),
     )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def dynamic(site: Site) -> Verdict:
     """Labels pass; zero is always in the range of the quantisation, so a removed element reads 0."""
     axes = numbered(site.shape())
     scalars = tuple(() if shape is not None else None for shape in site.outputs[1:])
-    return Signature((axes,), (axes, *scalars), ranged=_letters(axes))
+    return Signature((axes,), (axes, *scalars), ranged=_subscripts(axes))
 
 
 # -- operators of floats, on codes ---------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def dynamic_quantize_matmul(site: Site) -> Verdict:
     verdict = _with_bias(site, verdict, 4)
     if isinstance(verdict, Pinned):
         return verdict
-    return replace(verdict, ranged=_letters(verdict.inputs[0] or ()))
+    return replace(verdict, ranged=_subscripts(verdict.inputs[0] or ()))
 
 
 def _with_bias(site: Site, verdict: Verdict, place: int) -> Verdict:

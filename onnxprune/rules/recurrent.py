@@ -23,7 +23,7 @@ def recurrent(site: Site) -> Verdict:
     sizes = _sizes(site)
     macs = (("s", "n", "d", "g", "h", "i"), ("s", "n", "d", "g", "h", "r"))
     if int(site.attrs.get("layout", 0)):
-        count = sum(prod(sizes[letter] for letter in letters) for letters in macs)
+        count = sum(prod(sizes[subscript] for subscript in subscripts) for subscripts in macs)
         return Pinned(f"{site.op} with the batch first (layout 1), which onnxruntime cannot run", count)
     if not _fits(site, sizes):
         return Pinned(f"{site.op} whose weights do not fit its hidden size")
@@ -58,7 +58,7 @@ def _fits(site: Site, sizes: Mapping[str, int]) -> bool:
 
 
 def _spelled(sizes: Mapping[str, int], *axes: str) -> Axes:
-    """Write axes as letters: each a string of them, those of size 1 left out."""
+    """Write axes as subscripts: each a string of them, those of size 1 left out."""
     return tuple(packed(**{x: sizes[x] for x in axis.split()}) for axis in axes)
 
 

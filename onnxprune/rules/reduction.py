@@ -38,7 +38,7 @@ def reduce(site: Site) -> Verdict:
 def global_pool(site: Site) -> Verdict:
     """Channels pass; spatial axes are reduced, and pinned if something labelled them."""
     axes = numbered(site.shape())
-    pins = {letter: f"{site.op} reduces this axis" for axis in axes[2:] for letter in axis}
+    pins = {subscript: f"{site.op} reduces this axis" for axis in axes[2:] for subscript in axis}
     return Signature((axes,), (tuple(axes[:2]) + tuple(() for _ in axes[2:]),), pins=pins)
 
 
@@ -77,8 +77,8 @@ def topk(site: Site) -> Verdict:
 
 
 def _with_axis(axes: Axes, axis: int, size: int) -> Axes:
-    letter = ("picked",) if size > 1 else ()
-    return (*axes[:axis], letter, *axes[axis + 1 :])
+    subscript = ("picked",) if size > 1 else ()
+    return (*axes[:axis], subscript, *axes[axis + 1 :])
 
 
 @rule("NonMaxSuppression")
@@ -95,7 +95,7 @@ def resize(site: Site) -> Verdict:
     shape, out = site.shape(), site.out()
     ins = [f"x{i}" if a == b else f"i{i}" for i, (a, b) in enumerate(zip(shape, out, strict=True))]
     outs = [f"x{i}" for i in range(len(out))]
-    pins = {letter: f"{site.op} interpolates along this axis" for letter in ins if letter[0] == "i"}
+    pins = {subscript: f"{site.op} interpolates along this axis" for subscript in ins if subscript[0] == "i"}
     data = named(shape, ins)
     return Signature(
         (data, *(None for _ in site.inputs[1:])),

@@ -35,12 +35,12 @@ class Rule:
             return self.apply(site)
         where = f"the rule '{self.apply.__name__}' of '{self.origin}', at {site.op} '{site.name}'"
         try:
-            found = self.apply(site)
+            result = self.apply(site)
         except Exception as error:
             raise UsageError(f"{where}, failed: {error!r}; mend the rule, or uninstall it") from error
-        if not isinstance(found, (Signature, Pinned)):
-            raise UsageError(f"{where}: got {found!r}, expected a Signature or Pinned; mend the rule")
-        return found
+        if not isinstance(result, (Signature, Pinned)):
+            raise UsageError(f"{where}: got {result!r}, expected a Signature or Pinned; mend the rule")
+        return result
 
     @property
     def summary(self) -> str:

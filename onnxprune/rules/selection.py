@@ -26,8 +26,8 @@ from onnxprune.rules.signature import (
 )
 
 
-def _replaced(axes: Axes, place: int, letter: str) -> Axes:
-    return (*axes[:place], (letter,), *axes[place + 1 :])
+def _replaced(axes: Axes, place: int, subscript: str) -> Axes:
+    return (*axes[:place], (subscript,), *axes[place + 1 :])
 
 
 @rule("Concat")

@@ -1,6 +1,6 @@
 """What a rule says of a node: data about axes, in the manner of einsum and einops.
 
-Every axis of every input and output is a tuple of *letters*, outermost first; an axis of size 1
+Every axis of every input and output is a tuple of *subscripts*, outermost first; an axis of size 1
 has none. Letters that occur in two places are the same index: an element-wise op repeats them, a
 contraction leaves them out of its outputs, a reshape regroups them, a grouped convolution splits
 its channel axis into `("g", "c")`. One interpreter reads signatures to tie labels, to replay a
@@ -75,9 +75,9 @@ class Site:
 
 @dataclass(frozen=True)
 class Take:
-    """An output letter whose elements are taken from the concatenation of source letters.
+    """An output subscript whose elements are taken from the concatenation of source subscripts.
 
-    `index` holds, for each element of the output letter, its place in the concatenation, or -1
+    `index` holds, for each element of the output subscript, its place in the concatenation, or -1
     for an element that the node creates. `order` says who decides the order after a removal:
     ARRIVING, the elements as they come in (Concat, Split, Slice, Pad); INDEXED, a repaired index
     (Gather).
@@ -108,7 +108,7 @@ class Fix:
 
 @dataclass(frozen=True)
 class Shrunk:
-    """What a repair may read: sizes of letters, shapes of outputs, and places that a Take picks."""
+    """What a repair may read: sizes of subscripts, shapes of outputs, and places that a Take picks."""
 
     sizes: Mapping[str, int]
     inputs: tuple[Shape | None, ...]
@@ -116,8 +116,8 @@ class Shrunk:
     picked: Mapping[str, np.ndarray]
 
     def size(self, axis: Axis) -> int:
-        """Return the size of an axis made of these letters."""
-        return int(np.prod([self.sizes[letter] for letter in axis], dtype=np.int64))
+        """Return the size of an axis made of these subscripts."""
+        return int(np.prod([self.sizes[subscript] for subscript in axis], dtype=np.int64))
 
 
 Repair: TypeAlias = Callable[[Site, Shrunk], list[Fix]]
@@ -138,26 +138,26 @@ class Code:
 class Signature:
     """The axes of one node, and what happens along them.
 
-    sizes: sizes of letters that share an axis with others; the rest are read off the shapes.
-    pins: letters along which nothing may be removed, with the reason; an empty reason marks axes
+    sizes: sizes of subscripts that share an axis with others; the rest are read off the shapes.
+    pins: subscripts along which nothing may be removed, with the reason; an empty reason marks axes
         that hold no channels (the taps of a kernel) and is not reported.
-    tied: letters whose slices live and die together (the phases of DepthToSpace).
-    together: letters that number one set of channels though no axis joins them (the hidden units of
+    tied: subscripts whose slices live and die together (the phases of DepthToSpace).
+    together: subscripts that number one set of channels though no axis joins them (the hidden units of
         the directions of an LSTM).
-    whole: letters along which channels differ but that do not shrink, with the reason (these directions).
-    fed_back: letters along which the node consumes what it produced itself, with the letter that it
+    whole: subscripts along which channels differ but that do not shrink, with the reason (these directions).
+    fed_back: subscripts along which the node consumes what it produced itself, with the subscript that it
         produced (the hidden units as an LSTM's R reads them).
-    takes: output letters assembled from others by index.
-    created: output letters whose elements the node creates (Expand, ConstantOfShape).
-    normalised: letters over which a statistic is taken and that stay in the output.
-    inner: letters that are summed over inside the node although an output may hold them: the head
+    takes: output subscripts assembled from others by index.
+    created: output subscripts whose elements the node creates (Expand, ConstantOfShape).
+    normalised: subscripts over which a statistic is taken and that stay in the output.
+    inner: subscripts that are summed over inside the node although an output may hold them: the head
         dimension of attention in one node. What is removed along them must read 0 in every input.
     neutral: what a removed element must read so that a reduction over it ignores it.
-    ranged: letters that stay in the output, but along which a removed element must read `neutral` too:
+    ranged: subscripts that stay in the output, but along which a removed element must read `neutral` too:
         it sets the range of a quantisation, or the codes are masked before they are decoded.
     codes: inputs that hold codes of real numbers, with their scale and zero; there `neutral` is the zero.
     counted: the number of reduced elements enters the result (a mean).
-    macs: letters whose sizes multiply to the node's MACs.
+    macs: subscripts whose sizes multiply to the node's MACs.
     more_macs: further products of sizes that add to them.
     repair: what attributes and shape inputs become after a removal.
     """
@@ -185,17 +185,17 @@ class Signature:
     @property
     def products(self) -> tuple[Axis, ...]:
         """Return the products of sizes that add up to the node's MACs."""
-        return tuple(letters for letters in (self.macs, *self.more_macs) if letters)
+        return tuple(subscripts for subscripts in (self.macs, *self.more_macs) if subscripts)
 
-    def ending_letters(self) -> set[str]:
-        """Return the letters that the node sums or reduces over."""
-        letters = {x for axes in self.inputs if axes for axis in axes for x in axis}
-        return (letters - self.kept_letters()) | self.inner
+    def ending_subscripts(self) -> set[str]:
+        """Return the subscripts that the node sums or reduces over."""
+        subscripts = {x for axes in self.inputs if axes for axis in axes for x in axis}
+        return (subscripts - self.kept_subscripts()) | self.inner
 
-    def kept_letters(self) -> set[str]:
-        """Return the letters that live on in an output, by place or by a take."""
-        letters = {letter for axes in self.outputs if axes for axis in axes for letter in axis}
-        return letters.union(*(take.sources for take in self.takes.values()))
+    def kept_subscripts(self) -> set[str]:
+        """Return the subscripts that live on in an output, by place or by a take."""
+        subscripts = {subscript for axes in self.outputs if axes for axis in axes for subscript in axis}
+        return subscripts.union(*(take.sources for take in self.takes.values()))
 
 
 @dataclass(frozen=True)
@@ -209,19 +209,19 @@ class Pinned:
 Verdict: TypeAlias = Signature | Pinned
 
 
-def named(shape: Shape, letters: str | list[str]) -> Axes:
-    """Give each axis of a shape its letter; axes of size 1 get none."""
-    return tuple((letter,) if size > 1 else () for size, letter in zip(shape, letters, strict=True))
+def named(shape: Shape, subscripts: str | list[str]) -> Axes:
+    """Give each axis of a shape its subscript; axes of size 1 get none."""
+    return tuple((subscript,) if size > 1 else () for size, subscript in zip(shape, subscripts, strict=True))
 
 
 def numbered(shape: Shape, prefix: str = "x", start: int = 0) -> Axes:
-    """Give the axes of a shape the letters x0, x1, …; axes of size 1 get none."""
+    """Give the axes of a shape the subscripts x0, x1, …; axes of size 1 get none."""
     return tuple((f"{prefix}{start + i}",) if size > 1 else () for i, size in enumerate(shape))
 
 
 def packed(**sizes: int) -> Axis:
-    """Make a composite axis of the letters whose size is above 1."""
-    return tuple(letter for letter, size in sizes.items() if size > 1)
+    """Make a composite axis of the subscripts whose size is above 1."""
+    return tuple(subscript for subscript, size in sizes.items() if size > 1)
 
 
 def positive(axis: int, rank: int) -> int:

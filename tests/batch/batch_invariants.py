@@ -28,15 +28,15 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     """The events of all journals; a torn last line is none."""
-    found = []
+    result = []
     for path in sorted(folder.glob("journal*.jsonl")):
         *whole, torn = path.read_bytes().split(b"\n")
-        found += [json.loads(line) for line in whole]
+        result += [json.loads(line) for line in whole]
         try:
-            found.append(json.loads(torn))
+            result.append(json.loads(torn))
         except ValueError:
             assert not torn or not torn.endswith(b"}") or torn.count(b"{") > torn.count(b"}")
-    return found
+    return result
 
 
 def check_always(folder: Path) -> None:
@@ -100,17 +100,17 @@ def check_inputs(before: Mapping[str, str], source: Path) -> None:
 
 def processes(mark: str, line: bytes = b"") -> list[int]:
     """Processes that carry a mark in their environment, and some text in their command line."""
-    found = []
+    result = []
     for path in Path("/proc").iterdir():
         if not path.name.isdigit() or int(path.name) == os.getpid():
             continue
         try:
             marked = f"{MARK}={mark}".encode() in (path / "environ").read_bytes().split(b"\0")
             if marked and line in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
+                result.append(int(path.name))
         except OSError:
             continue  # it ended, or is not ours
-    return found
+    return result
 
 
 def check_no_orphans(mark: str, line: bytes = b"") -> None:

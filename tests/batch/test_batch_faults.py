@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 import onnxprune
 from onnxprune.batches import run as running
 from onnxprune.batches import worker
-from onnxprune.batches.job import Job, Limits, Outcome
+from onnxprune.batches.job import Job, ResourceLimits, WorkerOutcome
 from onnxprune.errors import ResourceError
 from tests.batch import batch_faults as faults
 from tests.batch import batch_invariants as invariants
@@ -79,8 +79,8 @@ def test_a_call_that_fails(bench: faults.Bench, tmp_path: Path, where: str, code
 class Here:
     """A pool that runs jobs in this process, for tests that need many runs."""
 
-    def __init__(self, jobs: int, limits: Limits) -> None:
-        self._outcomes: deque[Outcome] = deque()
+    def __init__(self, jobs: int, limits: ResourceLimits) -> None:
+        self._outcomes: deque[WorkerOutcome] = deque()
 
     def __enter__(self) -> Here:
         return self
@@ -95,12 +95,12 @@ class Here:
         told: dict[str, object] = {}
         told |= worker.carried_out(job, told.update)
         Path(job.log).touch()
-        self._outcomes.append(Outcome(job.number, told, 0, 0.0, None))
+        self._outcomes.append(WorkerOutcome(job.number, told, 0, 0.0, None))
 
     def stages(self) -> dict[int, str]:
         return {}
 
-    def wait(self) -> Iterator[Outcome]:
+    def wait(self) -> Iterator[WorkerOutcome]:
         while self._outcomes:
             yield self._outcomes.popleft()
 

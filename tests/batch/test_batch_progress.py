@@ -34,19 +34,19 @@ def test_a_worker_says_so_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_hears_it_of_the_right_model(tmp_path: Path) -> None:
-    heard: list[tuple[str, str]] = []
+    active_range: list[tuple[str, str]] = []
 
     class Hearing(Watch):
         def at(self, name: str, stage: str) -> None:
-            heard.append((name, stage))
+            active_range.append((name, stage))
 
     settings = {"targets": {"macs": 0.7}, "calib": str(MODELS / "digits_calib.npz"), "bench": False}
     source = str(MODELS / "digits_transformer.onnx")
     [record] = onnxprune.batch(source, tmp_path / "out", settings, watch=Hearing())
     assert record.status == "done"
-    assert {name for name, _ in heard} == {"digits_transformer.onnx"}
+    assert {name for name, _ in active_range} == {"digits_transformer.onnx"}
     assert all(
-        stage.split()[0] in ("calibration", "scoring", "proof", "refit", "joint") for _, stage in heard
+        stage.split()[0] in ("calibration", "scoring", "proof", "refit", "joint") for _, stage in active_range
     )
 
 

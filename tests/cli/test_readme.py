@@ -26,10 +26,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    found = dict(os.environ)
-    found["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{found['PATH']}"
-    found["PYTHONPATH"] = str(ROOT)
-    return found
+    result = dict(os.environ)
+    result["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{result['PATH']}"
+    result["PYTHONPATH"] = str(ROOT)
+    return result
 
 
 def test_commands_run(folder: Path) -> None:

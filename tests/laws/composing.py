@@ -19,7 +19,7 @@ from onnxprune.rewrite.apply import index_along
 Use = tuple[str, int]
 
 
-def compose(first: Units, replayed: Replayed, second: Units, dead: np.ndarray) -> np.ndarray | None:
+def compose(first: Units, replayed: Replayed, second: Units, removed: np.ndarray) -> np.ndarray | None:
     """The units of the first graph that die with `dead` units of the second; None where some have no
     counterpart.
 
@@ -38,9 +38,9 @@ def compose(first: Units, replayed: Replayed, second: Units, dead: np.ndarray) -
             pulled = old.ravel()[came_from[use].ravel()] if use in came_from else old.ravel()
             if pulled.size == new.size and _one_to_one(new.ravel(), pulled):
                 matched[new.ravel()] = True
-                found[pulled[dead[new.ravel()]]] = True
-                spared[pulled[~dead[new.ravel()]]] = True
-    complete = matched[dead & (second.group_of_units >= 0)].all() and not (found & first.pinned).any()
+                found[pulled[removed[new.ravel()]]] = True
+                spared[pulled[~removed[new.ravel()]]] = True
+    complete = matched[removed & (second.group_of_units >= 0)].all() and not (found & first.pinned).any()
     untied = first.traced.shared.keys() - second.traced.shared.keys()
     return found if complete and not (untied and (found & spared).any()) else None
 
@@ -105,18 +105,18 @@ def owners(units: Units) -> Iterator[tuple[Use, np.ndarray]]:
             shape = [-1 if i in factor.axes else 1 for i in range(len(labelled.shape))]
             yield (name, -1), np.broadcast_to(units.of[factor.labels].reshape(shape), labelled.shape)
     for use, step, slot in _slots(units):
-        letters = joined(slot.axes, range(len(slot.axes)))
+        subscripts = joined(slot.axes, range(len(slot.axes)))
         assert step.met is not None
         dims = _dims(slot, step.met.sizes)
         for entry in slot.entries:
-            own = [x for x in letters if x in entry.block.letters]
+            own = [x for x in subscripts if x in entry.block.subscripts]
             spread = units.of[entry.block.arranged(own)]
-            spread = spread[tuple(slice(None) if x in own else None for x in letters)]
+            spread = spread[tuple(slice(None) if x in own else None for x in subscripts)]
             yield use, np.broadcast_to(spread, dims).reshape(slot.stored.shape)
 
 
 def _dims(slot: Slot, sizes: dict[str, int]) -> list[int]:
-    """Sizes of the letters of a stored tensor; an axis that broadcasts keeps its own."""
+    """Sizes of the subscripts of a stored tensor; an axis that broadcasts keeps its own."""
     dims = []
     for axis, size in zip(slot.axes, slot.stored.shape, strict=True):
         dims += [size] if len(axis) == 1 else [sizes[x] for x in axis]
@@ -133,9 +133,9 @@ def _origins(units: Units, replayed: Replayed) -> Iterator[tuple[Use, np.ndarray
 
 
 def _places(cut: Cut) -> np.ndarray:
-    letters = joined(cut.slot.axes, range(len(cut.slot.axes)))
-    places = np.arange(int(np.prod(cut.slot.stored.shape))).reshape([cut.full[x] for x in letters])
-    return places[tuple(np.broadcast_arrays(*(index_along(x, letters, cut) for x in letters)))]
+    subscripts = joined(cut.slot.axes, range(len(cut.slot.axes)))
+    places = np.arange(int(np.prod(cut.slot.stored.shape))).reshape([cut.full[x] for x in subscripts])
+    return places[tuple(np.broadcast_arrays(*(index_along(x, subscripts, cut) for x in subscripts)))]
 
 
 Reads = dict[int, tuple[str, tuple[int, ...], bytes]]
@@ -148,7 +148,7 @@ def parameters_read(model: onnx.ModelProto) -> dict[str, Reads]:
     read is the same. Integers are left out: sizes and bounds may be spelled in several ways.
     """
     stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    found: dict[str, Reads] = {}
+    result: dict[str, Reads] = {}
     for node in model.graph.node:
         if node.op_type == "Constant":
             stored[next(filter(None, node.output), "")] = _value_of(node)
@@ -156,10 +156,10 @@ def parameters_read(model: onnx.ModelProto) -> dict[str, Reads]:
             stored[next(filter(None, node.output), "")] = stored[node.input[0]]
         else:
             read = {i: stored[name] for i, name in enumerate(node.input) if name in stored}
-            found[next(filter(None, node.output), "")] = {
+            result[next(filter(None, node.output), "")] = {
                 i: (str(a.dtype), a.shape, a.tobytes()) for i, a in read.items() if a.dtype.kind != "i"
             }
-    return found
+    return result
 
 
 def _value_of(node: onnx.NodeProto) -> np.ndarray:

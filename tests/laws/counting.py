@@ -23,7 +23,7 @@ Feeds = Mapping[str, np.ndarray]
 
 def count_params(model: onnx.ModelProto) -> int:
     """Elements of float initializers, of the values of Constant nodes, and of codes that are decoded."""
-    coded = {
+    quantized = {
         node.input[place]
         for node in model.graph.node
         for place in CODES.get(node.op_type, ())
@@ -31,10 +31,10 @@ def count_params(model: onnx.ModelProto) -> int:
     }
     aliases = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Identity"}
     for _ in range(3):
-        coded |= {aliases[name] for name in coded if name in aliases}
+        quantized |= {aliases[name] for name in quantized if name in aliases}
 
     def counts(name: str, tensor: onnx.TensorProto) -> bool:
-        return tensor.data_type in FLOATS or name in coded
+        return tensor.data_type in FLOATS or name in quantized
 
     total = sum(prod(t.dims) for t in model.graph.initializer if counts(t.name, t))
     for node in model.graph.node:

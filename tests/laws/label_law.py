@@ -206,12 +206,12 @@ def removals(units: Units, extra: int = 12) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(3)
     seen: set[bytes] = set()
     for picked in (*_alone(units), *_lines(units), *_evenly(units, rng), *_random(units, rng, extra)):
-        dead = np.zeros(units.count, dtype=bool)
-        dead[picked] = True
-        dead = units.rows.close(dead)
-        if dead.tobytes() not in seen and dead.any():
-            seen.add(dead.tobytes())
-            yield dead
+        removed = np.zeros(units.count, dtype=bool)
+        removed[picked] = True
+        removed = units.rows.close(removed)
+        if removed.tobytes() not in seen and removed.any():
+            seen.add(removed.tobytes())
+            yield removed
 
 
 def _alone(units: Units) -> Iterator[np.ndarray]:
@@ -243,12 +243,12 @@ def _random(units: Units, rng: np.random.Generator, extra: int) -> Iterator[np.n
 
 
 # -- the law -------------------------------------------------------------------------------------------------
-def broken(table: Bench, dead: np.ndarray) -> str | None:
+def broken(table: Bench, removed: np.ndarray) -> str | None:
     """Return what is wrong with a removal, "refused" where the replay refuses it, None where it holds."""
     units = table.units
-    if len(units.emptied(dead)):
+    if len(units.emptied(removed)):
         return "refused"
-    alive = units.alive(dead)
+    alive = units.alive(removed)
     replayed = replay(units.traced, alive)
     if replayed.conflicts:
         return "refused"
@@ -337,14 +337,14 @@ def unread(table: Bench, weight: np.ndarray, alive: np.ndarray) -> np.ndarray:
 
 def _masked_weights(table: Bench, alive: np.ndarray) -> Arrays:
     """The stored weights of an attention node, which sums over what is removed inside itself."""
-    dead = np.ones(table.units.count, dtype=bool)
-    dead[table.units.of[alive]] = False
-    found: Arrays = {}
+    removed = np.ones(table.units.count, dtype=bool)
+    removed[table.units.of[alive]] = False
+    result: Arrays = {}
     for (output, place), own in owners(table.units):
         name = f"c{place}"
         if output == "y0" and name in table.node.input and table.case.inputs[place].dtype == np.float32:
-            found[name] = np.where(dead[own], np.float32(0), found.get(name, table.case.inputs[place]))
-    return found
+            result[name] = np.where(removed[own], np.float32(0), result.get(name, table.case.inputs[place]))
+    return result
 
 
 def summed(table: Bench) -> np.ndarray:

@@ -29,7 +29,7 @@ from onnxprune.model.tensors import raw_bytes
 from onnxprune.oracle.cases import Cases, proof
 from onnxprune.oracle.prove import FAILED, PROVED, WEAK
 from onnxprune.pipeline.prune import requested
-from onnxprune.planning.cost_model import Prices
+from onnxprune.planning.cost_model import CostModel
 from onnxprune.planning.decide import Decision, decide, score
 from onnxprune.planning.plan import Plan, read_plan
 from onnxprune.planning.plan_file import derived, group_plans, removal
@@ -105,9 +105,9 @@ class Subject:
         request = requested(self.analysis, settings, self.loaded)
         return decide(self.analysis.units, request, score(self.analysis.units, settings))
 
-    def plan_of(self, dead: np.ndarray, replayed: Replayed) -> Plan:
-        parts = derived(self.analysis.units, replayed, dead)
-        return Plan(self.loaded.sha256, {}, 1, group_plans(self.analysis.units, dead, {}), **parts)
+    def plan_of(self, removed: np.ndarray, replayed: Replayed) -> Plan:
+        parts = derived(self.analysis.units, replayed, removed)
+        return Plan(self.loaded.sha256, {}, 1, group_plans(self.analysis.units, removed, {}), **parts)
 
     def rewrite(self, replayed: Replayed) -> onnx.ModelProto:
         return rewritten(self.loaded.model, self.analysis.units.traced, replayed)
@@ -160,11 +160,11 @@ def shown(error: Exception) -> str:
 def check_plan(subject: Subject, name: str, settings: PruneSettings, result: Result) -> None:
     decision = subject.decide(settings)
     result.conflicts += len(decision.clashes)
-    if not decision.dead.any():
+    if not decision.removed.any():
         result.shares.append(0.0)
         return
     pruned = onnx.ModelProto.FromString(subject.rewrite(decision.replayed).SerializeToString())
-    outcome = proof(subject.analysis, pruned, decision.replayed, decision.dead, subject.cases)
+    outcome = proof(subject.analysis, pruned, decision.replayed, decision.removed, subject.cases)
     result.cases += len(subject.cases.feeds)
     result.proved_cases += outcome.cases - 1
     for feeds in subject.cases.feeds[outcome.cases - 1 :]:
@@ -178,7 +178,7 @@ def check_plan(subject: Subject, name: str, settings: PruneSettings, result: Res
     before, after = count_params(subject.loaded.model), count_params(pruned)
     result.shares.append(1 - after / before)
     quantities(subject, name, decision, pruned, result)
-    plan = subject.plan_of(decision.dead, decision.replayed)
+    plan = subject.plan_of(decision.removed, decision.replayed)
     round_trip(subject, name, plan, decision, result)
     if settings.resolved_scope == "local":
         composition(subject, name, decision, pruned, result)
@@ -193,8 +193,8 @@ def quantities(
     params = count_params(pruned) - inserted(subject.loaded.model, pruned)
     wanted = {"macs": count_macs(pruned, subject.own_feeds), "params": params}
     found = {"macs": macs(traced, decision.replayed.sizes)}
-    prices = Prices(subject.analysis.units, 0)
-    prices.remove(prices.effect(np.flatnonzero(decision.dead)))
+    prices = CostModel(subject.analysis.units, 0)
+    prices.remove(prices.effect(np.flatnonzero(decision.removed)))
     priced = {key: round(value) for key, value in prices.quantities().items()}
     if found["macs"] != wanted["macs"]:
         result.fail(name, "macs", f"predicted {found['macs']}, counted {wanted['macs']}")
@@ -260,10 +260,10 @@ def round_trip(subject: Subject, name: str, plan: Plan, decision: Decision, resu
     read = read_plan(plan.to_json())
     if read != plan or read.to_json() != plan.to_json():
         result.fail(name, "plan file", "plan -> JSON -> plan is not identity")
-    dead, _ = removal(subject.analysis.units, read, subject.loaded.sha256)
-    if not np.array_equal(dead, decision.dead):
+    removed, _ = removal(subject.analysis.units, read, subject.loaded.sha256)
+    if not np.array_equal(removed, decision.removed):
         result.fail(
-            name, "plan file", f"{int((dead != decision.dead).sum())} units are read back differently"
+            name, "plan file", f"{int((removed != decision.removed).sum())} units are read back differently"
         )
 
 
@@ -274,14 +274,14 @@ def composition(
     again = Subject(subject.case, load(pruned), analyse(pruned, subject.case.input_shapes[0]))
     settings = PruneSettings(ratio=0.4, criterion="random", seed=subject.case.seed, align=1, bench=False)
     second = again.decide(settings)
-    if not second.dead.any():
+    if not second.removed.any():
         return
     units = subject.analysis.units
-    more = compose(units, first.replayed, again.analysis.units, second.dead)
+    more = compose(units, first.replayed, again.analysis.units, second.removed)
     if more is None:
         return
-    dead = units.rows.close(first.dead | more)
-    replayed = replay(units.traced, units.alive(dead))
+    removed = units.rows.close(first.removed | more)
+    replayed = replay(units.traced, units.alive(removed))
     if replayed.conflicts:  # uneven removals one after the other need not be one removal of even rows
         result.refused += 1
         return
@@ -330,17 +330,17 @@ def conservation(subject: Subject, result: Result) -> None:
             result.fail("", "conservation", detail)
 
 
-def _siblings(found: Units, left: Factor, right: Factor) -> bool:
+def _siblings(units: Units, left: Factor, right: Factor) -> bool:
     """Tell whether the slices of two factors along the axes they share have a parent in common."""
     parents: dict[frozenset[int], set[int]] = {}
-    children = np.split(found.rows.child, np.flatnonzero(np.diff(found.rows.row)) + 1)
-    for parent, row in zip(found.rows.parent.tolist(), children, strict=True):
+    children = np.split(units.rows.child, np.flatnonzero(np.diff(units.rows.row)) + 1)
+    for parent, row in zip(units.rows.parent.tolist(), children, strict=True):
         parents.setdefault(frozenset(row.tolist()), set()).add(parent)
     shared = [axis for axis in left.axes if axis in right.axes]
     slices = []
     for factor in (left, right):
         front = np.moveaxis(
-            found.of[factor.labels], [factor.axes.index(a) for a in shared], range(len(shared))
+            units.of[factor.labels], [factor.axes.index(a) for a in shared], range(len(shared))
         )
         slices.append(front.reshape(int(np.prod(front.shape[: len(shared)])), -1))
     return all(
@@ -350,41 +350,41 @@ def _siblings(found: Units, left: Factor, right: Factor) -> bool:
 
 
 def _axes_once(analysis: Analysis) -> Iterator[str]:
-    found = analysis.units
-    for name, labelled in found.traced.tensors.items():
+    units = analysis.units
+    for name, labelled in units.traced.tensors.items():
         for factor, other in combinations(labelled.factors, 2):
-            if set(factor.axes) & set(other.axes) and not _siblings(found, factor, other):
+            if set(factor.axes) & set(other.axes) and not _siblings(units, factor, other):
                 yield f"'{name}' has factors without common parents on one axis: {factor.axes}, {other.axes}"
         for factor in labelled.factors:
             sizes = tuple(labelled.shape[a] for a in factor.axes)
             if factor.labels.shape != sizes:
                 yield f"'{name}' {labelled.shape}: labels {factor.labels.shape} on axes {factor.axes}"
-            if factor.labels.min(initial=0) < 0 or factor.labels.max(initial=0) >= len(found.of):
+            if factor.labels.min(initial=0) < 0 or factor.labels.max(initial=0) >= len(units.of):
                 yield f"'{name}': a label without a unit"
 
 
 def _pins_have_reasons(analysis: Analysis) -> Iterator[str]:
-    found = analysis.units
-    reasoned = np.zeros(found.count, dtype=bool)
-    for members, pin in found.pins:
+    units = analysis.units
+    reasoned = np.zeros(units.count, dtype=bool)
+    for members, pin in units.pins:
         reasoned[members] = True
         if not pin.reason and pin.op not in WINDOWED:  # their kernel axes need none
             yield f"a pin of '{pin.tensor}' has no reason"
-    if (reasoned & ~found.pinned).any():
+    if (reasoned & ~units.pinned).any():
         yield "a unit with a reason is not pinned"
-    held = found.pinned & ~reasoned
-    related = np.zeros(found.count, dtype=bool)
-    related[found.rows.child] = True
+    held = units.pinned & ~reasoned
+    related = np.zeros(units.count, dtype=bool)
+    related[units.rows.child] = True
     if (held & ~related).any():
         yield f"{int((held & ~related).sum())} units are pinned without a reason"
 
 
 def _groups_disjoint(analysis: Analysis) -> Iterator[str]:
-    found = analysis.units
-    times = np.zeros(found.count, dtype=np.int64)
-    for group in found.groups:
+    units = analysis.units
+    times = np.zeros(units.count, dtype=np.int64)
+    for group in units.groups:
         times[group.units] += 1
-        if found.pinned[group.units].any():
+        if units.pinned[group.units].any():
             yield f"group {group.id} ({group.name}) holds a pinned unit"
     if (times > 1).any():
         yield f"{int((times > 1).sum())} units are in several groups"
@@ -405,7 +405,7 @@ def summary(results: Sequence[Result]) -> list[str]:
     return [
         f"graphs {len(results)}, plans {count('plans')}, composed {count('composed')} and refused "
         f"{count('refused')}, weak {count('weak')}, input sizes {count('cases')}, "
-        f"compared {count('proved_cases')}, conflicts solved on the ladder {count('conflicts')}",
+        f"compared {count('proved_cases')}, conflicts solved by coarser granularities {count('conflicts')}",
         f"mismatches {sum(laws.values())}: " + ", ".join(f"{k} {n}" for k, n in laws.most_common()),
         f"unproved {laws['unproved']}, dropped groups {count('dropped')}",
         f"graphs with something removed {cut / max(len(results), 1):.1%}",

@@ -23,7 +23,7 @@ import onnx
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.replay import Replayed, replay
 from onnxprune.analysis.trace import trace
-from onnxprune.analysis.units import Units, units
+from onnxprune.analysis.units import Units, build_units
 from onnxprune.model.mapped import light
 from onnxprune.model.runtime import runtime_errors
 from onnxprune.oracle.prove import FAILED, PROVED, WEAK, Case, prove
@@ -53,7 +53,7 @@ def _swap(axes: Axes, first: int, second: int) -> Axes:
 
 
 def _renamed(axes: Axes) -> tuple[Axes, str]:
-    """Call the last letter of the last axis "lost"; returns the letter it was."""
+    """Call the last subscript of the last axis "lost"; returns the subscript it was."""
     full = [i for i, axis in enumerate(axes) if axis]
     if not full:
         return axes, ""
@@ -97,14 +97,14 @@ def _on_output(place: int, change: Callable[[Axes], Axes]) -> Mutation:
 
 
 def _losing(mutation: Callable[[Callable[[Axes], Axes]], Mutation]) -> Mutation:
-    """Rename a letter on one side only, with the size that it had."""
+    """Rename a subscript on one side only, with the size that it had."""
 
     def mutate(sig: Signature) -> Signature | None:
         old: list[str] = []
 
         def change(axes: Axes) -> Axes:
-            changed, letter = _renamed(axes)
-            old.append(letter)
+            changed, subscript = _renamed(axes)
+            old.append(subscript)
             return changed
 
         found = mutation(change)(sig)
@@ -204,33 +204,33 @@ class Arena:
     def of(model: onnx.ModelProto, feeds: dict[str, np.ndarray], tries: int = 12) -> Arena:
         analysis = analyse(model, {name: array.shape for name, array in feeds.items()})
         arena = Arena(model, feeds, analysis.units, dict(analysis.dtypes), [])
-        for dead in some(removals(arena.base, 6), tries):
-            if arena.unaltered(dead)[0] == PROVED:
-                arena.accepted.append(dead)
+        for removed in some(removals(arena.base, 6), tries):
+            if arena.unaltered(removed)[0] == PROVED:
+                arena.accepted.append(removed)
         return arena
 
     def units(self, registry: Registry) -> Units:
-        return units(trace(self.base.traced.network, self.base.traced.shapes, registry))
+        return build_units(trace(self.base.traced.network, self.base.traced.shapes, registry))
 
-    def unaltered(self, dead: np.ndarray) -> tuple[str, onnx.ModelProto | None]:
+    def unaltered(self, removed: np.ndarray) -> tuple[str, onnx.ModelProto | None]:
         """The verdict on a removal by the engine as it is."""
-        key = dead.tobytes()
+        key = removed.tobytes()
         if key not in self.judged:
-            self.judged[key] = self.verdict(self.base, dead)
+            self.judged[key] = self.verdict(self.base, removed)
         return self.judged[key]
 
     def verdict(
-        self, found: Units, dead: np.ndarray, change: Callable[[Replayed], Replayed] | None = None
+        self, units: Units, removed: np.ndarray, change: Callable[[Replayed], Replayed] | None = None
     ) -> tuple[str, onnx.ModelProto | None]:
         """Replay, rewrite and prove: "replay", LOADING, FAILED or PROVED, and the pruned model."""
         try:
-            replayed = replay(found.traced, found.alive(dead))
+            replayed = replay(units.traced, units.alive(removed))
             if replayed.conflicts:
                 return REPLAY, None
-            pruned = rewritten(self.model, found.traced, change(replayed) if change else replayed)
+            pruned = rewritten(self.model, units.traced, change(replayed) if change else replayed)
         except CRASHES:
             return LOADING, None
-        case = Case("", found.traced, replayed, found.alive(dead), self.dtypes, self.feeds)
+        case = Case("", units.traced, replayed, units.alive(removed), self.dtypes, self.feeds)
         try:
             status = prove((light(self.model), pruned), [case]).status
         except CRASHES:
@@ -245,20 +245,20 @@ class Arena:
             return Counter([TRACE])
         try:
             tried = some(removals(mutant, 4), 8)
-            tried += [transferred(self.base, dead, mutant) for dead in self.accepted[:6]]
-            return Counter(self._judged(mutant, dead) for dead in tried if dead.any())
-        except CRASHES:  # its letters do not fit the stored tensors: slicing fails as well
+            tried += [transferred(self.base, removed, mutant) for removed in self.accepted[:6]]
+            return Counter(self._judged(mutant, removed) for removed in tried if removed.any())
+        except CRASHES:  # its subscripts do not fit the stored tensors: slicing fails as well
             return Counter([LOADING])
 
-    def _judged(self, mutant: Units, dead: np.ndarray) -> str:
-        back = transferred(mutant, dead, self.base)
-        alike = elements(self.base, back) == elements(mutant, dead)
+    def _judged(self, mutant: Units, removed: np.ndarray) -> str:
+        back = transferred(mutant, removed, self.base)
+        alike = elements(self.base, back) == elements(mutant, removed)
         right, wanted = self.unaltered(back)
-        status, pruned = self.verdict(mutant, dead)
+        status, pruned = self.verdict(mutant, removed)
         if status in (REPLAY, LOADING, FAILED):
             noticed = {REPLAY: REPLAY, LOADING: LOADING, FAILED: ORACLE}[status]
             return noticed if (alike and right == PROVED) or (noticed == ORACLE and right != FAILED) else SAME
-        if mutant.pinned[dead].any():
+        if mutant.pinned[removed].any():
             return TRACE
         if right == PROVED and alike:
             assert pruned is not None
@@ -280,10 +280,10 @@ class Arena:
 
     def try_rewrites(self) -> Iterator[tuple[str, str]]:
         """Alter what the rewrite does, in every accepted removal; yields the change and who notices."""
-        for dead in self.accepted:
-            replayed = replay(self.base.traced, self.base.alive(dead))
+        for removed in self.accepted:
+            replayed = replay(self.base.traced, self.base.alive(removed))
             for name, change in rewrites(replayed):
-                status, pruned = self.verdict(self.base, dead, lambda _r, change=change: change)
+                status, pruned = self.verdict(self.base, removed, lambda _r, change=change: change)
                 if status == PROVED:
                     assert pruned is not None
                     wanted = rewritten(self.model, self.base.traced, replayed)
@@ -299,19 +299,19 @@ def some(found: Iterator[np.ndarray], count: int) -> list[np.ndarray]:
     return [every[i] for i in places]
 
 
-def elements(found: Units, dead: np.ndarray) -> dict[tuple[str, int], bytes]:
+def elements(units: Units, removed: np.ndarray) -> dict[tuple[str, int], bytes]:
     """Which elements of every use of a stored tensor go."""
     gone: dict[tuple[str, int], np.ndarray] = {}
-    for use, own in owners(found):
-        gone[use] = gone.get(use, False) | dead[own]
+    for use, own in owners(units):
+        gone[use] = gone.get(use, False) | removed[own]
     return {use: np.packbits(mask).tobytes() for use, mask in gone.items() if mask.any()}
 
 
-def transferred(source: Units, dead: np.ndarray, target: Units) -> np.ndarray:
+def transferred(source: Units, removed: np.ndarray, target: Units) -> np.ndarray:
     """The units of another trace that lose all their elements of some stored tensor; closed."""
     gone: dict[tuple[str, int], np.ndarray] = {}
     for use, own in owners(source):
-        gone[use] = gone.get(use, False) | dead[own]
+        gone[use] = gone.get(use, False) | removed[own]
     result = np.zeros(target.count, dtype=bool)
     for use, own in owners(target):
         if use in gone:

@@ -27,7 +27,7 @@ def replays(layers: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, float]:
     settings = PruneSettings(ratio=0.5, align=1)
     request = requested(analysis, settings, loaded)
     decision = planner.decide(analysis.units, request, planner.score(analysis.units, settings))
-    return len(calls), float(decision.dead.mean())
+    return len(calls), float(decision.removed.mean())
 
 
 def test_layers_that_clash_are_found_in_one_replay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,12 @@ UNLABELLED = {"ConstantOfShape", "Shape", "Size"}
 def test_deleting_and_running_commute(case: OperatorCase) -> None:
     table = bench(case)
     clean = 0
-    for dead in removals(table.units):
-        found = broken(table, dead)
+    for removed in removals(table.units):
+        found = broken(table, removed)
         clean += found is None
-        assert found in (None, "refused"), f"{case.name}, without units {dead.nonzero()[0].tolist()}: {found}"
+        assert found in (None, "refused"), (
+            f"{case.name}, without units {removed.nonzero()[0].tolist()}: {found}"
+        )
     assert (clean > 0) != case.whole or case.op in UNLABELLED, f"{case.name}: {clean} removals replay"
 
 

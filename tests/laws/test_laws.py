@@ -62,7 +62,7 @@ def test_prune_does_what_its_stages_do() -> None:
         result = onnxprune.prune(subject.case.model, settings)
         assert result.report.verification["status"] in ("proved", "weak"), f"seed {seed}"
         assert not result.report.dropped, f"seed {seed}"
-        plan = subject.plan_of(decision.dead, decision.replayed)
+        plan = subject.plan_of(decision.removed, decision.replayed)
         assert [g.keep for g in result.plan.groups] == [g.keep for g in plan.groups], f"seed {seed}"
         again = onnxprune.apply(subject.case.model, result.plan.to_json())
         assert again.model.SerializeToString() == result.model.SerializeToString(), f"seed {seed}"
@@ -108,9 +108,9 @@ def test_compose_reads_the_second_plan_in_the_first_one_s_result() -> None:
     units, nothing = subject.analysis.units, np.zeros(subject.analysis.units.count, dtype=bool)
     whole = replay(units.traced, units.alive(nothing))
     decision = subject.decide(PruneSettings(ratio=0.5, align=1, bench=False))
-    found = compose(units, whole, units, decision.dead)
+    found = compose(units, whole, units, decision.removed)
     assert found is not None
-    assert np.array_equal(units.rows.close(found), decision.dead)
+    assert np.array_equal(units.rows.close(found), decision.removed)
 
 
 def test_the_composition_law_sees_a_channel_in_another_s_place() -> None:

@@ -60,7 +60,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def coded(values: np.ndarray, axis: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def quantized(values: np.ndarray, axis: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Codes in int8 and their scales, for the tensor or for each index of an axis."""
     rest = None if axis is None else tuple(i for i in range(values.ndim) if i != axis)
     scale = (np.abs(values).max(axis=rest) / 127).astype(np.float32)
@@ -75,7 +75,7 @@ def pair(axis: int | None = 0) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     floats: dict[str, Any] = dict(params)
     decode = []
     for name, values in arrays.items():
-        q, scale = coded(values, axis)
+        q, scale = quantized(values, axis)
         params |= {f"{name}_q": q, f"{name}_s": scale}
         decode.append(node("DequantizeLinear", [f"{name}_q", f"{name}_s"], [name], axis=axis or 0))
         floats[name] = q.astype(np.float32) * (scale.reshape(-1, 1, 1, 1) if axis == 0 else scale)
@@ -152,16 +152,16 @@ def test_two_swapped_codes_fail_the_proof() -> None:
     decision = decide(analysis.units, requested(analysis, SETTINGS, loaded), score(analysis.units, SETTINGS))
     pruned = rewritten(loaded.model, analysis.units.traced, decision.replayed)
     found = cases(analysis, {}, {}, 0)
-    assert proof(analysis, pruned, decision.replayed, decision.dead, found).status == "proved"
+    assert proof(analysis, pruned, decision.replayed, decision.removed, found).status == "proved"
     tensor = next(t for t in pruned.graph.initializer if t.name == "v_q")
     values = numpy_helper.to_array(tensor)[:, [1, 0, 2, 3]]
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), "v_q"))
-    assert proof(analysis, pruned, decision.replayed, decision.dead, found).status == FAILED
+    assert proof(analysis, pruned, decision.replayed, decision.removed, found).status == FAILED
 
 
 def test_joined_channels_stay_groups_of_their_own() -> None:
     # The decoded inner axis of the last weight spans the join, but its channels come from two weights.
-    q, scale = coded(random(8, 2))
+    q, scale = quantized(random(8, 2))
     nodes = [
         node("DequantizeLinear", ["q", "s"], ["t"]),
         node("Transpose", ["t"], ["turned"], perm=[1, 0]),
@@ -211,7 +211,7 @@ def test_a_range_masked_with_zero_is_the_range_of_what_is_kept() -> None:
 def test_a_removed_channel_that_sets_the_range(largest: int) -> None:
     w = random(3, 8)
     w[:, largest] *= 30
-    params = {"w": w, "v": coded(random(8, 5, seed=1))[0], "vz": np.int8(3), "vs": np.float32(0.02)}
+    params = {"w": w, "v": quantized(random(8, 5, seed=1))[0], "vz": np.int8(3), "vs": np.float32(0.02)}
     nodes = [
         node("MatMul", ["x", "w"], ["y"]),
         node("DynamicQuantizeLinear", ["y"], ["q", "s", "z"]),
@@ -228,7 +228,7 @@ def test_a_removed_channel_that_sets_the_range(largest: int) -> None:
 
 
 def test_integers_are_equal_to_the_bit_where_no_float_sum_comes_first() -> None:
-    codes, scale = coded(random(6, 8))
+    codes, scale = quantized(random(6, 8))
     nodes = [
         node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         node("QLinearMatMul", ["q", "s", "z", "w", "ws", "wz", "s", "z"], ["h"]),
@@ -237,13 +237,13 @@ def test_integers_are_equal_to_the_bit_where_no_float_sum_comes_first() -> None:
     ]
     params = {
         "s": np.float32(0.05), "z": np.uint8(7), "w": codes, "ws": scale, "wz": np.int8(0),
-        "v": coded(random(8, 5, seed=2))[0],
+        "v": quantized(random(8, 5, seed=2))[0],
     }  # fmt: skip
     model = model_of(nodes, {"x": [4, 6]}, {"o": [4, 5]}, params)
     loaded = load(model)
     analysis = analyse(loaded.model)
     decision = decide(analysis.units, requested(analysis, SETTINGS, loaded), score(analysis.units, SETTINGS))
-    alive = analysis.units.alive(decision.dead)
+    alive = analysis.units.alive(decision.removed)
     masked = masked_original(light(model), analysis.units.traced, decision.replayed, alive, analysis.dtypes)
     assert masked.watched == ("k",)
     assert not inexact(masked.model.model, masked.watched, analysis.dtypes)
@@ -280,7 +280,7 @@ def test_narrow_weights_keep_their_type(dtype: Any) -> None:
 @pytest.mark.parametrize("block", [2, 4])
 def test_blocks_shrink_alike(block: int) -> None:
     # Output channels of w are free; its input channels, cut with the columns of u, keep blocks of one length.
-    q, _ = coded(random(8, 6))
+    q, _ = quantized(random(8, 6))
     params = {
         "u": random(3, 8, seed=3),
         "w": q,
@@ -302,7 +302,7 @@ def test_blocks_shrink_alike(block: int) -> None:
 
 
 def test_blocks_of_unequal_length_are_frozen_with_a_reason() -> None:
-    q, _ = coded(random(9, 6))
+    q, _ = quantized(random(9, 6))
     params = {"u": random(3, 9), "w": q, "s": np.full((3, 6), 0.1, np.float32), "v": random(6, 2)}
     nodes = [
         node("DequantizeLinear", ["w", "s"], ["wf"], axis=0, block_size=4),

@@ -78,10 +78,10 @@ class Draft:
         ]
         weights = [numpy_helper.from_array(a, n) for n, a in self.params.items()]
         graph = helper.make_graph(self.nodes, "recurrent", infos[0], infos[1], weights)
-        found = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        found = onnx.shape_inference.infer_shapes(found)
-        onnx.checker.check_model(found, full_check=True)
-        return found
+        result = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        result = onnx.shape_inference.infer_shapes(result)
+        onnx.checker.check_model(result, full_check=True)
+        return result
 
 
 def pruned(model: onnx.ModelProto, ratio: float = 0.5) -> onnxprune.PruneResult:

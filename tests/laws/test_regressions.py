@@ -16,7 +16,7 @@ from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.replay import Conflict, Replayed, replay
 from onnxprune.errors import NothingToPrune, OnnxPruneError
-from onnxprune.planning.cost_model import Prices
+from onnxprune.planning.cost_model import CostModel
 from tests.laws.counting import count_params
 
 Dims = Sequence[int | str]
@@ -55,10 +55,10 @@ def settings(ratio: float = 0.5, seed: int = 0) -> PruneSettings:
 def without(analysis: Analysis, tensor: str, gone: Sequence[int]) -> Replayed:
     """Replay the removal of these indices of the first labelled axis of a tensor."""
     units = analysis.units
-    dead = np.zeros(units.count, dtype=bool)
+    removed = np.zeros(units.count, dtype=bool)
     labels = units.traced.tensors[tensor].factors[0].labels
-    dead[units.of[labels.ravel()[list(gone)]]] = True
-    return replay(units.traced, units.alive(units.rows.close(dead)))
+    removed[units.of[labels.ravel()[list(gone)]]] = True
+    return replay(units.traced, units.alive(units.rows.close(removed)))
 
 
 @pytest.mark.parametrize("opset", [18, 21])
@@ -221,7 +221,7 @@ def test_the_price_of_an_unshared_vector() -> None:
     model = model_of(nodes, {"x": [1, 3, 4, 4]}, {"out": [1, 2, 4, 4]}, params)
     result = onnxprune.prune(model, settings())
     units = analyse(model).units
-    prices, gone = Prices(units, 0), np.zeros(units.count, dtype=bool)
+    prices, gone = CostModel(units, 0), np.zeros(units.count, dtype=bool)
     for group, entry in zip(units.groups, result.plan.groups, strict=True):
         gone[np.delete(group.units, entry.keep)] = True
     prices.remove(prices.effect(np.flatnonzero(gone)))

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnxprune.model.mapped import Light
+from onnxprune.model.mapped import MappedModel
 from onnxprune.model.runtime import open_session, run
 from onnxprune.oracle.rounding import run_nudged
 
@@ -27,7 +27,7 @@ def doubled(*casts: int) -> onnx.ModelProto:
 def test_numbers_move_by_no_more_than_the_last_place_of_the_coarse_type(coarse: int, place: float) -> None:
     model = doubled(coarse, TensorProto.FLOAT)
     plain = run(open_session(model), {"x": X})["t2"]
-    found = run_nudged(Light(model), {"x": X})
+    found = run_nudged(MappedModel(model), {"x": X})
     assert found is not None
     gap = np.abs(found["t2"] - plain)
     assert (gap <= 1.001 * place * np.abs(2 * X)).all()
@@ -36,13 +36,13 @@ def test_numbers_move_by_no_more_than_the_last_place_of_the_coarse_type(coarse: 
 
 @pytest.mark.parametrize("casts", [(), (TensorProto.DOUBLE, TensorProto.FLOAT)])
 def test_a_model_without_coarse_types_is_not_run(casts: tuple[int, ...]) -> None:
-    assert run_nudged(Light(doubled(*casts)), {"x": X}) is None
+    assert run_nudged(MappedModel(doubled(*casts)), {"x": X}) is None
 
 
 def test_infinity_does_not_move() -> None:
     x = X.copy()
     x[0] = np.inf
-    found = run_nudged(Light(doubled(TensorProto.FLOAT16, TensorProto.FLOAT)), {"x": x})
+    found = run_nudged(MappedModel(doubled(TensorProto.FLOAT16, TensorProto.FLOAT)), {"x": x})
     assert found is not None
     assert found["t2"][0] == np.inf
     assert np.isfinite(found["t2"][1:]).all()

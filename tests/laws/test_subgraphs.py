@@ -163,12 +163,12 @@ def test_the_boundary(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("name", ["branches read a tensor", "a branch in a branch reads another"])
 def test_a_removal_of_what_a_subgraph_reads_is_refused_by_the_replay_itself(name: str) -> None:
-    found = analyse(build(CASES[name])).units
-    read = found.traced.tensors["k"].factors[0].labels
+    units = analyse(build(CASES[name])).units
+    read = units.traced.tensors["k"].factors[0].labels
     for label in (read[0], read[-1]):
-        dead = np.zeros(found.count, dtype=bool)
-        dead[found.of[label]] = True
-        replayed = replay(found.traced, found.alive(found.rows.close(dead)))
+        removed = np.zeros(units.count, dtype=bool)
+        removed[units.of[label]] = True
+        replayed = replay(units.traced, units.alive(units.rows.close(removed)))
         assert [c.reason for c in replayed.conflicts] == [
             "a channel of 'k' is removed that stays: read inside a subgraph"
         ]
@@ -177,12 +177,12 @@ def test_a_removal_of_what_a_subgraph_reads_is_refused_by_the_replay_itself(name
 
 def test_every_pin_is_checked_by_the_replay() -> None:
     for seed in range(0, 40, 8):
-        found = analyse(generate(seed).model).units
-        assert found.pins
-        for members, pin in found.pins:
-            dead = np.zeros(found.count, dtype=bool)
-            dead[members[:1]] = True
-            conflicts = replay(found.traced, found.alive(dead)).conflicts
+        units = analyse(generate(seed).model).units
+        assert units.pins
+        for members, pin in units.pins:
+            removed = np.zeros(units.count, dtype=bool)
+            removed[members[:1]] = True
+            conflicts = replay(units.traced, units.alive(removed)).conflicts
             assert any(pin.node == c.node and pin.reason in c.reason for c in conflicts), f"{seed}: {pin}"
 
 

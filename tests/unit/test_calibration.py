@@ -21,8 +21,8 @@ from onnxprune.data.moments import collect
 from onnxprune.data.read import Calibration, read_calibration
 from onnxprune.errors import UsageError
 from onnxprune.model.runtime import open_session, run
-from onnxprune.planning.obs import Reader, damped_inverse, diagonal_losses, surgeon_losses
-from onnxprune.recovery.activation_budget import room_for
+from onnxprune.planning.obs import Reader, damped_inverse, diagonal_losses, obs_losses
+from onnxprune.recovery.activation_budget import activation_budget
 from onnxprune.recovery.least_squares import Folds, fold, with_values
 from onnxprune.recovery.regression import linears
 from onnxprune.recovery.walk import Walk
@@ -203,7 +203,7 @@ def test_the_surgeon_s_first_loss_is_that_of_a_refit() -> None:
     w = rng.standard_normal((6, 3))
     gram = x.T @ x / len(x)
     reader = Reader(gram, w @ w.T, np.linalg.inv(gram), np.arange(6), float(np.trace(w.T @ gram @ w)))
-    losses = surgeon_losses([reader], np.arange(6))
+    losses = obs_losses([reader], np.arange(6))
     for gone in range(6):
         kept = [i for i in range(6) if i != gone]
         rest = x @ w - x[:, kept] @ np.linalg.lstsq(x[:, kept], x @ w, rcond=None)[0]
@@ -221,7 +221,7 @@ def test_the_surgeon_s_first_loss_is_that_of_a_refit() -> None:
 def test_units_of_several_places_go_at_once_and_dead_ones_are_free() -> None:
     gram = np.diag([1.0, 1.0, 2.0, 2.0, 0.0, 0.0])
     reader = Reader(gram, np.eye(6), damped_inverse(gram), np.asarray([7, 7, 8, 8, 9, 9]), 6.0)
-    losses = surgeon_losses([reader], np.asarray([7, 8, 9]))
+    losses = obs_losses([reader], np.asarray([7, 8, 9]))
     assert losses[2] == pytest.approx(0, abs=0.01)
     assert losses[0] == pytest.approx(2 / 6, rel=0.05)
     assert losses[1] == pytest.approx(4 / 6, rel=0.05)
@@ -239,11 +239,11 @@ def test_a_channel_that_is_a_copy_is_folded_away_without_loss() -> None:
     readers = list(consumers(units))
     batches = [{"x": rows(200)}]
     grams = collect(model, [c.view for c in readers], batches, 1 << 20)
-    dead = np.zeros(units.count, dtype=bool)
-    dead[readers[0].units[0, 5]] = True
+    removed = np.zeros(units.count, dtype=bool)
+    removed[readers[0].units[0, 5]] = True
     folds = Folds(readers, grams)
-    values = folds.values(dead)
-    assert folds.values(np.zeros_like(dead)) == {}
+    values = folds.values(removed)
+    assert folds.values(np.zeros_like(removed)) == {}
     plain, changed = (run(open_session(m), batches[0])["o"] for m in (model, with_values(model, values)))
     assert np.abs(plain - changed).max() < 0.1 * np.abs(plain).max()
     assert fold(readers[0], grams[readers[0].view], np.zeros(units.count, dtype=bool)) is None
@@ -310,7 +310,7 @@ def test_repair_is_never_worse_than_none(method: str) -> None:
 def test_a_repair_takes_as_many_samples_as_there_is_room_for_and_says_so() -> None:
     model = digits("shuffle")
     data = read_calibration(CALIB, model)
-    room = room_for(model, data.batches, 0)
+    room = activation_budget(model, data.batches, 0)
     short = halved(model, calib=CALIB, recover="joint", memory_limit=5 * room.each).report
     assert short.recovery is not None
     assert short.recovery["samples"] == 5 * data.each
@@ -325,7 +325,7 @@ def test_a_repair_takes_as_many_samples_as_there_is_room_for_and_says_so() -> No
 def test_room_is_for_all_that_a_walk_keeps() -> None:
     model = digits("shuffle")
     data = read_calibration(CALIB, model)
-    room = room_for(model, data.batches, 1 << 30)
+    room = activation_budget(model, data.batches, 1 << 30)
     walk, most = Walk(model, data.batches), 0
     for layer in linears(walk):
         walk.until(layer.place)

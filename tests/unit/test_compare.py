@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from onnxprune.cli.app import program
 from onnxprune.errors import UsageError
-from onnxprune.reports.compare import Limits, compare
+from onnxprune.reports.compare import CompareLimits, compare
 from onnxprune.reports.data import PruneReport, Quantities
 from onnxprune.reports.plain import plain
 from onnxprune.reports.record import GOOD, STATUSES, Record
@@ -51,7 +51,7 @@ def sized(macs: int, bytes_: int) -> dict[str, Any]:
 
 
 def verdicts(folder: Path, old: PruneReport, new: PruneReport, **limits: float) -> dict[str, str]:
-    found = compare(one(folder / "old.json", old), one(folder / "new.json", new), Limits(**limits))
+    found = compare(one(folder / "old.json", old), one(folder / "new.json", new), CompareLimits(**limits))
     return {f.what: f.verdict for f in found.findings if f.verdict != "same"}
 
 

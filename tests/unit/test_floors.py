@@ -28,16 +28,16 @@ def floor_of(room: str) -> int:
 
 
 def imports(path: Path) -> list[str]:
-    found = []
+    result = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            result += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: relative import"
-            found += (
+            result += (
                 [node.module] if node.module != "onnxprune" else [f"onnxprune.{a.name}" for a in node.names]
             )
-    return found
+    return result
 
 
 def test_rooms_are_the_floors() -> None:

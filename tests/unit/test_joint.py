@@ -13,8 +13,8 @@ from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.replay import replay
 from onnxprune.data.images import mirrored
 from onnxprune.data.read import Calibration
-from onnxprune.recovery.joint import dealt, jointly
-from onnxprune.recovery.problem import Batch, Part, Problem, ends_of, pieced, sessions
+from onnxprune.recovery.joint import dealt, fit_jointly
+from onnxprune.recovery.problem import Batch, LayerPart, Problem, ends_of, pieced, sessions
 from onnxprune.recovery.regression import linears
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
@@ -61,7 +61,7 @@ def problem_of(model: onnx.ModelProto, count: int = 2) -> tuple[Problem, dict[st
     ]
     scales = {name: 0.5 + i for i, name in enumerate(ends)}
     weights = {name: piece.stored[name] for name in window.tensors}
-    parts = [Part(batches, batches)]
+    parts = [LayerPart(batches, batches)]
     return Problem(layers, parts, [], scales, *sessions(walk, window, piece, ends)), weights
 
 
@@ -137,8 +137,8 @@ def test_a_gradient_is_what_differences_say(name: str) -> None:
     problem, weights = problem_of(network(*CASES[name]))
     assert list(problem.scales) == ["out"]
     batches = problem.parts[0].batches
-    pulls = problem.pulls(weights, batches)
-    for layer, pull in zip(problem.layers, pulls, strict=True):
+    weight_gradients = problem.weight_gradients(weights, batches)
+    for layer, pull in zip(problem.layers, weight_gradients, strict=True):
         way = np.random.default_rng(3).normal(size=pull.shape)
         change = {layer.weight: layer.changed(np.zeros(layer.shape), way[:, : layer.features])}
         if layer.bias:
@@ -154,7 +154,7 @@ def test_a_gradient_is_what_differences_say(name: str) -> None:
 def test_old_opsets_have_gradients_too() -> None:
     nodes = [FIRST, node("Clip", "y", "z", min=-1.0, max=1.5), LAST]
     problem, weights = problem_of(network(nodes, CONV, IMAGE, opset=9))
-    assert all(np.abs(pull).max() > 0 for pull in problem.pulls(weights, problem.parts[0].batches))
+    assert all(np.abs(pull).max() > 0 for pull in problem.weight_gradients(weights, problem.parts[0].batches))
 
 
 def test_what_no_gradient_passes_is_aimed_at() -> None:
@@ -162,7 +162,7 @@ def test_what_no_gradient_passes_is_aimed_at() -> None:
     problem, weights = problem_of(network(nodes, CONV, IMAGE))
     assert list(problem.scales) == ["out", "y"]
     alone = problem_of(network([FIRST], CONV, IMAGE))[0]
-    assert len(problem.pulls(weights, problem.parts[0].batches)) == len(alone.layers) + 1
+    assert len(problem.weight_gradients(weights, problem.parts[0].batches)) == len(alone.layers) + 1
 
 
 def chain(blocks: int, width: int = 4) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
@@ -209,7 +209,7 @@ def fitted_on(
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     units = analyse(models[0]).units
     whole = replay(units.traced, np.ones(units.count, bool))
-    return jointly(models, units.traced, whole, data, mirrored(data.fit))
+    return fit_jointly(models, units.traced, whole, data, mirrored(data.fit))
 
 
 def missed(models: tuple[onnx.ModelProto, onnx.ModelProto]) -> float:

@@ -52,7 +52,7 @@ def test_a_light_model_refers_to_its_weights_and_runs() -> None:
     feeds = {"input": np.random.default_rng(0).standard_normal((2, 1, 16, 16)).astype(np.float32)}
     name = next(o.name for o in model.graph.output)
     for optimised in (False, True):
-        plain = module.Light(model)
+        plain = module.MappedModel(model)
         wanted, got = (run(open_session(m, optimised), feeds)[name] for m in (plain, found))
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
     exposed = exposing(found, [model.graph.node[0].output[0]])

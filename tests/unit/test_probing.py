@@ -40,10 +40,10 @@ def told_and_seen(samples: int) -> tuple[float, float]:
     assert evidence is not None
     scores = scored(analysis, evidence, settings)
     fitted = Probe(analysis.model, analysis.units, (evidence.readers, evidence.grams), evidence.data.fit)
-    dead = fitted.removal(analysis.units.groups[0], scores, PROBE)
-    drift = fitted.drift(dead)
+    removed = fitted.removal(analysis.units.groups[0], scores, PROBE)
+    drift = fitted.drift(removed)
     assert drift is not None
-    return float(scores[dead].sum()), drift**2
+    return float(scores[removed].sum()), drift**2
 
 
 def test_fewer_inputs_than_channels_do_not_make_them_cheap() -> None:

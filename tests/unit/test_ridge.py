@@ -10,9 +10,9 @@ from onnx import helper, numpy_helper
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.replay import replay
 from onnxprune.data.read import read_calibration
-from onnxprune.recovery.active_range import Heard, heard
+from onnxprune.recovery.active_range import ActiveRange, active_range
 from onnxprune.recovery.refit import refitted
-from onnxprune.recovery.ridge import Ridge, Rows
+from onnxprune.recovery.ridge import RegressionRows, Ridge
 from onnxprune.recovery.walk import Walk
 from tests.laws.test_regressions import model_of
 
@@ -20,7 +20,9 @@ RNG = np.random.default_rng(0)
 EVERYTHING = (-np.inf, np.inf)
 
 
-def bounds(nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], outputs: tuple[str, ...]) -> Heard:
+def bounds(
+    nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], outputs: tuple[str, ...]
+) -> ActiveRange:
     """Find what readers hear of the tensor `y` with two channels."""
     tensors = {"w": np.ones((2, 2, 1, 1), np.float32), **stored}
     graph = helper.make_graph(
@@ -29,7 +31,9 @@ def bounds(nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], outputs: 
         [onnx.ValueInfoProto(name=name) for name in outputs],
         [numpy_helper.from_array(v, n) for n, v in tensors.items()],
     )  # fmt: skip
-    return heard(Walk(helper.make_model(graph), [{"x": np.zeros((1, 2, 3, 3), np.float32)}]), "y", 1, 2)
+    return active_range(
+        Walk(helper.make_model(graph), [{"x": np.zeros((1, 2, 3, 3), np.float32)}]), "y", 1, 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,9 +91,9 @@ def test_all_readers_count() -> None:
     assert bounds([helper.make_node("Sub", ["x", "y"], ["z"])], {}, ("z",)).everything
 
 
-def _rows(count: int, change: np.ndarray) -> Rows:
+def _rows(count: int, change: np.ndarray) -> RegressionRows:
     """Make rows whose outputs are wrong by a linear map of the features."""
-    rows = Rows()
+    rows = RegressionRows()
     features = RNG.normal(size=(1, count, len(change))).astype(np.float32)
     made = RNG.normal(size=(1, count, change.shape[1])).astype(np.float32)
     rows.add(features, made, made + features @ change + 0.5)
@@ -99,7 +103,7 @@ def _rows(count: int, change: np.ndarray) -> Rows:
 def test_the_regression_finds_a_linear_error() -> None:
     change = RNG.normal(size=(6, 3)).astype(np.float32)
     fit, judge = _rows(500, change), _rows(200, change)
-    everything = Heard(np.full((1, 1, 3), -np.inf), np.full((1, 1, 3), np.inf))
+    everything = ActiveRange(np.full((1, 1, 3), -np.inf), np.full((1, 1, 3), np.inf))
     mean = fit.mean()
     for rows in (fit, judge):
         rows.centre(mean)
@@ -112,14 +116,14 @@ def test_the_regression_finds_a_linear_error() -> None:
 def test_what_is_not_heard_is_left_free() -> None:
     # Targets below zero are spoiled by noise that no weight explains; a Relu does not hear it.
     weight = RNG.normal(size=(6, 3)).astype(np.float32)
-    relu = Heard(np.zeros((1, 1, 3)), np.full((1, 1, 3), np.inf))
-    everything = Heard(np.full((1, 1, 3), -np.inf), np.full((1, 1, 3), np.inf))
+    relu = ActiveRange(np.zeros((1, 1, 3)), np.full((1, 1, 3), np.inf))
+    everything = ActiveRange(np.full((1, 1, 3), -np.inf), np.full((1, 1, 3), np.inf))
     sides = []
     for count in (2000, 500):
         features = RNG.normal(size=(1, count, 6)).astype(np.float32)
         target = features @ weight
         target[target < 0] *= RNG.uniform(0, 30, size=int((target < 0).sum()))
-        rows = Rows()
+        rows = RegressionRows()
         rows.add(features, np.zeros_like(target), target)
         sides.append(rows)
     fit, judge = sides
@@ -131,10 +135,10 @@ def test_what_is_not_heard_is_left_free() -> None:
 
 
 def test_nothing_changes_where_it_does_not_help() -> None:
-    fit, judge = _rows(20, np.zeros((6, 3), np.float32)), Rows()
+    fit, judge = _rows(20, np.zeros((6, 3), np.float32)), RegressionRows()
     for features, made in zip(fit.features, fit.made, strict=True):
         judge.add(features, made, made)
-    everything = Heard(np.full((1, 1, 3), -np.inf), np.full((1, 1, 3), np.inf))
+    everything = ActiveRange(np.full((1, 1, 3), -np.inf), np.full((1, 1, 3), np.inf))
     assert Ridge(fit, judge, everything, True).best((1e-3,)) is None
 
 

@@ -14,7 +14,7 @@ from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
 from onnxprune.errors import UsageError
 from onnxprune.model.io import load
-from onnxprune.model.mapped import Light
+from onnxprune.model.mapped import MappedModel
 from onnxprune.model.runtime import open_session, run
 from onnxprune.oracle.masked import masked_original
 from onnxprune.pipeline.iterative_schedule import Stage, scheduled
@@ -44,23 +44,23 @@ def test_a_step_begins_where_the_one_before_ended(name: str, method: str) -> Non
     request = requested(analysis, settings, loaded)
     first = Stage(analysis, scored(analysis, evidence, settings), evidence)
     decision = decide(analysis.units, request, first.scores)
-    removal = (decision.dead, decision.replayed)
-    repaired = recovered(analysis, first.pruned(decision.dead), removal, evidence, settings)
+    removal = (decision.removed, decision.replayed)
+    repaired = recovered(analysis, first.pruned(decision.removed), removal, evidence, settings)
     assert repaired.repaired
     second = first.after(removal, repaired.model, request)
-    found = second.analysis.units
-    alive = found.alive(decision.dead)
+    units = second.analysis.units
+    alive = units.alive(decision.removed)
     masked = masked_original(
-        Light(second.analysis.model), found.traced, decision.replayed, alive, second.analysis.dtypes
+        MappedModel(second.analysis.model), units.traced, decision.replayed, alive, second.analysis.dtypes
     )
     feeds = {"input": FEW["input"][:8]}
     wanted = run(open_session(repaired.model), feeds)["logits"]
     np.testing.assert_allclose(run(open_session(masked.model), feeds)["logits"], wanted, rtol=1e-4, atol=1e-4)
-    again = second.pruned(decision.dead)
+    again = second.pruned(decision.removed)
     np.testing.assert_allclose(run(open_session(again), feeds)["logits"], wanted, rtol=1e-4, atol=1e-4)
-    assert (second.scores[decision.dead] == 0).all()
+    assert (second.scores[decision.removed] == 0).all()
     for view, gram in second.evidence.grams.items():
-        gone = decision.dead[next(r.units for r in second.evidence.readers if r.view == view)]
+        gone = decision.removed[next(r.units for r in second.evidence.readers if r.view == view)]
         assert not gram.energy[gone].any()
         assert np.array_equal(gram.energy, gram.energy.transpose(0, 2, 1))
 

@@ -17,7 +17,7 @@ from onnxprune.evaluation.latency import (
     PATIENCE,
     SESSION_NOISE,
     BenchSettings,
-    Comparison,
+    LatencyRatio,
     bench,
     compare,
     cpu_name,
@@ -121,7 +121,7 @@ def test_bootstrap_interval_covers_the_true_ratio() -> None:
     ],
 )
 def test_verdict(low: float, high: float, verdict: str) -> None:
-    assert Comparison((low + high) / 2, low, high).verdict == verdict
+    assert LatencyRatio((low + high) / 2, low, high).verdict == verdict
 
 
 @pytest.mark.parametrize(("first", "other"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([], [])])

@@ -17,7 +17,7 @@ from onnxprune import PruneSettings
 from onnxprune.cli.app import program
 from onnxprune.data.read import Validation, read_calibration, read_validation
 from onnxprune.errors import GateFailed, NothingToPrune, UsageError
-from onnxprune.evaluation.metrics import METRICS, Comparison, metric_of
+from onnxprune.evaluation.metrics import METRICS, Judged, metric_of
 from onnxprune.evaluation.validation import Validated, answers, judge
 from onnxprune.model.runtime import open_session, run
 from tests.unit.test_calibration import CALIB, EVAL, MODELS, accuracy, digits, pair, rows
@@ -27,9 +27,9 @@ FEW = {"input": np.load(CALIB)["input"][:96]}
 HALF: dict[str, Any] = {"targets": {"macs": 0.5}, "align": 1, "bench": False}
 
 
-def compared(found: np.ndarray, wanted: np.ndarray, **more: Any) -> Comparison:
+def compared(found: np.ndarray, wanted: np.ndarray, **more: Any) -> Judged:
     """One batch of one output."""
-    return Comparison([{"y": found}], [{"y": wanted}], Validation(({"x": found},), **more))
+    return Judged([{"y": found}], [{"y": wanted}], Validation(({"x": found},), **more))
 
 
 # -- data ----------------------------------------------------------------------------------------------------
@@ -123,10 +123,10 @@ def test_targets_replace_the_unpruned_model_for_cosine_and_psnr_only() -> None:
 def test_the_worst_output_counts_and_an_output_without_samples_is_one() -> None:
     batch = {"x": rows(4)}
     good, bad = np.ones((4, 2)), np.ones(3)
-    c = Comparison([{"a": good, "b": 2 * bad}], [{"a": good, "b": bad}], Validation((batch,)))
+    c = Judged([{"a": good, "b": 2 * bad}], [{"a": good, "b": bad}], Validation((batch,)))
     assert METRICS["drift"](c) == pytest.approx(1)
     with pytest.raises(UsageError, match=r"needs class scores.*output 'b' is \[3\]"):
-        METRICS["agreement"](Comparison([{"b": bad}], [{"b": bad}], Validation((batch,))))
+        METRICS["agreement"](Judged([{"b": bad}], [{"b": bad}], Validation((batch,))))
 
 
 def test_the_metric_suits_the_data() -> None:

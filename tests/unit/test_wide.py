@@ -79,7 +79,7 @@ def fitted(
     walk.until(layer.place)
     before = [values["o"] for values in walk.preview(["o"])]
     pairs = zip(before, targets, strict=True)
-    wide.wide_fitted(walk, layer, pairs, data, bool(given.get("fits", True)), 1 << 24)
+    wide.block_ridge(walk, layer, pairs, data, bool(given.get("fits", True)), 1 << 24)
     after = [values["o"] for values in walk.preview(["o"])]
     left, whole = (
         sum(float(np.square(a - b).sum()) for a, b in zip(x, targets, strict=True)) for x in (after, before)
@@ -114,7 +114,7 @@ def test_what_does_not_help_on_what_is_held_out_is_not_done() -> None:
     before = stored(walk, layer.weight)
     made = [values["o"] for values in walk.preview(["o"])]
     held = targets[4] - made[4]
-    changed = wide.wide_fitted(walk, layer, zip(made, targets, strict=True), data, True, 1 << 24)
+    changed = wide.block_ridge(walk, layer, zip(made, targets, strict=True), data, True, 1 << 24)
     after = targets[4] - list(walk.preview(["o"]))[4]["o"]
     assert np.square(after).sum() <= np.square(held).sum()
     assert changed or np.array_equal(before, stored(walk, layer.weight))

@@ -48,13 +48,13 @@ def _weights(net: Net) -> list[tuple[str, int, bool]]:
     """List the weights with the axis of their output channels, and whether each may have a scale."""
     places = {name: node for node in net.nodes for name in node.input[1:2] if node.op_type in CONTRACTING}
     uses = [name for node in net.nodes for name in node.input]
-    found = []
+    result = []
     for name, node in places.items():
         if name in net.params and net.params[name].ndim > 1 and net.params[name].size:
             rank = net.params[name].ndim
             alone = uses.count(name) == 1 and (node.op_type.startswith("Conv") or rank == 2)
-            found.append((name, _output_axis(node, rank), alone))
-    return found
+            result.append((name, _output_axis(node, rank), alone))
+    return result
 
 
 def _output_axis(node: NodeProto, rank: int) -> int:

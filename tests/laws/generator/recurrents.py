@@ -62,18 +62,18 @@ def layer(net: Net, x: T, op: str, dirs: int, hidden: int) -> tuple[T, T]:
 
 
 def attributes(net: Net, op: str, dirs: int, hidden: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"hidden_size": hidden}
+    result: dict[str, Any] = {"hidden_size": hidden}
     if dirs == 2:
-        found["direction"] = "bidirectional"
+        result["direction"] = "bidirectional"
     elif net.chance(0.5):
-        found["direction"] = net.pick(["forward", "reverse"])
+        result["direction"] = net.pick(["forward", "reverse"])
     if op == "GRU" and net.chance(0.6):
-        found["linear_before_reset"] = 1
+        result["linear_before_reset"] = 1
     if op == "RNN" and net.chance(0.3):
-        found["activations"] = ["Relu" if net.chance(0.3) else "Tanh"] * dirs
+        result["activations"] = ["Relu" if net.chance(0.3) else "Tanh"] * dirs
     if net.chance(0.1):
-        found["clip"] = 3.0
-    return found
+        result["clip"] = 3.0
+    return result
 
 
 def states(net: Net, x: T, op: str, dirs: int, hidden: int) -> list[str]:

@@ -15,11 +15,11 @@ def floats(net: Net) -> list[str]:
 
 
 def uses(net: Net) -> dict[str, list[tuple[NodeProto, int]]]:
-    found: dict[str, list[tuple[NodeProto, int]]] = {}
+    result: dict[str, list[tuple[NodeProto, int]]] = {}
     for node in net.nodes:
         for i, name in enumerate(node.input):
-            found.setdefault(name, []).append((node, i))
-    return found
+            result.setdefault(name, []).append((node, i))
+    return result
 
 
 def deduplicated(net: Net) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from onnxprune.errors import printable
-from onnxprune.reports.batch_page import zoo_page
+from onnxprune.reports.batch_page import batch_page
 from onnxprune.reports.model_page import Page, model_page
 from onnxprune.reports.record import STATUSES, Run
 from onnxprune.reports.scales import linear, logarithmic
@@ -47,7 +47,7 @@ def cells(page: bytes, table: str) -> list[list[str]]:
 
 def test_every_record_is_in_the_page_with_its_reason_and_log() -> None:
     given = many()
-    page = zoo_page(given)
+    page = batch_page(given)
     found = harmless(page)
     assert (
         "12 of 25 models pruned and written, 1 had nothing to prune, 12 failed or fell short." in found.text
@@ -66,7 +66,7 @@ def test_the_leaderboard_begins_with_the_fastest_that_were_written() -> None:
     slow = record("z/slow.onnx", found=report(bench=bench(10.0, 1.5)))
     untimed = record("z/untimed.onnx", found=report(bench=None, drift=None))
     missed = record("a/missed.onnx", "target-missed", report(bench=bench(10.0, 0.01)))
-    page = zoo_page(run_of(slow, untimed, missed, *many(3).records))
+    page = batch_page(run_of(slow, untimed, missed, *many(3).records))
     rows = cells(page, "All models that were pruned")
     names = [re.match(r"\S+", row[0]) for row in rows]
     wanted = ["m02.onnx", "m01.onnx", "m00.onnx", "z/slow.onnx", "z/untimed.onnx", "a/missed.onnx"]
@@ -78,7 +78,7 @@ def test_the_leaderboard_begins_with_the_fastest_that_were_written() -> None:
 
 
 def test_links_of_dots_lead_to_rows() -> None:
-    found = Elements(zoo_page(many()))
+    found = Elements(batch_page(many()))
     ids = {attributes["id"] for _, attributes in found.found if "id" in attributes}
     inner = [(a["href"] or "")[1:] for a in found.all("a") if (a["href"] or "").startswith("#")]
     assert len(inner) == 12
@@ -91,7 +91,7 @@ def test_links_of_dots_lead_to_rows() -> None:
 def test_hostile_ids_stay_harmless_and_logs_relative(name: str) -> None:
     good = record(name, found=report(name), log=f"logs/{name}.log")
     bad = replace(record(name, "crashed", log=f"logs/{name}.log", reason=name), id=f"{name} 2")
-    found = harmless(zoo_page(run_of(good, bad)))
+    found = harmless(batch_page(run_of(good, bad)))
     assert printable(name) in found.text
     logs = [a["href"] or "" for a in found.all("a") if not (a["href"] or "").startswith("#")]
     assert len(logs) == 2
@@ -100,14 +100,14 @@ def test_hostile_ids_stay_harmless_and_logs_relative(name: str) -> None:
 
 @pytest.mark.parametrize("records", [(), (record("x", "timeout"),), (record("x", "nothing"),)])
 def test_a_run_without_results_makes_a_page(records: tuple[Any, ...]) -> None:
-    found = harmless(zoo_page(run_of(*records)))
+    found = harmless(batch_page(run_of(*records)))
     assert not found.all("svg")
     assert "The run" in found.text
 
 
 def test_models_without_numbers_are_told_as_such() -> None:
     odd = {"value": None, "samples": 8, "inputs": "generated"}
-    page = zoo_page(
+    page = batch_page(
         run_of(record("x", found=report(drift=odd, bench=None)), record("y", found=report(drift=odd)))
     )
     assert "not finite" in harmless(page).text
@@ -121,7 +121,7 @@ def test_medians_and_bytes_are_of_what_was_written() -> None:
         ),
         record("bad", "gate-failed", report(bench=bench(10.0, 0.1))),
     )
-    text = Elements(zoo_page(given)).text
+    text = Elements(batch_page(given)).text
     assert "2.00×" in text
     assert "2 of 3 faster beyond noise" in text
     assert "12 kB" in text
@@ -179,7 +179,7 @@ def test_scales_hold_their_numbers() -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_the_script_runs_under_the_policy_of_the_page(tmp_path: Path) -> None:
     assert CHROMIUM is not None
-    for name, page in (("zoo", zoo_page(many())), ("model", model_page(Page(report(HOSTILE), {})))):
+    for name, page in (("zoo", batch_page(many())), ("model", model_page(Page(report(HOSTILE), {})))):
         (tmp_path / f"{name}.html").write_bytes(page)
         profile = f"--user-data-dir={tmp_path / name}"
         done = subprocess.run(
@@ -193,7 +193,7 @@ def test_the_script_runs_under_the_policy_of_the_page(tmp_path: Path) -> None:
 @pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="no Chromium with a driver is installed")
 def test_a_click_sorts_and_words_filter(tmp_path: Path) -> None:
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    (tmp_path / "page.html").write_bytes(zoo_page(many()))
+    (tmp_path / "page.html").write_bytes(batch_page(many()))
     options = webdriver.ChromeOptions()
     for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
         options.add_argument(flag)
