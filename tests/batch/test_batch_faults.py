@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -20,7 +21,7 @@ from onnx import helper, numpy_helper
 import onnxprune
 from onnxprune.batches import run as running
 from onnxprune.batches import worker
-from onnxprune.batches.job import Job, ResourceLimits, WorkerOutcome
+from onnxprune.batches.job import Job, ResourceLimits, WorkerOutcome, WorkerResult
 from onnxprune.errors import ResourceError
 from tests.batch import batch_faults as faults
 from tests.batch import batch_invariants as invariants
@@ -95,10 +96,7 @@ class Here:
         told: dict[str, object] = {}
         told |= worker.carried_out(job, told.update)
         Path(job.log).touch()
-        self._outcomes.append(WorkerOutcome(job.number, told, 0, 0.0, None))
-
-    def stages(self) -> dict[int, str]:
-        return {}
+        self._outcomes.append(WorkerOutcome(job.number, msgspec.convert(told, WorkerResult), 0, 0.0, None))
 
     def wait(self) -> Iterator[WorkerOutcome]:
         while self._outcomes:
