@@ -21,7 +21,7 @@ from onnxprune.batches import journal as events
 from onnxprune.batches.folder import OutputFolder, places
 from onnxprune.batches.hashing import Unreadable, combined, digests, file_digest
 from onnxprune.batches.job import EXECUTION, PAGE, Job, ResourceLimits, Stage, WorkerOutcome
-from onnxprune.batches.journal import EndedEvent, Journal, State
+from onnxprune.batches.journal import Journal, State
 from onnxprune.batches.verdict import ATTEMPTS, Verdict, judged
 from onnxprune.batches.watch import Watch
 from onnxprune.reports.record import GOOD, Record
@@ -76,7 +76,7 @@ def finished(task: Task, state: State, folder: OutputFolder, retry_failed: bool)
     return record if written and _unmoved(task, known) else None
 
 
-def _unmoved(task: Task, known: EndedEvent) -> bool:
+def _unmoved(task: Task, known: events.Ended) -> bool:
     path = os.path.abspath(task.source)
     try:
         now = digests(path, tuple(known.inputs)[1:])
@@ -122,7 +122,7 @@ class Scheduler:
                 shutil.rmtree(run.job.scratch, ignore_errors=True)
 
     def _begun(self, task: Task, attempt: int, stale: set[str]) -> Job:
-        self._journal.append(events.BEGUN, id=task.name, attempt=attempt)
+        self._journal.append(events.Begun(id=task.name, attempt=attempt))
         self._folder.prepare(task.name, stale)
         self._watch.begun(task.name, attempt)
         log = self._folder.root / self._folder.log(task.name)
@@ -138,7 +138,7 @@ class Scheduler:
         told = outcome.result
         named = places(run.task.name, told.files)
         if named:
-            self._journal.append(events.WRITING, id=run.task.name, files=list(named.values()))
+            self._journal.append(events.Writing(id=run.task.name, files=tuple(named.values())))
             self._folder.publish(Path(told.folder), named)
         attempts = run.job.attempt
         if len(list(Path(run.job.scratch).glob(f"{EXECUTION}*"))) > 1:
@@ -154,7 +154,7 @@ class Scheduler:
             page=named.get(PAGE),
         )  # fmt: skip
         written = {place: told.files[name] for name, place in named.items()}
-        self._journal.append(events.ENDED, **events.ended(record, inputs, written))
+        self._journal.append(events.Ended(id=run.task.name, record=record, inputs=inputs, files=written))
         return record
 
 
