@@ -16,7 +16,7 @@ import pytest
 import onnxprune
 from onnxprune.reports.record import Record
 from tests.batch import batch_invariants as invariants
-from tests.batch.test_batch_faults import tiny
+from tests.batch.batch_pools import tiny
 
 SCRIPT = """
 import ctypes, os, signal, time
