@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from onnxprune.model.machine import THREAD_COUNTS
 from tests.signals import hear_interrupts
 
@@ -13,3 +15,10 @@ def pytest_configure() -> None:
     hear_interrupts()
     for name in THREAD_COUNTS:
         os.environ.setdefault(name, "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test is fast unless it or its module says otherwise."""
+    for item in items:
+        if item.get_closest_marker("slow") is None and item.get_closest_marker("zoo") is None:
+            item.add_marker("fast")

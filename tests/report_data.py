@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.reports.data import (
@@ -71,7 +72,7 @@ def record(id_: str, status: str = "done", found: PruneReport | None = None, **g
         peak_bytes=300_000_000, log=f"logs/{id_}.log", output=f"models/{id_}" if good else None,
         settings={"ratio": 0.5}, report=None if found is None else found.to_dict(),
     )  # fmt: skip
-    return replace(made, **given)
+    return structs.replace(made, **given)
 
 
 def run_of(*records: Record) -> Run:

@@ -12,11 +12,10 @@ import queue
 import secrets
 import signal
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import onnxprune
-from onnxprune.batches.job import Job, ResourceLimits, WorkerOutcome
+from onnxprune.batches.job import Job, ResourceLimits, WorkerOutcome, WorkerResult
 from onnxprune.batches.processes import Workers
 from onnxprune.errors import OnnxPruneError, UsageError
 
@@ -68,16 +67,16 @@ class _Servers(WorkerPlugin):
                     raise UsageError(
                         f"'{job.scratch}' is not there for a Dask worker; both need one file system"
                     )
-                ended = workers.wait()
+                ended = [event for event in workers.wait() if isinstance(event, WorkerOutcome)]
             broken.pop_all()
         self.idle.put(workers)
         return ended[0]
 
 
-def isolated(plugin: str, job: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
-    """Run one job in a Dask worker, with plain data both ways."""
+def isolated(plugin: str, job: Job, limits: ResourceLimits) -> WorkerOutcome:
+    """Run one job in a Dask worker."""
     servers: _Servers = get_worker().plugins[plugin]
-    return asdict(servers.run(Job(**job), ResourceLimits(**limits)))
+    return servers.run(job, limits)
 
 
 class DaskWorkers:
@@ -130,34 +129,25 @@ class DaskWorkers:
         """Return how many more jobs may be submitted now; workers come and go."""
         return sum(self._client.nthreads().values()) - len(self._running)
 
-    def stages(self) -> dict[int, str]:
-        """Return nothing: a task of Dask tells only how it ended."""
-        return {}
-
     def submit(self, job: Job) -> None:
         """Start a job."""
-        future = self._client.submit(
-            isolated,
-            self._name,
-            asdict(job),
-            asdict(self._limits),
-            key=f"{self._name}-{job.number}",
-            pure=False,
-        )
+        key = f"{self._name}-{job.number}"
+        future = self._client.submit(isolated, self._name, job, self._limits, key=key, pure=False)
         self._running[future.key] = job.number, future
         future.add_done_callback(self._ended.put)
 
     def wait(self) -> list[WorkerOutcome]:
-        """Return what has ended within a moment."""
+        """Return what has ended within a moment; a task of Dask tells only how it ended."""
         try:
             future = self._ended.get(timeout=_MOMENT)
         except queue.Empty:
             return []
         number, _ = self._running.pop(future.key)
         try:
-            return [WorkerOutcome(**future.result())]
+            outcome: WorkerOutcome = future.result()
+            return [outcome]
         except KilledWorker:  # several Dask workers died with this job
-            return [WorkerOutcome(number, {}, -signal.SIGKILL, 0.0, None, lost=True)]
+            return [WorkerOutcome(number, WorkerResult(), -signal.SIGKILL, 0.0, None, lost=True)]
         except OnnxPruneError:
             raise
         except Exception as error:

@@ -53,10 +53,6 @@ def file_digest(path: Path) -> str:
 def combined(inputs: Mapping[str, str]) -> str:
     """Return one hash for all files of a model: of a single file its own sha256."""
     found = list(inputs.values())
-    return (
-        ""
-        if not found
-        else found[0]
-        if len(found) == 1
-        else hashlib.sha256("".join(found).encode()).hexdigest()
-    )
+    if len(found) > 1:
+        return hashlib.sha256("".join(found).encode()).hexdigest()
+    return found[0] if found else ""

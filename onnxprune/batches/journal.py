@@ -11,29 +11,64 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import msgspec
 
 from onnxprune.reports.record import Record
 
-BEGUN, WRITING, ENDED, RUN, STOPPED = "begun", "writing", "ended", "run", "stopped"
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=str.lower):
+    """time: seconds since 1970."""
+
+    time: float = msgspec.field(default_factory=lambda: round(time.time(), 3))
 
 
-@dataclass(frozen=True)
-class EndedEvent:
+class Run(_Event, frozen=True):
+    """A run begins."""
+
+    version: str
+    settings: Mapping[str, Any]
+    models: int
+
+
+class Begun(_Event, frozen=True):
+    """A model is begun."""
+
+    id: str
+    attempt: int
+
+
+class Writing(_Event, frozen=True):
+    """Files of a model are about to get their final names."""
+
+    id: str
+    files: Sequence[str]
+
+
+class Ended(_Event, frozen=True):
     """A finished model: its record, the files it was read from and those it was written to, by sha256."""
 
+    id: str
     record: Record
     inputs: Mapping[str, str]
     files: Mapping[str, str]
+
+
+class Stopped(_Event, frozen=True):
+    """A run ends, by itself or not."""
+
+
+Event: TypeAlias = Run | Begun | Writing | Ended | Stopped
 
 
 @dataclass
 class State:
     """What a journal tells: finished models, files that may exist, seconds of all runs, damaged lines."""
 
-    ended: dict[str, EndedEvent] = field(default_factory=dict)
+    ended: dict[str, Ended] = field(default_factory=dict)
     files: dict[str, set[str]] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -63,10 +98,10 @@ class Journal:
         os.fsync(self._handle)
         sync_folder(self._path.parent)
 
-    def append(self, event: str, **told: Any) -> None:
+    def append(self, event: Event) -> None:
         """Write one event and wait until it is on the disk. Raises OSError; the line is then not there."""
-        line = {"event": event, "time": round(time.time(), 3), **told}
-        self._write(json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        line = json.dumps(msgspec.to_builtins(event), separators=(",", ":"), allow_nan=False)
+        self._write(line.encode() + b"\n")
         os.fsync(self._handle)
 
     def _write(self, data: bytes) -> None:
@@ -82,11 +117,6 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         os.close(self._handle)
-
-
-def ended(record: Record, inputs: Mapping[str, str], files: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the event `ended` tells."""
-    return {"id": record.id, "record": asdict(record), "inputs": dict(inputs), "files": dict(files)}
 
 
 def read(paths: Sequence[Path]) -> State:
@@ -109,39 +139,25 @@ def read(paths: Sequence[Path]) -> State:
 
 def _read(path: Path) -> State:
     result, last = State(), None
-    for event in events(path):
-        read = None if event is None else _understood(event)
-        if event is None or read is None:
+    for event in _events(path):
+        if event is None:
             result.damaged += 1
             continue
-        moment, told = read
-        if event["event"] != RUN and last is not None:
-            result.seconds += max(moment - last, 0.0)
-        last = moment
-        name = event.get("id")
-        if name is None:
+        if last is not None and not isinstance(event, Run):
+            result.seconds += max(event.time - last, 0.0)
+        last = event.time
+        if isinstance(event, (Run, Stopped)):
             continue
-        result.latest[name] = moment
-        result.files.setdefault(name, set()).update(event.get("files", ()))
-        result.ended.pop(name, None)
-        if told is not None:
-            result.ended[name] = told
+        result.latest[event.id] = event.time
+        result.files.setdefault(event.id, set()).update(() if isinstance(event, Begun) else event.files)
+        result.ended.pop(event.id, None)
+        if isinstance(event, Ended):
+            result.ended[event.id] = event
     return result
 
 
-def _understood(event: Mapping[str, Any]) -> tuple[float, EndedEvent | None] | None:
-    """Return when an event was, and how a model ended by it; None for one of another version, or damaged."""
-    try:
-        moment = float(event["time"])
-        if event["event"] != ENDED:
-            return moment, None
-        return moment, EndedEvent(Record(**event["record"]), event["inputs"], event["files"])
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def events(path: Path) -> Iterator[dict[str, Any] | None]:
-    """Yield the events of a journal; None for a line that is damaged. A torn last line is left out."""
+def _events(path: Path) -> Iterator[Event | None]:
+    """Yield events; None for a line of another version, or damaged. A torn last line is left out."""
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines):
         event = _parsed(line)
@@ -149,12 +165,13 @@ def events(path: Path) -> Iterator[dict[str, Any] | None]:
             yield event
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parsed(line: bytes) -> Event | None:
+    """Read a line. Not by msgspec's own JSON, which refuses names of files that are no UTF-8."""
     try:
-        found = json.loads(line)
-    except ValueError:
+        event: Event = msgspec.convert(json.loads(line), Event)
+    except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and "event" in found else None
+    return event
 
 
 def sync_folder(folder: Path) -> None:

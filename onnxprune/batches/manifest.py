@@ -120,5 +120,6 @@ def write(path: Path, entries: Sequence[SourceEntry], run: BatchSettings) -> Non
     models = [
         {"path": os.path.abspath(e.path), "name": e.name, "settings": dict(e.settings)} for e in entries
     ]
-    whole = {"schema_version": _VERSION, "run": options.to_plain(run), "models": models}
+    how = {key: getattr(run, key) for key in options.SAVED}
+    whole = {"schema_version": _VERSION, "run": how, "models": models}
     write_file(path, json.dumps(plain(whole), indent=1).encode() + b"\n")

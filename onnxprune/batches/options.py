@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import msgspec
@@ -64,26 +64,22 @@ SAVED = ("jobs", "timeout", "memory_limit", "dask")  # how, not what part of it 
 
 def read(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Read the run's settings of a manifest. Raises UsageError for an unknown key, with the nearest name."""
-    result = dict(given)
-    for key, value in given.items():
-        if key not in SAVED:
-            raise UsageError(f"{where}: unknown setting '{key}'{nearest(key, SAVED)}")
-        if key == "memory_limit" and isinstance(value, str):
-            result[key] = parse_bytes(value)
-    return result
+    _check_names(given, SAVED, where)
+    size = given.get("memory_limit")
+    return {**given, "memory_limit": parse_bytes(size)} if isinstance(size, str) else dict(given)
 
 
 def typed(given: Mapping[str, Any]) -> BatchSettings:
     """Check names, types and values of a run's settings. Raises UsageError."""
-    for key in given:
-        if key not in KEYS:
-            raise UsageError(f"settings of the run: unknown setting '{key}'{nearest(key, KEYS)}")
+    where = "settings of the run"
+    _check_names(given, KEYS, where)
     try:
-        return msgspec.convert(dict(given), BatchSettings)
+        return msgspec.convert(given, BatchSettings)
     except msgspec.ValidationError as error:
-        raise UsageError(f"settings of the run: {str(error)[:1].lower()}{str(error)[1:]}") from error
+        raise UsageError(f"{where}: {str(error)[:1].lower()}{str(error)[1:]}") from error
 
 
-def to_plain(settings: BatchSettings) -> dict[str, Any]:
-    """Return what a manifest holds of the run's settings."""
-    return {key: value for key, value in asdict(settings).items() if key in SAVED}
+def _check_names(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in given:
+        if key not in known:
+            raise UsageError(f"{where}: unknown setting '{key}'{nearest(key, known)}")

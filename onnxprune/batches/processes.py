@@ -1,29 +1,22 @@
-"""Workers on this machine: one process per model, watched for time and resident memory."""
+"""Workers on this machine: one process per model, below a fork server."""
 
 from __future__ import annotations
 
 import json
 import os
-import selectors
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any
+from multiprocessing import Pipe
 
-import psutil
-
-from onnxprune.batches.job import STAGE, Job, ResourceLimits, WorkerOutcome
+from onnxprune.batches.job import Job, ResourceLimits, Stage, Started, WorkerOutcome, WorkerResult
 from onnxprune.errors import OnnxPruneError, UsageError, printable
 from onnxprune.model.machine import THREAD_COUNTS
 
-GLANCE = 0.05  # seconds between two looks at the memory of the workers
-_CHUNK = 1 << 20
+_MOMENT = 0.05  # seconds
 _RESTARTS = 5  # servers that may die one after the other without an outcome
 _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
@@ -31,24 +24,11 @@ _CODE = (
 )
 
 
-@dataclass
-class _Running:
-    """A job with the server. begun: when its worker started, None before; stage: not passed on yet."""
+class _Server:
+    """The fork server's process and the connection to it."""
 
-    job: Job
-    begun: float | None = None
-    process: psutil.Process | None = None
-    stopped: str = ""
-    stage: str = ""
-    peak: int = 0
-
-
-class _Link:
-    """The fork server's process and the socket to it."""
-
-    def __init__(self) -> None:
-        mine, other = socket.socketpair()
-        self.socket, self.buffer = mine, bytearray()
+    def __init__(self, limits: ResourceLimits) -> None:
+        self.link, other = Pipe()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the link
         # One thread each: many models run side by side, and sums of several threads differ in the last bit.
         environment = {**os.environ, **dict.fromkeys(THREAD_COUNTS, "1")}
@@ -58,28 +38,20 @@ class _Link:
             env=environment, start_new_session=True,
         )  # fmt: skip
         other.close()
+        self.send(limits)
 
-    def send(self, request: Mapping[str, Any]) -> None:
-        """Ask the server; one that is gone is noticed on reading."""
+    def send(self, message: Job | ResourceLimits) -> None:
+        """Tell the server; one that is gone is noticed on reading."""
         with suppress(BrokenPipeError, ConnectionResetError):
-            self.socket.sendall(json.dumps(request).encode() + b"\n")
+            self.link.send(message)
 
-    def receive(self) -> list[dict[str, Any]] | None:
-        """Return the events that have arrived, None where the server is gone."""
-        try:
-            data = self.socket.recv(_CHUNK)
-        except ConnectionResetError:
-            data = b""
-        if not data:
-            return None
-        self.buffer += data
-        *lines, rest = bytes(self.buffer).split(b"\n")
-        self.buffer = bytearray(rest)
-        return [json.loads(line) for line in lines]
+    def receive(self) -> Started | Stage | WorkerOutcome | None:
+        """Return what has arrived within a moment. Raises EOFError, OSError where the server is gone."""
+        return self.link.recv() if self.link.poll(_MOMENT) else None
 
     def close(self) -> None:
         """End the server and, by that, its workers."""
-        self.socket.close()
+        self.link.close()
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -102,9 +74,9 @@ class Workers:
         if not hasattr(os, "fork"):
             raise UsageError("batch needs a system that forks processes, such as Linux or macOS")
         self._jobs, self._limits = jobs, limits
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Started | None] = {}
         self._deaths = 0
-        self._link = _Link()
+        self._server = _Server(limits)
 
     def __enter__(self) -> Workers:
         """Return the workers."""
@@ -112,7 +84,7 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         """Kill all workers and end the server."""
-        self._link.close()
+        self._server.close()
 
     def free(self) -> int:
         """Return how many more jobs may be submitted now."""
@@ -120,78 +92,38 @@ class Workers:
 
     def submit(self, job: Job) -> None:
         """Start a job."""
-        self._running[job.number] = _Running(job)
-        self._link.send({"run": asdict(job)})
+        self._running[job.number] = None
+        self._server.send(job)
 
-    def stages(self) -> dict[int, str]:
-        """Return how far jobs are that have said so since the last call, by number."""
-        said = {number: running.stage for number, running in self._running.items() if running.stage}
-        for number in said:
-            self._running[number].stage = ""
-        return said
-
-    def wait(self) -> list[WorkerOutcome]:
-        """Watch the workers for a moment and return those that have ended."""
-        result: list[WorkerOutcome] = []
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._link.socket, selectors.EVENT_READ)
-            ready = selector.select(GLANCE)
-        if ready:
-            events = self._link.receive()
-            if events is None:
-                return self._orphaned()
-            result += [o for o in map(self._handled, events) if o is not None]
-        for running in self._running.values():
-            self._watch(running)
-        return result
-
-    def _handled(self, event: Mapping[str, Any]) -> WorkerOutcome | None:
-        if "started" in event:
-            running = self._running[event["started"]]
-            running.begun = time.monotonic()
-            with suppress(psutil.NoSuchProcess):
-                running.process = psutil.Process(event["pid"])
-        if "at" in event:
-            self._running[event["at"]].stage = event[STAGE]
-        if "ended" not in event:
-            return None
-        self._deaths = 0
-        running = self._running.pop(event["ended"])
-        return _outcome(running, event)
-
-    def _watch(self, running: _Running) -> None:
-        """Kill a worker that is over a limit, once."""
-        if running.begun is None or running.process is None or running.stopped:
-            return
+    def wait(self) -> list[Stage | WorkerOutcome]:
+        """Wait for a moment and return what was heard of the workers. Raises OnnxPruneError."""
         try:
-            running.peak = max(running.peak, running.process.memory_info().rss)
-        except psutil.Error:
-            return  # it has just ended
-        if self._limits.memory is not None and running.peak > self._limits.memory:
-            running.stopped = "out-of-memory"
-        elif self._limits.seconds is not None and time.monotonic() - running.begun > self._limits.seconds:
-            running.stopped = "timeout"
-        if running.stopped:
-            self._link.send({"kill": running.job.number})
+            event = self._server.receive()
+        except (EOFError, OSError):
+            return [*self._lost()]
+        if isinstance(event, Started):
+            self._running[event.number] = event
+            return []
+        if isinstance(event, WorkerOutcome):
+            del self._running[event.number]
+            self._deaths = 0
+        return [] if event is None else [event]
 
-    def _orphaned(self) -> list[WorkerOutcome]:
+    def _lost(self) -> list[WorkerOutcome]:
         """Start another server where the one there was died, and give its workers up."""
-        words = self._link.last_words()
+        words = self._server.last_words()
         self._deaths += 1
-        self._link.close()
+        self._server.close()
         if self._deaths > _RESTARTS:
             raise OnnxPruneError(f"the process that starts the workers died {self._deaths} times: {words}")
         lost, self._running = self._running, {}
-        self._link = _Link()
-        return [
-            _outcome(running, {"code": -signal.SIGKILL, "peak": None, "result": {}}, lost=True)
-            for running in lost.values()
-        ]
+        for started in filter(None, lost.values()):  # they died with the server; what they started did not
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(started.pid, signal.SIGKILL)
+        self._server = _Server(self._limits)
+        return [_without_end(number, started) for number, started in lost.items()]
 
 
-def _outcome(running: _Running, event: Mapping[str, Any], lost: bool = False) -> WorkerOutcome:
-    seconds = 0.0 if running.begun is None else time.monotonic() - running.begun
-    peak = None if event["peak"] is None else max(running.peak, event["peak"])
-    result = event["result"]
-    stopped = "" if "status" in result else running.stopped
-    return WorkerOutcome(running.job.number, result, event["code"], round(seconds, 3), peak, stopped, lost)
+def _without_end(number: int, started: Started | None) -> WorkerOutcome:
+    seconds = 0.0 if started is None else round(time.monotonic() - started.begun, 3)
+    return WorkerOutcome(number, WorkerResult(), -signal.SIGKILL, seconds, None, lost=True)

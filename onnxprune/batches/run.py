@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 import onnxprune
 from onnxprune.batches import journal as events
 from onnxprune.batches import manifest, options, settings, sources
@@ -77,17 +79,13 @@ def resolve(
     resolved = [replace(e, settings=settings.merged([e.settings, given])) for e in entries]
     for entry in resolved:
         settings.typed(entry.settings, f"settings of '{printable(entry.name)}'")
-    chosen = _differing(run) if isinstance(run, BatchSettings) else dict(run)
-    how = options.typed({**written, **chosen})
-    part = how.part
-    if part is not None:
-        resolved = sources.shared(resolved, part.number, part.count)
+    if isinstance(run, BatchSettings):
+        usual = asdict(BatchSettings())
+        run = {key: value for key, value in asdict(run).items() if value != usual[key]}
+    how = options.typed({**written, **run})
+    if how.part is not None:
+        resolved = sources.shared(resolved, how.part)
     return Resolved(tuple(resolved), how)
-
-
-def _differing(run: BatchSettings) -> dict[str, Any]:
-    usual = asdict(BatchSettings())
-    return {key: value for key, value in asdict(run).items() if value != usual[key]}
 
 
 def records(resolved: Resolved, output: Path, watch: Watch) -> Iterator[Record]:
@@ -123,7 +121,7 @@ def _seen_from(reports: Path, root: Path, record: Record) -> Record:
     if reports == root:
         return record
     output, page = (None if path is None else f"../{path}" for path in (record.output, record.page))
-    return replace(record, log=f"../{record.log}", output=output, page=page)
+    return structs.replace(record, log=f"../{record.log}", output=output, page=page)
 
 
 def _run(
@@ -135,7 +133,7 @@ def _run(
     folder, journal, watch = place
     jobs = min(run.jobs or cores(), len(tasks))
     most = ResourceLimits(run.timeout, run.memory_limit or memory_of_one(jobs))
-    journal.append(events.RUN, version=onnxprune.__version__, settings=asdict(run), models=len(tasks))
+    journal.append(events.Run(version=onnxprune.__version__, settings=asdict(run), models=len(tasks)))
     done = []
     try:
         with _pool(run, jobs, most) as pool:
@@ -144,7 +142,7 @@ def _run(
                 yield record
     finally:
         with suppress(OSError):
-            journal.append(events.STOPPED)
+            journal.append(events.Stopped())
     return done
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -20,8 +20,8 @@ import onnxprune
 from onnxprune.batches import journal as events
 from onnxprune.batches.folder import OutputFolder, places
 from onnxprune.batches.hashing import Unreadable, combined, digests, file_digest
-from onnxprune.batches.job import EXECUTION, PAGE, Job, ResourceLimits, WorkerOutcome
-from onnxprune.batches.journal import EndedEvent, Journal, State
+from onnxprune.batches.job import EXECUTION, PAGE, Job, ResourceLimits, Stage, WorkerOutcome
+from onnxprune.batches.journal import Journal, State
 from onnxprune.batches.verdict import ATTEMPTS, Verdict, judged
 from onnxprune.batches.watch import Watch
 from onnxprune.reports.record import GOOD, Record
@@ -36,11 +36,8 @@ class Pool(Protocol):
     def submit(self, job: Job) -> None:
         """Start a job."""
 
-    def wait(self) -> Sequence[WorkerOutcome]:
-        """Wait for a moment and return what has ended."""
-
-    def stages(self) -> Mapping[int, str]:
-        """Return what jobs under way have said of their progress since the last call, by number."""
+    def wait(self) -> Iterable[Stage | WorkerOutcome]:
+        """Wait for a moment and return what was heard of the jobs under way."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def finished(task: Task, state: State, folder: OutputFolder, retry_failed: bool)
     return record if written and _unmoved(task, known) else None
 
 
-def _unmoved(task: Task, known: EndedEvent) -> bool:
+def _unmoved(task: Task, known: events.Ended) -> bool:
     path = os.path.abspath(task.source)
     try:
         now = digests(path, tuple(known.inputs)[1:])
@@ -109,22 +106,23 @@ class Scheduler:
                 job = self._begun(task, attempt, stale.get(task.name, set()))
                 self._running[job.number] = _Run(task, job)
                 pool.submit(job)
-            for outcome in pool.wait():
-                run = self._running.pop(outcome.number)
-                verdict = judged(outcome, run.job.attempt, self._limits)
+            for event in pool.wait():
+                if isinstance(event, Stage):
+                    self._watch.at(self._running[event.number].task.name, event.text)
+                    continue
+                run = self._running.pop(event.number)
+                verdict = judged(event, run.job.attempt, self._limits)
                 if verdict.again:
                     self._watch.retried(run.task.name, verdict.reason)
                     waiting.appendleft((run.task, run.job.attempt + 1))
                 else:
-                    record = self._ended(run, outcome, verdict)
+                    record = self._ended(run, event, verdict)
                     self._watch.ended(record)
                     yield record
                 shutil.rmtree(run.job.scratch, ignore_errors=True)
-            for number, stage in pool.stages().items():
-                self._watch.at(self._running[number].task.name, stage)
 
     def _begun(self, task: Task, attempt: int, stale: set[str]) -> Job:
-        self._journal.append(events.BEGUN, id=task.name, attempt=attempt)
+        self._journal.append(events.Begun(id=task.name, attempt=attempt))
         self._folder.prepare(task.name, stale)
         self._watch.begun(task.name, attempt)
         log = self._folder.root / self._folder.log(task.name)
@@ -138,26 +136,25 @@ class Scheduler:
     def _ended(self, run: _Run, outcome: WorkerOutcome, verdict: Verdict) -> Record:
         """Give a model's files their names and write its record down."""
         told = outcome.result
-        files: Mapping[str, str] = told.get("files", {})
-        named = places(run.task.name, files)
+        named = places(run.task.name, told.files)
         if named:
-            self._journal.append(events.WRITING, id=run.task.name, files=list(named.values()))
-            self._folder.publish(Path(told["folder"]), named)
+            self._journal.append(events.Writing(id=run.task.name, files=tuple(named.values())))
+            self._folder.publish(Path(told.folder), named)
         attempts = run.job.attempt
         if len(list(Path(run.job.scratch).glob(f"{EXECUTION}*"))) > 1:
             attempts = ATTEMPTS
             self._watch.warned(f"{run.task.name}: ran again on another Dask worker, since the first one died")
-        inputs = told["inputs"] if "inputs" in told else _hashed(run.job.path)
+        inputs = _hashed(run.job.path) if told.inputs is None else told.inputs
         record = Record(
             id=run.task.name, source=run.task.source, status=verdict.status, exit_code=verdict.exit_code,
             reason=verdict.reason, input_sha256=combined(inputs), settings_sha256=run.task.digest,
             version=onnxprune.__version__, attempts=attempts, seconds=outcome.seconds,
             peak_bytes=outcome.peak_bytes, log=self._folder.log(run.task.name),
-            output=named.get(run.job.name), settings=run.task.settings, report=told.get("report"),
+            output=named.get(run.job.name), settings=run.task.settings, report=told.report,
             page=named.get(PAGE),
         )  # fmt: skip
-        written = {place: files[name] for name, place in named.items()}
-        self._journal.append(events.ENDED, **events.ended(record, inputs, written))
+        written = {place: told.files[name] for name, place in named.items()}
+        self._journal.append(events.Ended(id=run.task.name, record=record, inputs=inputs, files=written))
         return record
 
 

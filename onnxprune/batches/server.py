@@ -1,9 +1,9 @@
 """The fork server: a process that has imported everything and opened no session, and forks the workers.
 
-It speaks JSON lines over one socket. In: `{"run": JOB}` and `{"kill": NUMBER}`. Out: `{"ready": true}`,
-`{"started": NUMBER, "pid": PID}`, `{"at": NUMBER, "stage": TEXT}` on the way, and `{"ended": NUMBER,
-"code": C, "peak": BYTES, "result": R}`, R being the other parts that the worker told, laid together. When the
-socket closes the server kills its workers, with all that these started, and ends: nothing outlives the run.
+It speaks with the run over one connection. In: the limits, then jobs. Out: `Started`, `Stage` on the way,
+and `WorkerOutcome`. It looks at its workers' clocks and resident memory itself, since the number of a
+process is nobody else's before its parent has asked how it ended. When the connection closes the server
+kills its workers, with all that these started, and ends: nothing outlives the run.
 """
 
 from __future__ import annotations
@@ -12,100 +12,121 @@ import ctypes
 import gc
 import json
 import os
-import selectors
 import signal
-import socket
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
+import msgspec
 import psutil
 
-from onnxprune.batches.job import STAGE, Job
+from onnxprune.batches.job import STAGE, Job, ResourceLimits, Stage, Started, WorkerOutcome, WorkerResult
 
+_GLANCE = 0.05  # seconds between two looks at the workers
 _CHUNK = 1 << 16
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl, Linux
 _FIRST_TO_GO = "500"  # when memory runs out the kernel takes a worker, not the run
 
 
 @dataclass
-class _Child:
-    """A forked worker: what it runs, and the pipe on which it tells the result in parts."""
+class Child:
+    """A forked worker: the job it runs, and the pipe on which it tells the result in parts."""
 
     number: int
+    process: psutil.Process
     pipe: int
+    begun: float = field(default_factory=time.monotonic)
+    closed: bool = False
     told: bytearray = field(default_factory=bytearray)
     result: dict[str, Any] = field(default_factory=dict)
+    stopped: str = ""
+    peak: int = 0
 
     def hear(self, data: bytes) -> str:
         """Take up what the worker told; return the stage that it said it is at, if it did."""
         self.told += data
         if b"\n" not in data:
             return ""
-        *lines, rest = bytes(self.told).split(b"\n")
-        self.told = bytearray(rest)
+        *lines, self.told = self.told.split(b"\n")
         for line in lines:
             self.result |= json.loads(line)
         return str(self.result.pop(STAGE, ""))
 
+    def watch(self, limits: ResourceLimits) -> None:
+        """Kill the worker where it is over a limit, once."""
+        if self.stopped:
+            return
+        with suppress(psutil.Error):  # it has just ended
+            self.peak = max(self.peak, self.process.memory_info().rss)
+        if limits.memory is not None and self.peak > limits.memory:
+            self.stopped = "out-of-memory"
+        elif limits.seconds is not None and time.monotonic() - self.begun > limits.seconds:
+            self.stopped = "timeout"
+        if self.stopped:
+            killed(self.process.pid)
+
+    def reaped(self) -> WorkerOutcome:
+        """End what the worker, a zombie, started, and say how it ended."""
+        killed(self.process.pid)
+        with suppress(BlockingIOError):
+            while data := os.read(self.pipe, _CHUNK):
+                self.hear(data)
+        os.close(self.pipe)
+        _, status, used = os.wait4(self.process.pid, 0)
+        unit = 1 if sys.platform == "darwin" else 1024
+        result = msgspec.convert(self.result, WorkerResult)
+        return WorkerOutcome(
+            self.number, result, os.waitstatus_to_exitcode(status),
+            round(time.monotonic() - self.begun, 3), max(self.peak, used.ru_maxrss * unit),
+            "" if result.status else self.stopped,
+        )  # fmt: skip
+
 
 class _Server:
-    def __init__(self, link: socket.socket) -> None:
+    def __init__(self, link: Connection) -> None:
         self.link = link
-        self.asked = bytearray()
-        self.children: dict[int, _Child] = {}
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(link, selectors.EVENT_READ)
+        self.limits: ResourceLimits = link.recv()
+        self.children: list[Child] = []
         self.woken, waking = os.pipe()
         os.set_blocking(waking, False)
-        self.selector.register(self.woken, selectors.EVENT_READ)
         signal.set_wakeup_fd(waking)
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> None:
-        """Work until the socket closes."""
-        self.tell({"ready": True})
+        """Work until the connection closes."""
         try:
-            while self.step():
-                pass
-        except (BrokenPipeError, ConnectionResetError):
+            while True:
+                self.step()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             return  # the run is gone; what it asked for ends in `finally`
         finally:
-            for pid in self.children:
-                killed(pid)
+            for child in self.children:
+                killed(child.process.pid)
 
-    def step(self) -> bool:
-        """Handle what has arrived; False where the socket is closed."""
-        for key, _ in self.selector.select():
-            if key.fileobj is self.link:
-                data = self.link.recv(_CHUNK)
-                if not data:
-                    return False
-                self.asked += data
-            elif key.fd == self.woken:
+    def step(self) -> None:
+        """Handle what arrives within a moment, and look at the workers. Raises EOFError, OSError."""
+        pipes = {child.pipe: child for child in self.children if not child.closed}
+        for ready in wait([self.link, self.woken, *pipes], _GLANCE):
+            if ready is self.link:
+                self.start(self.link.recv())
+            elif ready == self.woken:
                 os.read(self.woken, _CHUNK)
-            else:
-                child = self.children[key.data]
-                if stage := child.hear(os.read(key.fd, _CHUNK)):
-                    self.tell({"at": child.number, STAGE: stage})
-        while b"\n" in self.asked:
-            line, _, rest = bytes(self.asked).partition(b"\n")
-            self.asked = bytearray(rest)
-            self.answer(json.loads(line))
-        for pid in list(self.children):
-            self.reap(pid)
-        return True
-
-    def answer(self, request: dict[str, Any]) -> None:
-        """Start a worker, or kill one."""
-        if "run" in request:
-            self.start(Job(**request["run"]))
-            return
-        for pid, child in self.children.items():
-            if child.number == request["kill"]:
-                killed(pid)
+            elif isinstance(ready, int):
+                child = pipes[ready]
+                data = os.read(ready, _CHUNK)
+                child.closed = not data
+                if stage := child.hear(data):
+                    self.link.send(Stage(child.number, stage))
+        for child in list(self.children):
+            if child.process.status() != psutil.STATUS_ZOMBIE:
+                child.watch(self.limits)
+                continue
+            self.children.remove(child)
+            self.link.send(child.reaped())
 
     def start(self, job: Job) -> None:
         """Fork a worker."""
@@ -117,30 +138,9 @@ class _Server:
             _work(job, writing)
         os.close(writing)
         os.set_blocking(reading, False)
-        self.children[pid] = _Child(job.number, reading)
-        self.selector.register(reading, selectors.EVENT_READ, pid)
-        self.tell({"started": job.number, "pid": pid})
-
-    def reap(self, pid: int) -> None:
-        """Tell of a worker that has ended, and end what it started; until then its number is not reused."""
-        if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            return
-        killed(pid)
-        child = self.children.pop(pid)
-        self.selector.unregister(child.pipe)
-        with suppress(BlockingIOError):
-            while data := os.read(child.pipe, _CHUNK):
-                child.hear(data)
-        os.close(child.pipe)
-        _, status, used = os.wait4(pid, 0)
-        unit = 1 if sys.platform == "darwin" else 1024
-        code = os.waitstatus_to_exitcode(status)
-        self.tell(
-            {"ended": child.number, "code": code, "peak": used.ru_maxrss * unit, "result": child.result}
-        )
-
-    def tell(self, event: dict[str, Any]) -> None:
-        self.link.sendall(json.dumps(event).encode() + b"\n")
+        child = Child(job.number, psutil.Process(pid), reading)
+        self.children.append(child)
+        self.link.send(Started(job.number, pid, child.begun))
 
 
 def killed(pid: int) -> None:
@@ -193,11 +193,10 @@ def _settle() -> None:
 
 
 def main(descriptor: int) -> None:
-    """Serve on an inherited socket."""
+    """Serve on an inherited connection."""
     from onnxprune.batches import worker  # noqa: F401  everything that a model needs, once
-    from onnxprune.rules import registry  # noqa: F401
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with the run, not before
     gc.freeze()
-    _Server(socket.socket(fileno=descriptor)).serve()
+    _Server(Connection(descriptor)).serve()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from onnxprune.batches.folder import Shard
 from onnxprune.errors import UsageError, printable
 
 MANIFESTS = (".toml", ".json")
@@ -112,10 +113,10 @@ def checked(entries: Iterable[SourceEntry], output: Path) -> list[SourceEntry]:
     return sorted(known.values(), key=lambda e: e.name)
 
 
-def shared(entries: Sequence[SourceEntry], number: int, count: int) -> list[SourceEntry]:
+def shared(entries: Sequence[SourceEntry], shard: Shard) -> list[SourceEntry]:
     """Return the models that one of several shards does: by a hash of the id, whatever else there is."""
-    return [e for e in entries if _place(e.name) % count == number - 1]
 
+    def place(name: str) -> int:
+        return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big")
 
-def _place(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big")
+    return [e for e in entries if place(e.name) % shard.count == shard.number - 1]

@@ -27,11 +27,11 @@ def judged(outcome: WorkerOutcome, attempt: int, limits: ResourceLimits) -> Verd
     """Judge the end of a worker. attempt: which run of the model it was, from 1."""
     first = attempt < ATTEMPTS
     times = "" if first else f", in run {attempt} too"
-    if "status" in outcome.result:
-        status, reason = outcome.result["status"], outcome.result["reason"]
-        if status == CHANGED:
-            return Verdict("unreadable", ModelError.exit_code, reason + times, first)
-        return Verdict(status, outcome.result["exit_code"], reason)
+    told = outcome.result
+    if told.status == CHANGED:
+        return Verdict("unreadable", ModelError.exit_code, told.reason + times, first)
+    if told.status:
+        return Verdict(told.status, told.exit_code, told.reason)
     status, reason = _death(outcome, limits)
     code = ResourceError.exit_code if status == "out-of-memory" else None
     helps = status in _MAY_HELP

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from click.core import ParameterSource
 
 from onnxprune.cli.batch_progress import watching
@@ -115,7 +115,7 @@ def _told(records: list[Record]) -> Mapping[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "statuses": counted(records),
-        "records": [asdict(r) for r in records],
+        "records": msgspec.to_builtins(records),
     }
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 STATUSES = ("done", "target-missed", "gate-failed", "nothing", "unproved", "invalid", "usage",
             "unreadable", "out-of-memory", "disk-full", "timeout", "crashed", "killed", "failed")  # fmt: skip
 GOOD = ("done", "nothing")
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Struct, frozen=True):
     """How one model of a batch ended; paths are relative to the output folder, with forward slashes.
 
     id: stable and unique, the path below the source folder; source: the path as it was found. exit_code:
@@ -45,8 +45,7 @@ class Record:
     page: str | None = None
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Struct, frozen=True):
     """A whole run: its records in order of id.
 
     environment: versions of onnxprune, onnx, onnxruntime and python, processor, cores, memory. settings:

@@ -16,7 +16,7 @@ import pytest
 import onnxprune
 from onnxprune.reports.record import Record
 from tests.batch import batch_invariants as invariants
-from tests.batch.test_batch_faults import tiny
+from tests.batch.batch_pools import tiny
 
 SCRIPT = """
 import ctypes, os, signal, time
@@ -36,7 +36,7 @@ def hang(outputs, labels):
 def grow(outputs, labels):
     kept = []
     while True:
-        kept.append(bytearray(os.urandom(1 << 20)) * 16)
+        kept.append(bytearray(os.urandom(1 << 20)) * 64)
 
 def no_memory(outputs, labels):
     raise MemoryError("cannot allocate 1 PB")
@@ -89,7 +89,7 @@ def prints(outputs, labels):
     return 1.0
 """
 EXPECTED = {
-    "hang": ("timeout", None, 1, "stopped after 4 s"),
+    "hang": ("timeout", None, 1, "stopped after 10 s"),
     "grow": ("out-of-memory", 6, 1, "resident memory, the limit is"),
     "no_memory": ("usage", 2, 1, "MemoryError"),
     "segfault": ("crashed", None, 2, "died of SIGSEGV; the log may tell where, in run 2 too"),
@@ -125,7 +125,7 @@ def ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Record]:
         models.append({"path": f"zoo/{name}.onnx", "settings": judged})
     np.savez(folder / "metric.npz", x=np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32))
     whole = {
-        "run": {"jobs": 2, "timeout": 4, "memory_limit": "600MB"},
+        "run": {"jobs": 2, "timeout": 10, "memory_limit": "600MB"},
         "defaults": {"ratio": 0.5, "align": 1, "bench": False},
         "models": models,
     }

@@ -8,24 +8,18 @@ import random
 import shutil
 import signal
 import tempfile
-from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
 
 import onnxprune
 from onnxprune.batches import run as running
 from onnxprune.batches import worker
-from onnxprune.batches.job import Job, ResourceLimits, WorkerOutcome
+from onnxprune.batches.job import Job
 from onnxprune.errors import ResourceError
 from tests.batch import batch_faults as faults
 from tests.batch import batch_invariants as invariants
-
-TINY = {"ratio": 0.5, "align": 1, "bench": False}
+from tests.batch.batch_pools import TINY, Here, tiny
 
 
 @pytest.fixture(scope="module")
@@ -74,55 +68,6 @@ def test_a_run_asked_to_stop(bench: faults.Bench, number: int) -> None:
 )  # fmt: skip
 def test_a_call_that_fails(bench: faults.Bench, tmp_path: Path, where: str, code: int, place: int) -> None:
     assert faults.fail_call(bench, tmp_path, where, code, place)
-
-
-class Here:
-    """A pool that runs jobs in this process, for tests that need many runs."""
-
-    def __init__(self, jobs: int, limits: ResourceLimits) -> None:
-        self._outcomes: deque[WorkerOutcome] = deque()
-
-    def __enter__(self) -> Here:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        tempfile.tempdir = None
-
-    def free(self) -> int:
-        return 1 - len(self._outcomes)
-
-    def submit(self, job: Job) -> None:
-        told: dict[str, object] = {}
-        told |= worker.carried_out(job, told.update)
-        Path(job.log).touch()
-        self._outcomes.append(WorkerOutcome(job.number, told, 0, 0.0, None))
-
-    def stages(self) -> dict[int, str]:
-        return {}
-
-    def wait(self) -> Iterator[WorkerOutcome]:
-        while self._outcomes:
-            yield self._outcomes.popleft()
-
-
-def tiny(path: Path, seed: int = 0) -> None:
-    """x [n, 4] -> 8 hidden -> [n, 2]."""
-    rng = np.random.default_rng(seed)
-    weights = [
-        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
-        for name, shape in (("w", (4, 8)), ("v", (8, 2)))
-    ]
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["h"]),
-        helper.make_node("Relu", ["h"], ["r"]),
-        helper.make_node("MatMul", ["r", "v"], ["y"]),
-    ]
-    ends = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", size])
-        for name, size in (("x", 4), ("y", 2))
-    ]
-    graph = helper.make_graph(nodes, "tiny", ends[:1], ends[1:], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
 @pytest.mark.parametrize(("last", "step"), [("bad", 11), ("tiny", 197)])

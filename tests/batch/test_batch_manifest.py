@@ -16,8 +16,8 @@ from onnxprune.batches import run as running
 from onnxprune.batches.run import resolve
 from onnxprune.errors import UsageError
 from tests.batch import batch_invariants as invariants
+from tests.batch.batch_pools import Here, tiny
 from tests.batch.test_batch import run
-from tests.batch.test_batch_faults import Here, tiny
 
 TOML = """
 [run]

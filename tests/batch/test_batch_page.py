@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from onnxprune.errors import printable
 from onnxprune.reports.batch_page import batch_page
@@ -90,7 +90,7 @@ def test_links_of_dots_lead_to_rows() -> None:
 )
 def test_hostile_ids_stay_harmless_and_logs_relative(name: str) -> None:
     good = record(name, found=report(name), log=f"logs/{name}.log")
-    bad = replace(record(name, "crashed", log=f"logs/{name}.log", reason=name), id=f"{name} 2")
+    bad = structs.replace(record(name, "crashed", log=f"logs/{name}.log", reason=name), id=f"{name} 2")
     found = harmless(batch_page(run_of(good, bad)))
     assert printable(name) in found.text
     logs = [a["href"] or "" for a in found.all("a") if not (a["href"] or "").startswith("#")]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 import onnxprune
 from onnxprune.batches import worker
-from onnxprune.batches.server import _Child
+from onnxprune.batches.server import Child
 from onnxprune.batches.watch import Watch
 from onnxprune.cli.batch_progress import _Bars
 
@@ -16,7 +17,7 @@ MODELS = Path(__file__).parents[2] / "models"
 
 
 def test_parts_of_lines_are_put_together_and_stages_taken_out() -> None:
-    child = _Child(3, -1)
+    child = Child(3, psutil.Process(), -1)
     assert child.hear(b'{"inputs": {}}\n{"sta') == ""
     assert child.hear(b'ge": "refit 1/9"}\n{"stage": "refit 2/9"}\n{"status"') == "refit 2/9"
     assert child.hear(b': "done"}\n') == ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Tree
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -280,7 +281,7 @@ def test_json_is_read_back_as_it_was(tmp_path: Path) -> None:
     given = zoo()
     write_all(given, tmp_path)
     found = read_run(tmp_path / "report.json")
-    assert [plain(r.__dict__) for r in found.records] == [plain(r.__dict__) for r in given.records]
+    assert plain(msgspec.to_builtins(found.records)) == plain(msgspec.to_builtins(given.records))
     assert (found.environment, found.settings, found.seconds) == (given.environment, given.settings, 60.0)
     again = tmp_path / "again"
     again.mkdir()
