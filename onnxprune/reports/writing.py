@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from onnxprune.model.files import write_file
 from onnxprune.reports.batch_page import batch_page
 from onnxprune.reports.csv import table
-from onnxprune.reports.data import SCHEMA_VERSION
 from onnxprune.reports.junit import junit
-from onnxprune.reports.plain import plain
+from onnxprune.reports.plain import versioned
 from onnxprune.reports.record import Run
 
 
@@ -28,7 +26,7 @@ def write_all(run: Run, folder: Path) -> None:
 
 def run_json(run: Run) -> bytes:
     """Return a run as JSON, one record a line; `read_run` is the inverse."""
-    data = plain({"schema_version": SCHEMA_VERSION, **asdict(run)})
+    data = versioned(run)
     lines = ",\n".join(json.dumps(record) for record in data.pop("records"))
     rest = json.dumps(data)[1:-1]
     return f'{{{rest}, "records": [\n{lines}\n]}}\n'.encode()
