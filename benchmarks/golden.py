@@ -108,7 +108,7 @@ def outcome(case: Case) -> dict[str, Any]:
         return {"error": type(error).__name__, "text": str(error)[:200]}
     found: dict[str, Any] = {"seconds": round(perf_counter() - begun, 2)}
     report = result.report
-    found["status"] = report.verification["status"]
+    found["status"] = field(report.verification, "status")
     found["macs"] = report.after.macs
     bare = onnx.ModelProto()
     bare.CopyFrom(result.model)
@@ -126,9 +126,13 @@ def outcome(case: Case) -> dict[str, Any]:
         for t in result.model.graph.initializer
         if (a := numpy_helper.to_array(t).astype(np.float64, copy=False)).dtype == np.float64 and a.ndim > 1
     }
-    recovery = report.recovery or {}
-    found["drift"] = recovery.get("drift_after") if isinstance(recovery, dict) else recovery.drift_after
+    found["drift"] = None if report.recovery is None else field(report.recovery, "drift_after")
     return found
+
+
+def field(part: Any, name: str) -> Any:
+    """Read a part of a report, which was a mapping before it was a structure."""
+    return part[name] if isinstance(part, dict) else getattr(part, name)
 
 
 def values(model: onnx.ModelProto) -> str:

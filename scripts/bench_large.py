@@ -28,7 +28,7 @@ result = onnxprune.prune(sys.argv[1], settings, sys.argv[2], force=True)
 seconds = time.perf_counter() - start
 report = result.report
 print(json.dumps({
-    "seconds": seconds, "timings": report.timings, "status": report.verification["status"],
+    "seconds": seconds, "timings": report.timings, "status": report.verification.status,
     "before": report.before.bytes, "after": report.after.bytes,
     "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
 }))

@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 
 CHILD = """
 import json, resource, sys, time
+import msgspec
 import numpy as np
 import onnxprune
 start = time.perf_counter()
@@ -29,8 +30,8 @@ settings = onnxprune.PruneSettings(
 )
 report = onnxprune.prune(sys.argv[1], settings).report
 print(json.dumps({
-    "seconds": time.perf_counter() - start, "timings": report.timings, "recovery": report.recovery,
-    "status": report.verification["status"],
+    "seconds": time.perf_counter() - start, "timings": report.timings,
+    "recovery": msgspec.to_builtins(report.recovery), "status": report.verification.status,
     "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
 }))
 """

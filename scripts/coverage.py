@@ -101,8 +101,8 @@ def ran(original: Path, pruned: Path) -> str:
 
 def _fill(row: Row, report: Any) -> None:
     """Copy what the table shows out of a report."""
-    row.status = str(report.verification["status"])
-    row.tolerance_ratio = report.verification["tolerance_ratio"]
+    row.status = str(report.verification.status)
+    row.tolerance_ratio = report.verification.tolerance_ratio
     row.params = (report.before.params, report.after.params)
     row.macs = (report.before.macs, report.after.macs)
     row.groups = len(report.groups)

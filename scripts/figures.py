@@ -35,13 +35,15 @@ def row(path: Path, folder: Path, macs: float) -> str:
     settings = onnxprune.PruneSettings(targets={"macs": macs}, align=4)
     onnxprune.prune(path, replace(settings, bench=False), plain)
     report = onnxprune.prune(path, replace(settings, calib=CALIB), output).report
-    timing = report.bench["models"][1]["versus_first"] if report.bench else {}
+    assert report.bench is not None
+    timing = report.bench.timings[1].versus_first
+    assert timing is not None
     before, after = report.before, report.after
     macs_cell = f"{count(before.macs)} → {count(after.macs)}"
     params_cell = f"{count(before.params)} → {count(after.params)}"
     bytes_cell = f"{size(before.bytes)} → {size(after.bytes)}"
-    latency = f"{timing['ratio']:.2f} ({timing['low']:.2f} to {timing['high']:.2f})"
-    error = f"{report.verification['tolerance_ratio']:.2f}"
+    latency = f"{timing.ratio:.2f} ({timing.low:.2f} to {timing.high:.2f})"
+    error = f"{report.verification.tolerance_ratio:.2f}"
     right = [f"{100 * accuracy(str(p)):.1f} %" for p in (path, plain, output)]
     cells = (f"`{path.stem}`", macs_cell, params_cell, bytes_cell, latency, error, *right)
     return f"| {' | '.join(cells)} |\n"

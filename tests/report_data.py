@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
 import onnx
-from msgspec import structs
+from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.evaluation.latency import BenchResult, BenchSettings, LatencyRatio, Timing
+from onnxprune.evaluation.profile import OperatorTimes, SampledDrift, Spent
+from onnxprune.oracle.prove import Verification
 from onnxprune.reports.data import (
     Dropped,
     GroupReport,
@@ -20,30 +22,21 @@ from onnxprune.reports.data import (
     Quantities,
     SourceFacts,
 )
-from onnxprune.reports.record import Record, Run
+from onnxprune.reports.plain import versioned
+from onnxprune.reports.record import STATUSES, Record, Run
 
 HOSTILE = "<script>alert('x')</script>\"'&amp;\x1b[31m\u202egnp.exe\r\n\x00\ud800"
 VOID = {"meta", "link", "input", "br", "wbr"}
-PROOF = {
-    "status": "proved", "max_abs_error": 1e-6, "tolerance_ratio": 0.1, "cases": 3, "restricted": [],
-    "reason": "",
-}  # fmt: skip
+PROOF = Verification("proved", 1e-6, 0.1, 3)
 SETTINGS = {"ratio": 0.5, "ratios": [], "targets": {}, "criterion": "l2", "scope": "local", "align": 4}
 
 
-def bench(before: float, ratio: float) -> dict[str, Any]:
+def bench(before: float, ratio: float, cpu: str = "") -> BenchResult:
     """Make the timing of a pair of models; the interval is 2 % to either side."""
-    verdict = "faster" if ratio < 0.98 else "slower" if ratio > 1.02 else "not faster"
-    versus = {"ratio": ratio, "low": ratio - 0.02, "high": ratio + 0.02, "verdict": verdict}
-    timing = {
-        "name": "m",
-        "runs": 9,
-        "median_ms": before,
-        "min_ms": before,
-        "p90_ms": before,
-        "versus_first": None,
-    }
-    return {"models": [timing, {**timing, "median_ms": before * ratio, "versus_first": versus}]}
+    first = Timing("m", 9, before, before, before, None)
+    versus = LatencyRatio.of(ratio, ratio - 0.02, ratio + 0.02)
+    second = replace(first, median_ms=before * ratio, versus_first=versus)
+    return BenchResult((first, second), BenchSettings(), "1.20", cpu, {"x": (1, 3)})
 
 
 def report(name: str = "conv", **given: Any) -> PruneReport:
@@ -56,8 +49,8 @@ def report(name: str = "conv", **given: Any) -> PruneReport:
         bench(10.0, 0.5), {"load": 0.1, "verify": 2.0}, {**SETTINGS, "exclude": [name]}, warnings=(name,),
         source=SourceFacts(f"{name}.onnx", "ab" * 32, 7, 17, {name: (1, 3)}),
         layers=(Layer(name, "Conv", 1, 2000, 600),),
-        frozen_params=100, drift={"value": 0.05, "samples": 8, "inputs": "generated"},
-        profile={"operators": [{"op": name, "before": 1.0, "after": 0.5}], "provider": "P", "threads": 1},
+        frozen_params=100, drift=SampledDrift(0.05, 8, "generated"),
+        profile=OperatorTimes((Spent(name, 1.0, 0.5),), "P", 1),
     )  # fmt: skip
     return replace(made, **given)
 
@@ -70,15 +63,26 @@ def record(id_: str, status: str = "done", found: PruneReport | None = None, **g
         reason="" if good else f"why {id_}",
         input_sha256="cd" * 32, settings_sha256="ef" * 32, version="0.1.0", attempts=1, seconds=2.5,
         peak_bytes=300_000_000, log=f"logs/{id_}.log", output=f"models/{id_}" if good else None,
-        settings={"ratio": 0.5}, report=None if found is None else found.to_dict(),
+        settings={"ratio": 0.5}, report=None if found is None else versioned(found),
     )  # fmt: skip
-    return structs.replace(made, **given)
+    return replace(made, **given)
 
 
 def run_of(*records: Record) -> Run:
     """Make a run of these records."""
     return Run(
         tuple(sorted(records, key=lambda r: r.id)), {"onnxprune": "0.1.0", "cores": 2}, {"jobs": 2}, 60.0
+    )
+
+
+def zoo() -> Run:
+    """Make a run of every status, with hostile names among them."""
+    bad = [
+        record(f"bad/{status}", status, None if i % 2 else report()) for i, status in enumerate(STATUSES[1:])
+    ]
+    hostile = record(f"=1+1 {HOSTILE}", "crashed", report(HOSTILE), reason=HOSTILE, exit_code=None)
+    return run_of(
+        record("a/good.onnx", found=report()), record("b.onnx", found=report(bench=None)), hostile, *bad
     )
 
 

@@ -32,7 +32,7 @@ from onnxprune.errors import (
 from onnxprune.model.tensors import DecodeError, all_tensors, is_external
 from onnxprune.pipeline.prune import PruneResult, SideFiles, prune
 from onnxprune.progress import Progress
-from onnxprune.reports.plain import plain
+from onnxprune.reports.plain import versioned
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -100,13 +100,13 @@ def _outcome(run: Callable[[], PruneResult]) -> dict[str, Any]:
     except OnnxPruneError as error:
         traceback.print_exc()
         result = getattr(error, "result", None)
-        judged = None if result is None else plain(result.report.to_dict())
+        judged = None if result is None else versioned(result.report)
         return {**failure(error), "report": judged}
     missed = "" if not report.missed else f"target missed: {', '.join(report.missed)}"
     status, code = ("target-missed", 1) if missed else ("done", 0)
     for text in report.warnings:
         print(f"warning: {printable(text)}")
-    return {"status": status, "exit_code": code, "reason": missed, "report": plain(report.to_dict())}
+    return {"status": status, "exit_code": code, "reason": missed, "report": versioned(report)}
 
 
 def failure(error: BaseException) -> dict[str, Any]:

@@ -44,7 +44,6 @@ from onnxprune.cli.options import (
 from onnxprune.cli.screen import Screen
 from onnxprune.cli.sensitivity import sensitivity
 from onnxprune.errors import GateFailed, OnnxPruneError, TargetMissed, UnprovedError, UsageError
-from onnxprune.reports.data import SCHEMA_VERSION
 from onnxprune.reports.wording import proof_line
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def prune(screen: Screen, model: Path, **options: Any) -> int:
 
 def _show(screen: Screen, result: Any, places: Mapping[str, str]) -> None:
     screen.say(tables.prune_messages(result.report))
-    screen.result(result.report.to_dict(), tables.prune_tables(result.report, places, screen.detailed))
+    screen.result(result.report, tables.prune_tables(result.report, places, screen.detailed))
 
 
 def _prune_settings(options: Mapping[str, Any]) -> Any:
@@ -156,7 +155,7 @@ def inspect(screen: Screen, model: Path, **options: Any) -> int:
     with screen.working(f"inspecting {model}"):
         report = onnxprune.inspect(model, shapes, values, options["inline"])
     screen.say([f"warning: {text}" for text in report.warnings])
-    screen.result(report.to_dict(), tables.inspect_tables(report, str(model), screen.detailed))
+    screen.result(report, tables.inspect_tables(report, str(model), screen.detailed))
     return 0
 
 
@@ -182,7 +181,7 @@ def apply(screen: Screen, model: Path, plan: Path, **options: Any) -> int:
     screen.say(tables.prune_messages(result.report))
     places = {"plan": str(plan), "written": str(target)}
     shown = tables.prune_tables(result.report, places, screen.detailed, planned=True)
-    screen.result(result.report.to_dict(), shown)
+    screen.result(result.report, shown)
     return 0
 
 
@@ -205,8 +204,8 @@ def verify(screen: Screen, pruned: Path, original: Path, plan: Path, **options: 
     with screen.working(f"verifying {pruned}") as progress:
         values = unique("--input-value", options["input_values"])
         report = onnxprune.verify(pruned, original, plan, values, options["seed"], progress)
-    screen.result(report.to_dict(), tables.verify_tables(report))
-    if report.verification["status"] not in ("proved", "weak"):
+    screen.result(report, tables.verify_tables(report))
+    if report.verification.status not in ("proved", "weak"):
         raise UnprovedError(f"the plan's result is not proved: {proof_line(report.verification)}")
     if not report.matches_plan:
         count = len(report.differences)
@@ -231,9 +230,9 @@ def bench(screen: Screen, models: tuple[Path, ...], **options: Any) -> int:
     shapes = unique("--input-shape", options["input_shapes"])
     values = unique("--input-value", options["input_values"])
     with screen.working(f"timing {len(models)} models" if len(models) > 1 else f"timing {models[0]}"):
-        result = onnxprune.bench(models, settings, shapes, values).to_dict()
+        result = onnxprune.bench(models, settings, shapes, values)
     screen.say(tables.bench_messages(result))
-    screen.result({"schema_version": SCHEMA_VERSION, **result}, tables.bench_tables(result))
+    screen.result(result, tables.bench_tables(result))
     return 0
 
 
@@ -277,7 +276,7 @@ def sparsify(screen: Screen, model: Path, **options: Any) -> int:
         moved, reason = _drift(original, result.model, shapes, values)
     screen.say([f"warning: drift is not measured: {reason}"] if moved is None else [])
     screen.say(tables.sparsify_messages(result.report.to_dict()))
-    report = {"schema_version": SCHEMA_VERSION, **result.report.to_dict(), "drift": moved}
+    report = {**result.report.to_dict(), "drift": moved}
     screen.result(report, tables.sparsify_tables(report, str(options["output"]), screen.detailed))
     return 0
 
@@ -321,7 +320,7 @@ def ops(screen: Screen) -> int:
     rules = REGISTRY.table()
     names = ("op", "since", "family", "origin", "summary")
     rows = [{"domain": r.domain or "ai.onnx", **{name: getattr(r, name) for name in names}} for r in rules]
-    screen.result({"schema_version": SCHEMA_VERSION, "operators": rows}, tables.ops_tables(rules))
+    screen.result({"operators": rows}, tables.ops_tables(rules))
     return 0
 
 

@@ -47,7 +47,7 @@ def compare(screen: Screen, old: Path, new: Path, **limits: float) -> int:
 
     found = compared(old, new, CompareLimits(**limits))
     screen.say([f"note: {text}" for text in found.notes])
-    screen.result(found.to_dict(), tables(found, screen.detailed))
+    screen.result(found, tables(found, screen.detailed))
     worse = found.having(WORSE)
     if worse:
         more = f" and {len(worse) - TOP} more" if len(worse) > TOP else ""
@@ -63,7 +63,7 @@ def tables(found: Compared, detailed: bool) -> list[Table]:
     rows = sorted(found.findings, key=lambda f: order.index(f.verdict))
     shown = [_row(f) for f in rows if detailed or f.verdict != SAME]
     counts = [f"{len(found.having(v))} {v}" for v in (WORSE, BETTER, CHANGED)]
-    facts = [("models", f"{len(found.models)}: {', '.join(counts)}")]
+    facts = [("models", f"{found.models}: {', '.join(counts)}")]
     columns = (
         Column("model", fold=True), Column("what"), Column("old", fold=True), Column("new", fold=True),
         Column("change", right=True), Column("verdict"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
@@ -14,7 +14,7 @@ import click
 
 from onnxprune.errors import printable
 from onnxprune.progress import Progress, silent
-from onnxprune.reports.plain import plain
+from onnxprune.reports.plain import versioned
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -54,10 +54,10 @@ class Screen:
         """Return whether -v was given."""
         return self.verbosity > 0
 
-    def result(self, data: Mapping[str, Any], tables: Sequence[Table]) -> None:
+    def result(self, report: Any, tables: Sequence[Table]) -> None:
         """Print the result: one JSON object, or tables for people."""
         if self.as_json:
-            click.echo(json.dumps(plain(data), allow_nan=False))
+            click.echo(json.dumps(versioned(report), allow_nan=False))
         elif _is_terminal(sys.stdout):
             _print_rich(tables)
         else:

@@ -78,7 +78,7 @@ def sensitivity(screen: Screen, model: Path, **options: Any) -> int:
         report = onnxprune.sensitivity(model, settings, options["picture"], options["force"], progress)
     screen.say([f"warning: {text}" for text in report.warnings])
     places = {} if options["picture"] is None else {"written": str(options["picture"])}
-    screen.result(report.to_dict(), shown(report, places, screen))
+    screen.result(report, shown(report, places, screen))
     return 0
 
 
@@ -87,7 +87,7 @@ def shown(report: SensitivityReport, places: Mapping[str, str], screen: Screen) 
 
     With -v the members are all named.
     """
-    drifts = [Column(f"{100 * s:g} %", right=True) for s in report.settings["shares"]]
+    drifts = [Column(f"{100 * s:g} %", right=True) for s in report.settings.shares]
     bars = [Column()] if screen.drawing else []
     columns = (
         Column("id"), Column("group", fold=True), Column("made by", fold=True),
@@ -106,8 +106,8 @@ def shown(report: SensitivityReport, places: Mapping[str, str], screen: Screen) 
 
 
 def _facts(report: SensitivityReport, places: Mapping[str, str]) -> list[tuple[str, str]]:
-    samples, ranking = number(report.samples, "sample"), report.settings["criterion"]
-    facts = calibration_facts(report.settings["calibration"])
+    samples, ranking = number(report.samples, "sample"), report.settings.criterion
+    facts = calibration_facts(report.settings.calibration)
     facts += [("measured", f"on {samples}, channels ranked by {ranking}, no repair")]
     if report.top1 is not None:
         facts.append(("top-1", f"{100 * report.top1:.1f} % unpruned; in the table behind each drift"))

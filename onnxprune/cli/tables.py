@@ -11,7 +11,19 @@ from onnxprune.quantities import amount, count, share, size
 from onnxprune.reports.wording import comparison_line, milliseconds, number, pins_by_reason, proof_line
 
 if TYPE_CHECKING:
-    from onnxprune.reports.data import GroupReport, InspectReport, PinReport, PruneReport, VerifyReport
+    from onnxprune.evaluation.latency import BenchResult, LatencyRatio
+    from onnxprune.evaluation.validation import Validated
+    from onnxprune.reports.data import (
+        CalibrationReport,
+        GroupReport,
+        InspectReport,
+        PinReport,
+        PruneReport,
+        RecoveryReport,
+        Target,
+        Trial,
+        VerifyReport,
+    )
     from onnxprune.rules import Rule
 
 TOP = 3  # reasons shown without -v
@@ -46,53 +58,50 @@ def prune_tables(
     return tables
 
 
-def calibration_facts(calibration: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def calibration_facts(calibration: CalibrationReport | None) -> list[tuple[str, str]]:
     """Say that calibration inputs were made up, and how."""
-    if calibration is None or calibration["source"] != "synthesised":
+    if calibration is None or calibration.source != "synthesised":
         return []
-    return [("calibration", f"synthesised: {calibration['samples']} random samples, {calibration['chosen']}")]
+    return [("calibration", f"synthesised: {calibration.samples} random samples, {calibration.chosen}")]
 
 
-def _recovery_facts(recovery: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _recovery_facts(recovery: RecoveryReport | None) -> list[tuple[str, str]]:
     """Say what the repair did; drift is on calibration inputs that were held out."""
     if recovery is None:
         return []
-    before, after = (f"{recovery[key]:.3g}" for key in ("drift_before", "drift_after"))
-    if not recovery["repaired"]:
-        return [
-            ("repair", f"none helped ({recovery['method']}, {recovery['samples']} samples): drift {before}")
-        ]
-    done = f"{recovery['repaired']} tensors by {recovery['method']} on {recovery['samples']} samples"
+    before, after = f"{recovery.drift_before:.3g}", f"{recovery.drift_after:.3g}"
+    if not recovery.repaired:
+        return [("repair", f"none helped ({recovery.method}, {recovery.samples} samples): drift {before}")]
+    done = f"{recovery.repaired} tensors by {recovery.method} on {recovery.samples} samples"
     return [("repair", f"{done}, drift {before} -> {after}")]
 
 
-def _validation_facts(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _validation_facts(found: Validated | None) -> list[tuple[str, str]]:
     """Say the metric of the whole model before and after, and what the gate allows."""
     if found is None:
         return []
-    gate = "" if found["max_drop"] is None else f", a drop of {found['max_drop']:g} is allowed"
-    values = f"{found['metric']} {found['before']:.4g} -> {found['after']:.4g}"
-    return [("validation", f"{values} on {number(found['samples'], 'sample')}{gate}")]
+    gate = "" if found.max_drop is None else f", a drop of {found.max_drop:g} is allowed"
+    return [("validation", f"{found} on {number(found.samples, 'sample')}{gate}")]
 
 
-def _search_facts(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _search_facts(trials: Sequence[Trial]) -> list[tuple[str, str]]:
     """Say how many trials a search took."""
-    held = sum(trial["holds"] for trial in trials)
+    held = sum(trial.holds for trial in trials)
     return (
         [("search", f"{number(len(trials), 'trial')}, {held} good enough (-v shows all)")] if trials else []
     )
 
 
-def _search_table(trials: Sequence[Mapping[str, Any]]) -> Table:
-    keys = [key for key in trials[0] if key in QUALITIES]
+def _search_table(trials: Sequence[Trial]) -> Table:
+    keys = [key for key in QUALITIES if getattr(trials[0], key) is not None]
     columns = (
         Column("MACs asked", right=True), Column("MACs kept", right=True),
         *(Column(key, right=True) for key in keys), Column("good enough"),
     )  # fmt: skip
     rows = [
         (
-            share(t["asked"], 1), share(t["macs_share"], 1), *(amount(key, t[key]) for key in keys),
-            "yes" if t["holds"] else "no",
+            share(t.asked, 1), share(t.macs_share, 1), *(amount(key, getattr(t, key)) for key in keys),
+            "yes" if t.holds else "no",
         )
         for t in trials
     ]  # fmt: skip
@@ -107,9 +116,9 @@ def _sizes_table(report: PruneReport) -> Table:
         ("bytes", size(before.bytes), size(after.bytes), share(after.bytes, before.bytes)),
     ]
     if report.bench is not None:
-        first, second = report.bench["models"]
-        kept = comparison_line(second["versus_first"])
-        rows.append(("latency", milliseconds(first["median_ms"]), milliseconds(second["median_ms"]), kept))
+        first, second = report.bench.timings
+        kept = comparison_line(second.versus_first)
+        rows.append(("latency", milliseconds(first.median_ms), milliseconds(second.median_ms), kept))
     columns = (Column("model"), Column("before", right=True), Column("after", right=True), Column("kept"))
     return Table(columns, rows)
 
@@ -133,8 +142,8 @@ def _groups_line(report: PruneReport, planned: bool) -> str:
     return ", ".join(parts)
 
 
-def _target_line(key: str, target: Mapping[str, float]) -> str:
-    return f"{key} {amount(key, target['reached'])}, {amount(key, target['limit'])} allowed"
+def _target_line(key: str, target: Target) -> str:
+    return f"{key} {amount(key, target.reached)}, {amount(key, target.limit)} allowed"
 
 
 def _frozen_facts(pinned: Iterable[PinReport], detailed: bool) -> list[tuple[str, str]]:
@@ -172,20 +181,20 @@ def prune_messages(report: PruneReport) -> list[str]:
     """List what a person must be told about a run besides its result."""
     said = [f"warning: {text}" for text in report.warnings]
     said += [f"dropped: group {d.id} ({d.name}) stays whole: {d.reason}" for d in report.dropped]
-    status = report.verification["status"]
+    status = report.verification.status
     if status == "weak":
         said.append("warning: the proof is weak: the outputs hardly vary on the inputs it was made with")
     elif status == "unproved":
-        said.append(f"warning: not proved: {report.verification['reason']}")
-    versus = report.bench["models"][1]["versus_first"] if report.bench else None
-    if versus and versus["verdict"] != "faster":
-        said.append(f"warning: the pruned model is {versus['verdict']}: it takes {_times(versus)}")
+        said.append(f"warning: not proved: {report.verification.reason}")
+    versus = report.bench.timings[1].versus_first if report.bench else None
+    if versus and versus.verdict != "faster":
+        said.append(f"warning: the pruned model is {versus.verdict}: it takes {_times(versus)}")
     return said
 
 
-def _times(versus: Mapping[str, Any]) -> str:
-    interval = f"95 % interval {versus['low']:.2f} to {versus['high']:.2f}"
-    return f"{versus['ratio']:.2f} times the original's time ({interval})"
+def _times(versus: LatencyRatio) -> str:
+    interval = f"95 % interval {versus.low:.2f} to {versus.high:.2f}"
+    return f"{versus.ratio:.2f} times the original's time ({interval})"
 
 
 def missed_line(report: PruneReport) -> str:
@@ -283,7 +292,7 @@ def verify_tables(report: VerifyReport) -> list[Table]:
     return tables
 
 
-def bench_tables(result: Mapping[str, Any]) -> list[Table]:
+def bench_tables(result: BenchResult) -> list[Table]:
     """Show the timings of `bench`."""
     columns = (
         Column("model", fold=True), Column("median", right=True), Column("min", right=True),
@@ -291,27 +300,27 @@ def bench_tables(result: Mapping[str, Any]) -> list[Table]:
     )  # fmt: skip
     rows = [
         (
-            t["name"], *(milliseconds(t[key]) for key in ("median_ms", "min_ms", "p90_ms")), str(t["runs"]),
-            comparison_line(t["versus_first"]),
+            t.name, *(milliseconds(ms) for ms in (t.median_ms, t.min_ms, t.p90_ms)), str(t.runs),
+            comparison_line(t.versus_first),
         )
-        for t in result["models"]
+        for t in result.timings
     ]  # fmt: skip
-    used = result["settings"]
-    shapes = ", ".join(f"{name} {_shape(shape)}" for name, shape in result["input_shapes"].items())
+    used = result.settings
+    shapes = ", ".join(f"{name} {_shape(shape)}" for name, shape in result.input_shapes.items())
     facts = [
-        ("onnxruntime", f"{result['onnxruntime']}, {used['provider']}, {number(used['threads'], 'thread')}"),
-        ("processor", result["cpu"]),
+        ("onnxruntime", f"{result.onnxruntime}, {used.provider}, {number(used.threads, 'thread')}"),
+        ("processor", result.cpu),
         ("inputs", shapes or "none"),
     ]
     return [Table(columns, rows), Table(FACTS, facts)]
 
 
-def bench_messages(result: Mapping[str, Any]) -> list[str]:
+def bench_messages(result: BenchResult) -> list[str]:
     """Say which models are not faster than the first."""
     return [
-        f"note: {t['name']} is {t['versus_first']['verdict']} than {result['models'][0]['name']}"
-        for t in result["models"]
-        if t["versus_first"] and t["versus_first"]["verdict"] != "faster"
+        f"note: {t.name} is {t.versus_first.verdict} than {result.timings[0].name}"
+        for t in result.timings
+        if t.versus_first and t.versus_first.verdict != "faster"
     ]
 
 

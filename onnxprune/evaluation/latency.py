@@ -9,10 +9,11 @@ import tempfile
 import time
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
 import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
@@ -64,27 +65,24 @@ class BenchSettings:
             raise UsageError(f"warmup: got {self.warmup}, expected 0 or more")
 
 
-@dataclass(frozen=True)
-class LatencyRatio:
-    """Time of a model relative to the first (below 1 = faster), with its 95 % interval."""
+class LatencyRatio(msgspec.Struct, frozen=True):
+    """Time of a model relative to the first (below 1 = faster), with its 95 % interval.
+
+    verdict: what the whole interval says: faster or slower; else not faster.
+    """
 
     ratio: float
     low: float
     high: float
+    verdict: str
 
-    @property
-    def verdict(self) -> str:
-        """What the whole interval says: faster or slower; else not faster."""
-        if self.high < 1:
-            return "faster"
-        return "slower" if self.low > 1 else "not faster"
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "verdict": self.verdict}
+    @classmethod
+    def of(cls, ratio: float, low: float, high: float) -> LatencyRatio:
+        """Judge an interval."""
+        return cls(ratio, low, high, "faster" if high < 1 else "slower" if low > 1 else "not faster")
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True):
     """Latency of one model in milliseconds; `versus_first` is None for the first model."""
 
     name: str
@@ -94,30 +92,15 @@ class Timing:
     p90_ms: float
     versus_first: LatencyRatio | None
 
-    def to_dict(self) -> dict[str, Any]:
-        result = asdict(self)
-        result["versus_first"] = self.versus_first.to_dict() if self.versus_first else None
-        return result
 
+class BenchResult(msgspec.Struct, frozen=True):
+    """Timings in the order of the models (`models` in JSON), and what they were measured on."""
 
-@dataclass(frozen=True)
-class BenchResult:
-    """Timings in the order of the models, and what they were measured on."""
-
-    timings: tuple[Timing, ...]
+    timings: tuple[Timing, ...] = msgspec.field(name="models")
     settings: BenchSettings
     onnxruntime: str
     cpu: str
     input_shapes: dict[str, tuple[int, ...]]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "models": [t.to_dict() for t in self.timings],
-            "settings": asdict(self.settings),
-            "onnxruntime": self.onnxruntime,
-            "cpu": self.cpu,
-            "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
-        }
 
 
 def bench(models: Sequence[ModelSource], feeds: Feeds, settings: BenchSettings) -> BenchResult:
@@ -182,7 +165,7 @@ def compare(first: np.ndarray, other: np.ndarray, seed: int = 0) -> LatencyRatio
         low, high = np.quantile(_resampled_medians(ratios, seed), (0.025, 0.975))
     middle = float(np.median(ratios))
     low, high = min(float(low), middle), max(float(high), middle)
-    return LatencyRatio(middle, low * (1 - SESSION_NOISE), high * (1 + SESSION_NOISE))
+    return LatencyRatio.of(middle, low * (1 - SESSION_NOISE), high * (1 + SESSION_NOISE))
 
 
 def _resampled_medians(ratios: np.ndarray, seed: int) -> np.ndarray:

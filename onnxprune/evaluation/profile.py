@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 
@@ -24,8 +24,7 @@ SECONDS = 1.0  # of profiled runs of one model, at most
 KERNEL = "_kernel_time"
 
 
-@dataclass(frozen=True)
-class Spent:
+class Spent(msgspec.Struct, frozen=True):
     """Milliseconds of one run in one kind of operator, as onnxruntime runs it, before and after."""
 
     op: str
@@ -33,12 +32,28 @@ class Spent:
     after: float
 
 
+class OperatorTimes(msgspec.Struct, frozen=True):
+    """Time by kind of operator, those first that take most, and how it was measured."""
+
+    operators: tuple[Spent, ...]
+    provider: str
+    threads: int
+
+
+class SampledDrift(msgspec.Struct, frozen=True):
+    """Drift of the outputs; inputs: what the samples are."""
+
+    value: float
+    samples: int
+    inputs: str
+
+
 @dataclass(frozen=True)
 class Details:
     """What was measured; `trouble` says why something was not."""
 
-    drift: Mapping[str, Any] | None = None
-    profile: Mapping[str, Any] | None = None
+    drift: SampledDrift | None = None
+    profile: OperatorTimes | None = None
     trouble: tuple[str, ...] = ()
 
 
@@ -51,7 +66,7 @@ def details(
     trouble, moved, spent = [], None, None
     try:
         value = generated_drift(original, pruned, cases.feeds[0], settings.input_values, SAMPLES)
-        moved = {"value": value, "samples": SAMPLES, "inputs": "generated"}
+        moved = SampledDrift(value, SAMPLES, "generated")
     except OnnxPruneError as error:
         trouble.append(f"drift is not measured: {error}")
     try:
@@ -63,7 +78,7 @@ def details(
 
 def profiled(
     models: tuple[onnx.ModelProto, onnx.ModelProto], feeds: Mapping[str, np.ndarray], settings: PruneSettings
-) -> dict[str, Any]:
+) -> OperatorTimes:
     """Time two models by kind of operator with onnxruntime's profiler, in milliseconds of a run.
 
     Each node counts with its median over the runs. Raises ModelError and UsageError as `timing.bench` does.
@@ -73,8 +88,8 @@ def profiled(
     names = sorted(
         before.keys() | after.keys(), key=lambda op: (-before.get(op, 0.0), -after.get(op, 0.0), op)
     )
-    rows = [asdict(Spent(op, round(before.get(op, 0.0), 5), round(after.get(op, 0.0), 5))) for op in names]
-    return {"operators": rows, "provider": settings.provider, "threads": settings.threads}
+    rows = tuple(Spent(op, round(before.get(op, 0.0), 5), round(after.get(op, 0.0), 5)) for op in names)
+    return OperatorTimes(rows, settings.provider, settings.threads)
 
 
 def _by_operator(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 
@@ -19,38 +19,29 @@ LOWER_IS_BETTER = ("drift",)
 DIGITS = 9  # of a drop: 0.99 - 0.98 is more than 0.01 by rounding
 
 
-@dataclass(frozen=True)
-class Validated:
-    """A metric of the unpruned and of the pruned model; drop: by how much it is worse."""
+class Validated(msgspec.Struct, frozen=True):
+    """A metric of the unpruned and of the pruned model.
+
+    drop: by how much the pruned model is worse, below 0 where it is better. passed: whether the gate lets
+    it through; a metric that is no number does not pass.
+    """
 
     metric: str
     before: float
     after: float
+    drop: float
+    max_drop: float | None
+    passed: bool
     samples: int
-    max_drop: float | None = None
 
-    @property
-    def drop(self) -> float:
-        """Return by how much the pruned model is worse; below 0 where it is better."""
-        lost = self.after - self.before if self.metric in LOWER_IS_BETTER else self.before - self.after
-        return round(lost, DIGITS)
-
-    @property
-    def passed(self) -> bool:
-        """Tell whether the gate lets it through; a metric that is no number does not pass."""
-        return self.max_drop is None or self.drop <= self.max_drop
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON of `validation`."""
-        return {
-            "metric": self.metric,
-            "before": self.before,
-            "after": self.after,
-            "drop": self.drop,
-            "max_drop": self.max_drop,
-            "passed": self.passed,
-            "samples": self.samples,
-        }
+    @classmethod
+    def of(
+        cls, metric: str, before: float, after: float, samples: int, max_drop: float | None = None
+    ) -> Validated:
+        """Judge a metric; max_drop: what the gate allows, None without a gate."""
+        lost = after - before if metric in LOWER_IS_BETTER else before - after
+        drop = round(lost, DIGITS)
+        return cls(metric, before, after, drop, max_drop, max_drop is None or drop <= max_drop, samples)
 
     def __str__(self) -> str:
         """Say the metric before and after."""
@@ -73,7 +64,7 @@ class Judge:
         after = self.metric(
             Judged(answers(model, self.data.batches, "the pruned model"), self.reference, self.data)
         )
-        return Validated(self.name, self.before, after, samples(self.data.batches), self.max_drop)
+        return Validated.of(self.name, self.before, after, samples(self.data.batches), self.max_drop)
 
 
 def judge(model: onnx.ModelProto, settings: PruneSettings) -> Judge | None:

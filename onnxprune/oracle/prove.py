@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 
@@ -46,6 +47,20 @@ class Difference:
         return self.max_abs_error / self.tolerance if self.tolerance else float("inf")
 
 
+class Verification(msgspec.Struct, frozen=True):
+    """What reports say of a proof; error and its part of the tolerance are None where nothing was compared.
+
+    cases: runs that were compared. restricted: nodes whose statistics are of kept channels only.
+    """
+
+    status: str
+    max_abs_error: float | None
+    tolerance_ratio: float | None
+    cases: int
+    restricted: tuple[str, ...] = ()
+    reason: str = ""
+
+
 @dataclass(frozen=True)
 class Proof:
     """The outcome of a proof."""
@@ -58,16 +73,11 @@ class Proof:
     reason: str = ""
     labels: np.ndarray | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON of `verification`."""
-        return {
-            "status": self.status,
-            "max_abs_error": self.worst.max_abs_error if self.worst else None,
-            "tolerance_ratio": self.worst.ratio if self.worst else None,
-            "cases": self.cases,
-            "restricted": list(self.restricted),
-            "reason": self.reason,
-        }
+    @property
+    def verification(self) -> Verification:
+        """Return what reports say of it."""
+        error, ratio = (self.worst.max_abs_error, self.worst.ratio) if self.worst else (None, None)
+        return Verification(self.status, error, ratio, self.cases, self.restricted, self.reason)
 
 
 @dataclass

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import onnx
+from msgspec.structs import replace
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.functions import inlined

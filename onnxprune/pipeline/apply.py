@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
 
 import onnx
+from msgspec.structs import replace
 
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.functions import inlined_again
@@ -166,7 +166,7 @@ def verified(
         *model_differences(attempt.model, pruned, frozenset(read.repaired)),
         *_other_repairs(pruned, read.repaired),
     )
-    return VerifyReport(attempt.outcome.to_dict(), not differences, differences)
+    return VerifyReport(attempt.outcome.verification, not differences, differences)
 
 
 def _other_repairs(pruned: onnx.ModelProto, repaired: Mapping[str, str]) -> Iterator[str]:

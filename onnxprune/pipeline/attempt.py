@@ -22,7 +22,7 @@ from onnxprune.pipeline.iterative_schedule import Stage, differing, scheduled
 from onnxprune.pipeline.recover import Evidence, Recovery, joined, recovered
 from onnxprune.planning.decide import Decision, Request, decide
 from onnxprune.progress import Progress, silent
-from onnxprune.reports.data import Dropped
+from onnxprune.reports.data import Dropped, Step, Target, Trial
 from onnxprune.rewrite.apply import apply as rewritten
 
 MAX_DROPS = 20
@@ -62,12 +62,12 @@ class Candidate:
     attempt: Attempt
     repair: Recovery | None
     reached: Mapping[str, float] = field(default_factory=dict)
-    trials: tuple[Mapping[str, float], ...] = ()
-    steps: tuple[Mapping[str, float], ...] = ()
+    trials: tuple[Trial, ...] = ()
+    steps: tuple[Step, ...] = ()
 
-    def targets(self, sought: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    def targets(self, sought: Mapping[str, float]) -> dict[str, Target]:
         """Return the limits of what was searched for, and what was reached."""
-        return {k: {"limit": v, "reached": self.reached[k]} for k, v in sought.items()}
+        return {k: Target(v, self.reached[k]) for k, v in sought.items()}
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -113,10 +113,10 @@ class RunContext:
         self.watch.lap("recover")
         return replace(candidate, repair=repair)
 
-    def _stepped(self, request: Request, stage: Stage) -> tuple[Stage, list[Mapping[str, float]]]:
+    def _stepped(self, request: Request, stage: Stage) -> tuple[Stage, list[Step]]:
         """Take the steps before the last; return where they lead, and what each left."""
         units, steps = self.analysis.units, request.settings.steps
-        taken: list[Mapping[str, float]] = []
+        taken: list[Step] = []
         for number in range(1, steps):
             decision = decide(units, scheduled(request, units, number / steps), stage.scores)
             if decision.removed.any():
@@ -124,7 +124,7 @@ class RunContext:
                 repair = self._repaired(stage.evidence, begun, decision)
                 left = begun if repair is None else repair.model
                 stage = stage.after((decision.removed, decision.replayed), left, request)
-                taken.append({"macs": macs(units.traced, decision.replayed.sizes)})
+                taken.append(Step(macs(units.traced, decision.replayed.sizes)))
             self.watch.lap("steps")
         return stage, taken
 

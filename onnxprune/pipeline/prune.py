@@ -19,7 +19,7 @@ from onnxprune.analysis.functions import inlined
 from onnxprune.analysis.trace import Trace
 from onnxprune.choices import IN_PYTHON
 from onnxprune.errors import GateFailed, NothingToPrune, OnnxPruneError
-from onnxprune.evaluation.latency import BenchSettings, bench, check_provider
+from onnxprune.evaluation.latency import BenchResult, BenchSettings, bench, check_provider
 from onnxprune.evaluation.profile import Details, details
 from onnxprune.evaluation.validation import Judge, Validated, judge
 from onnxprune.model.count import parameters
@@ -30,7 +30,7 @@ from onnxprune.oracle.cases import Cases, cases
 from onnxprune.oracle.functions import require_same
 from onnxprune.pipeline.attempt import Attempt, Candidate, RunContext, Stopwatch
 from onnxprune.pipeline.inspect import first_makers, frozen_params, pin_reports
-from onnxprune.pipeline.recover import cautions, gathered, scored
+from onnxprune.pipeline.recover import cautions, described, gathered, scored
 from onnxprune.pipeline.search import searched
 from onnxprune.planning.decide import Decision, Request, criterion_warnings, resolved_step
 from onnxprune.planning.patterns import groups_matching
@@ -38,7 +38,15 @@ from onnxprune.planning.plan import Plan
 from onnxprune.planning.plan_file import derived, group_plans
 from onnxprune.progress import Progress, silent
 from onnxprune.quantities import amount
-from onnxprune.reports.data import GroupReport, Layer, PruneReport, Quantities, SensitivityReport, SourceFacts
+from onnxprune.reports.data import (
+    GroupReport,
+    Layer,
+    PruneReport,
+    Quantities,
+    SensitivityReport,
+    SourceFacts,
+    Target,
+)
 from onnxprune.rules.signature import NO_RULE, Pinned
 from onnxprune.settings import PruneSettings
 
@@ -166,13 +174,13 @@ def _measured(
     )
     of_data = () if context.evidence is None else cautions(context.evidence.data, candidate.repair)
     warnings = (*of_data, *criterion_warnings(context.analysis.units, settings))
-    return replace(
+    return msgspec.structs.replace(
         report,
         warnings=(*report.warnings, *warnings, *prepared.written_out.kept, *trouble, *more.trouble),
         inlined=prepared.written_out.names,
-        recovery=None if candidate.repair is None else candidate.repair.to_dict(),
-        calibration=None if context.evidence is None else context.evidence.to_dict(),
-        validation=None if validated is None else validated.to_dict(),
+        recovery=None if candidate.repair is None else candidate.repair.report,
+        calibration=None if context.evidence is None else described(context.evidence.data),
+        validation=validated,
         search=candidate.trials,
         steps=candidate.steps,
         targets={**report.targets, **candidate.targets(settings.sought)},
@@ -313,20 +321,20 @@ def stamped(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
 
 def _bench(
     original: onnx.ModelProto, pruned: onnx.ModelProto, cases: Cases, settings: PruneSettings
-) -> tuple[Mapping[str, object] | None, tuple[str, ...]]:
+) -> tuple[BenchResult | None, tuple[str, ...]]:
     """Time both; the model is written by then, so trouble here is a warning and not an error."""
     if not settings.bench or not cases.feeds:
         return None, ()
     candidate = BenchSettings(settings.provider, settings.threads, seconds=1.0, seed=settings.seed)
     try:
-        return bench([original, pruned], cases.feeds[0], candidate).to_dict(), ()
+        return bench([original, pruned], cases.feeds[0], candidate), ()
     except OnnxPruneError as error:
         return None, (f"the result could not be timed: {error}",)
 
 
 def reported(
     analysis: Analysis, attempt: Attempt, request: Request, loaded: Loaded, result: onnx.ModelProto,
-    timing: Mapping[str, object] | None, watch: Stopwatch,
+    timing: BenchResult | None, watch: Stopwatch,
 ) -> PruneReport:  # fmt: skip
     units, decision = analysis.units, attempt.decision
     traced = units.traced
@@ -347,11 +355,11 @@ def reported(
         for g in units.groups if g.level == 0
     )  # fmt: skip
     reached = {"macs": after.macs, "params": after.params, "size": after.bytes}
-    targets = {k: {"limit": v, "reached": float(reached[k])} for k, v in request.limits.items()}
+    targets = {k: Target(v, float(reached[k])) for k, v in request.limits.items()}
     return PruneReport(
         before=before,
         after=after,
-        verification=attempt.outcome.to_dict(),
+        verification=attempt.outcome.verification,
         groups=groups,
         dropped=attempt.dropped,
         pinned=pin_reports(units),

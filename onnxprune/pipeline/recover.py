@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import onnx
@@ -32,6 +31,7 @@ from onnxprune.recovery.fold import folded_into
 from onnxprune.recovery.joint import fit_jointly
 from onnxprune.recovery.probe import Probe, calibrated
 from onnxprune.recovery.refit import DAMPING, refitted
+from onnxprune.reports.data import CalibrationReport, RecoveryReport
 from onnxprune.settings import PruneSettings
 
 PROBE_BATCHES, PROBE_SAMPLES = 4, 24  # groups are measured on as many, at least
@@ -49,10 +49,6 @@ class Evidence:
     readers: tuple[Consumer, ...]
     grams: Mapping[ActivationView, Gram]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON of `calibration`."""
-        return described(self.data)
-
 
 @dataclass(frozen=True)
 class Recovery:
@@ -69,15 +65,12 @@ class Recovery:
     drift_before: float
     drift_after: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON of `recovery`."""
-        return {
-            "method": self.method,
-            "samples": self.samples,
-            "repaired": len(self.repaired),
-            "drift_before": self.drift_before,
-            "drift_after": self.drift_after,
-        }
+    @property
+    def report(self) -> RecoveryReport:
+        """Return what reports say of it."""
+        return RecoveryReport(
+            self.method, self.samples, len(self.repaired), self.drift_before, self.drift_after
+        )
 
 
 def gathered(analysis: Analysis, settings: PruneSettings, progress: Progress = silent) -> Evidence | None:
@@ -123,10 +116,10 @@ def cautions(data: Calibration, repair: Recovery | None = None) -> tuple[str, ..
     return (*result, FEWER.format(repair.samples, data.samples))
 
 
-def described(data: Calibration) -> dict[str, Any]:
+def described(data: Calibration) -> CalibrationReport:
     """Say of calibration data where it comes from: given, or synthesised and how chosen."""
     source = "synthesised" if data.synthesised else "given"
-    return {"source": source, "samples": data.samples, "chosen": data.synthesised or None}
+    return CalibrationReport(source, data.samples, data.synthesised or None)
 
 
 def scored(

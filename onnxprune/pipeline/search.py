@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from onnxprune.analysis.cost import macs
 from onnxprune.data.read import Validation
@@ -11,23 +11,10 @@ from onnxprune.errors import NothingToPrune, UsageError
 from onnxprune.evaluation.metrics import METRICS
 from onnxprune.evaluation.validation import Judge, answers
 from onnxprune.pipeline.attempt import Candidate, RunContext
+from onnxprune.reports.data import Trial
 
 TRIALS = 8
 NEAR = 0.01  # of all MACs; bounds closer than this are one
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A share of the MACs that was asked for, the one reached, and what was measured of it."""
-
-    asked: float
-    share: float
-    reached: Mapping[str, float]
-    holds: bool
-
-    def to_dict(self) -> dict[str, float]:
-        """Return an entry of the JSON of `search`."""
-        return {"asked": self.asked, "macs_share": self.share, **self.reached, "holds": self.holds}
 
 
 def searched(context: RunContext, judged: Judge | None) -> Candidate:
@@ -48,7 +35,8 @@ def searched(context: RunContext, judged: Judge | None) -> Candidate:
         share = macs(context.analysis.units.traced, candidate.attempt.decision.replayed.sizes) / max(whole, 1)
         reached = {key: judge(candidate.model).drop for key, judge in judges.items()}
         context.watch.lap("measure")
-        trials.append(Trial(asked, share, reached, all(reached[k] <= limits[k] for k in limits)))
+        holds = all(reached[k] <= limits[k] for k in limits)
+        trials.append(Trial(asked=asked, macs_share=share, holds=holds, **reached))
         if trials[-1].holds:
             best, high = replace(candidate, reached=reached), min(high, share)
         else:
@@ -57,7 +45,7 @@ def searched(context: RunContext, judged: Judge | None) -> Candidate:
             low = max(low, share)
     if best is None:
         raise NothingToPrune(_none_holds(trials, limits))
-    return replace(best, trials=tuple(t.to_dict() for t in trials))
+    return replace(best, trials=tuple(trials))
 
 
 def _judges(context: RunContext, judged: Judge | None) -> dict[str, Judge]:
@@ -81,9 +69,9 @@ def _judges(context: RunContext, judged: Judge | None) -> dict[str, Judge]:
 
 
 def _none_holds(trials: Sequence[Trial], limits: Mapping[str, float]) -> str:
-    last = max(trials, key=lambda trial: trial.share)
-    told = ", ".join(f"{k} {v:.3g} ({limits[k]:.3g} allowed)" for k, v in last.reached.items())
+    last = max(trials, key=lambda trial: trial.macs_share)
+    told = ", ".join(f"{k} {getattr(last, k):.3g} ({limit:.3g} allowed)" for k, limit in limits.items())
     return (
-        f"nothing to prune: with {100 * last.share:.1f} % of the MACs left, the most of {len(trials)} "
+        f"nothing to prune: with {100 * last.macs_share:.1f} % of the MACs left, the most of {len(trials)} "
         f"trials, the result has {told}; allow more"
     )

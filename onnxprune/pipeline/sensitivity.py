@@ -28,7 +28,7 @@ from onnxprune.planning.constraints import bundles
 from onnxprune.planning.decide import Decision, Request, decide
 from onnxprune.planning.patterns import groups_matching
 from onnxprune.progress import Progress, silent
-from onnxprune.reports.data import GroupInfo, GroupSensitivity, Point, SensitivityReport
+from onnxprune.reports.data import GroupInfo, GroupSensitivity, Point, SensitivityReport, SensitivityRun
 from onnxprune.settings import PruneSettings
 
 Feeds: TypeAlias = Mapping[str, np.ndarray]
@@ -118,11 +118,10 @@ def measured(
     for number, group in enumerate(leaves):
         result.append(meter.measured(shown.groups[group.id], settings))
         progress("sensitivity", number + 1, len(leaves))
-    told = {
-        "shares": settings.ordered, "criterion": pruning.resolved_criterion,
-        "granularity": settings.granularity, "exclude": list(settings.exclude), "seed": settings.seed,
-        "calibration": described(data),
-    }  # fmt: skip
+    told = SensitivityRun(
+        tuple(settings.ordered), pruning.resolved_criterion, settings.granularity, tuple(settings.exclude),
+        settings.seed, described(data),
+    )  # fmt: skip
     return SensitivityReport(
         shown.quantities, tuple(result), sample.count, meter.top1, told, warnings=cautions(data)
     )

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from msgspec import Struct
+
 from onnxprune.errors import UsageError
 from onnxprune.evaluation.validation import LOWER_IS_BETTER
 from onnxprune.quantities import count, size
-from onnxprune.reports.data import SCHEMA_VERSION, PruneReport
+from onnxprune.reports.data import PruneReport
 from onnxprune.reports.outcome import Outcome, decimal, metric_value
 from onnxprune.reports.reading import prune_report, read_json, run_of
 from onnxprune.reports.record import GOOD
@@ -43,8 +45,7 @@ class CompareLimits:
                 raise UsageError(f"--{name} must be at least 0: got {value:g}")
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One quantity of one model: old and new as text, the change as a share or difference, and a verdict."""
 
     model: str
@@ -55,23 +56,21 @@ class Finding:
     verdict: str
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Everything that was compared; notes: what the reader must know besides."""
+class Compared(Struct, frozen=True):
+    """How many models were compared, which got worse and better, and all that was found of each.
 
+    notes: what the reader must know besides.
+    """
+
+    models: int
+    worse: tuple[str, ...]
+    better: tuple[str, ...]
     findings: tuple[Finding, ...]
-    models: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
     def having(self, verdict: str) -> tuple[str, ...]:
         """Return the models with a finding of this verdict."""
-        return tuple(dict.fromkeys(f.model for f in self.findings if f.verdict == verdict))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON of `compare`."""
-        verdicts = {verdict: list(self.having(verdict)) for verdict in (WORSE, BETTER)}
-        told = {"findings": [asdict(f) for f in self.findings], "notes": list(self.notes)}
-        return {"schema_version": SCHEMA_VERSION, "models": len(self.models), **verdicts, **told}
+        return _having(self.findings, verdict)
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,13 @@ def compare(old: Path, new: Path, limits: CompareLimits | None = None) -> Compar
     assert isinstance(after, Mapping)
     names = sorted(before.keys() | after.keys())
     chosen = limits or CompareLimits()
-    findings = [f for n in names for f in _findings(n, before.get(n), after.get(n), chosen)]
-    return Compared(tuple(findings), tuple(names), tuple(_notes(before, after)))
+    findings = tuple(f for n in names for f in _findings(n, before.get(n), after.get(n), chosen))
+    worse, better = (_having(findings, verdict) for verdict in (WORSE, BETTER))
+    return Compared(len(names), worse, better, findings, tuple(_notes(before, after)))
+
+
+def _having(findings: tuple[Finding, ...], verdict: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(f.model for f in findings if f.verdict == verdict))
 
 
 def _ends(path: Path) -> Ended | Mapping[str, Ended]:
@@ -118,7 +122,7 @@ def _ends(path: Path) -> Ended | Mapping[str, Ended]:
 
 
 def _status(report: PruneReport) -> str:
-    if report.validation is not None and not report.validation["passed"]:
+    if report.validation is not None and not report.validation.passed:
         return "gate-failed"
     return "target-missed" if report.missed else "done"
 
@@ -148,7 +152,7 @@ def _status_verdict(old: str, new: str) -> str:
 
 def _measured(name: str, old: Outcome, new: Outcome, limits: CompareLimits) -> Iterator[Finding]:
     """Compare what was measured of a model; what only one side has is told as a change."""
-    proofs = [o.report.verification["status"] for o in (old, new)]
+    proofs = [o.report.verification.status for o in (old, new)]
     grades = [PROOFS.index(p) if p in PROOFS else len(PROOFS) for p in proofs]
     yield Finding(name, "proof", proofs[0], proofs[1], None, _verdict(grades[1] - grades[0], 0))
     sides = old.report.after, new.report.after
@@ -222,7 +226,7 @@ def _time(ratio: float) -> str:
 def _notes(old: Mapping[str, Ended], new: Mapping[str, Ended]) -> Iterator[str]:
     """Say where times were measured on different machines."""
     cpus = [
-        {e.outcome.report.bench.get("cpu", "") for e in side.values() if e.outcome and e.outcome.report.bench}
+        {e.outcome.report.bench.cpu for e in side.values() if e.outcome and e.outcome.report.bench}
         for side in (old, new)
     ]
     if all(cpus) and cpus[0] != cpus[1]:

@@ -51,7 +51,7 @@ def _cells(record: Record) -> Iterator[tuple[str, Any]]:
         return
     report = prune_report(record.report)
     outcome = Outcome(report)
-    yield "proof", report.verification["status"]
+    yield "proof", report.verification.status
     for quantity in QUANTITIES:
         yield f"{quantity}_before", getattr(report.before, quantity)
         yield f"{quantity}_after", getattr(report.after, quantity)

@@ -1,16 +1,22 @@
-"""What a run reports, as typed data and as the JSON of the command line."""
+"""What a run reports: typed data whose fields are the JSON of the command line (`onnxprune.reports.plain`).
+
+A stage below this room says what it found in a structure of its own; reports hold these as they are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SCHEMA_VERSION = 1
+from msgspec import Struct
+
+from onnxprune.evaluation.latency import BenchResult
+from onnxprune.evaluation.profile import OperatorTimes, SampledDrift
+from onnxprune.evaluation.validation import Validated
+from onnxprune.oracle.prove import Verification
 
 
-@dataclass(frozen=True)
-class Quantities:
+class Quantities(Struct, frozen=True):
     """Parameters, MACs and bytes of a model."""
 
     params: int
@@ -18,8 +24,7 @@ class Quantities:
     bytes: int
 
 
-@dataclass(frozen=True)
-class SourceFacts:
+class SourceFacts(Struct, frozen=True):
     """The model that was pruned, as it was given.
 
     name: its path, "" where it was given in memory. inputs: the sizes that MACs are counted at.
@@ -32,8 +37,7 @@ class SourceFacts:
     inputs: Mapping[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """MACs of one node before and after; place: its number in the graph's order, functions written out."""
 
     node: str
@@ -43,8 +47,7 @@ class Layer:
     after: int
 
 
-@dataclass(frozen=True)
-class GroupReport:
+class GroupReport(Struct, frozen=True):
     """One group: channels before, how many were asked to stay, how many do.
 
     maker: the first node that produces its channels; place: the number of that node in the graph's order.
@@ -60,8 +63,7 @@ class GroupReport:
     place: int = 0
 
 
-@dataclass(frozen=True)
-class Dropped:
+class Dropped(Struct, frozen=True):
     """A group that stays whole because its removal could not be proved."""
 
     id: str
@@ -69,8 +71,7 @@ class Dropped:
     reason: str
 
 
-@dataclass(frozen=True)
-class PinReport:
+class PinReport(Struct, frozen=True):
     """Channels that cannot go: where they were frozen, by which node, why, and how many."""
 
     tensor: str
@@ -81,49 +82,90 @@ class PinReport:
     channels: int
 
 
-@dataclass(frozen=True)
-class PruneReport:
-    """The report of `prune`; `to_dict` is the JSON of the command line.
+class Target(Struct, frozen=True):
+    """What a target allows, and what came of it, in its own unit."""
 
-    frozen_params: parameters that produce channels which cannot go. drift, profile: of detailed runs, what
-    `onnxprune.evaluation.profile` measures.
+    limit: float
+    reached: float
+
+
+class RecoveryReport(Struct, frozen=True):
+    """What the repair did; drift is on the calibration batches held out.
+
+    samples: that layers were fitted to or judged on. repaired: how many tensors have other values.
+    """
+
+    method: str
+    samples: int
+    repaired: int
+    drift_before: float
+    drift_after: float
+
+
+class CalibrationReport(Struct, frozen=True):
+    """Where calibration data comes from: "given", or "synthesised" and how chosen."""
+
+    source: str
+    samples: int
+    chosen: str | None
+
+
+class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One trial of a search: shares of the MACs that were asked for and reached, and what was measured.
+
+    drift, drop: of the qualities that are sought. holds: whether all of these are good enough.
+    """
+
+    asked: float
+    macs_share: float
+    drift: float | None = None
+    drop: float | None = None
+    holds: bool
+
+
+class Step(Struct, frozen=True):
+    """What a step before the last left."""
+
+    macs: int
+
+
+class PruneReport(Struct, frozen=True):
+    """The report of `prune`.
+
+    settings: the resolved ones, plain data. frozen_params: parameters that produce channels which cannot go.
+    drift, profile: only of detailed runs.
     """
 
     before: Quantities
     after: Quantities
-    verification: Mapping[str, Any]
+    verification: Verification
     groups: tuple[GroupReport, ...]
     dropped: tuple[Dropped, ...]
     pinned: tuple[PinReport, ...]
-    targets: Mapping[str, Mapping[str, float]]
-    bench: Mapping[str, Any] | None
+    targets: Mapping[str, Target]
+    bench: BenchResult | None
     timings: Mapping[str, float]
     settings: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
-    recovery: Mapping[str, Any] | None = None
+    recovery: RecoveryReport | None = None
     inlined: tuple[str, ...] = ()
-    validation: Mapping[str, Any] | None = None
-    search: tuple[Mapping[str, Any], ...] = ()
-    calibration: Mapping[str, Any] | None = None
-    steps: tuple[Mapping[str, Any], ...] = ()
+    validation: Validated | None = None
+    search: tuple[Trial, ...] = ()
+    calibration: CalibrationReport | None = None
+    steps: tuple[Step, ...] = ()
     source: SourceFacts | None = None
     layers: tuple[Layer, ...] = ()
     frozen_params: int = 0
-    drift: Mapping[str, Any] | None = None
-    profile: Mapping[str, Any] | None = None
+    drift: SampledDrift | None = None
+    profile: OperatorTimes | None = None
 
     @property
     def missed(self) -> tuple[str, ...]:
         """Return the targets that were not reached."""
-        return tuple(k for k, v in self.targets.items() if v["reached"] > v["limit"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        return tuple(k for k, v in self.targets.items() if v.reached > v.limit)
 
 
-@dataclass(frozen=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """A tensor that holds channels of a group, and the node that uses it so."""
 
     node: str
@@ -133,8 +175,7 @@ class Holder:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class GroupInfo:
+class GroupInfo(Struct, frozen=True):
     """A group as `inspect` shows it; shares are of the whole model."""
 
     id: str
@@ -145,11 +186,10 @@ class GroupInfo:
     params_share: float
     macs: int
     macs_share: float
-    members: tuple[Holder, ...] = field(default=())
+    members: tuple[Holder, ...] = ()
 
 
-@dataclass(frozen=True)
-class InspectReport:
+class InspectReport(Struct, frozen=True):
     """What can be removed from a model, and what cannot and why."""
 
     quantities: Quantities
@@ -163,13 +203,8 @@ class InspectReport:
     warnings: tuple[str, ...] = ()
     inlined: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
-
-@dataclass(frozen=True)
-class Point:
+class Point(Struct, frozen=True):
     """What one removal costs: the share asked, channels removed, MACs kept, drift, and top-1 with labels."""
 
     share: float
@@ -179,8 +214,7 @@ class Point:
     top1: float | None
 
 
-@dataclass(frozen=True)
-class GroupSensitivity:
+class GroupSensitivity(Struct, frozen=True):
     """How the outputs take it when shares of one group go.
 
     members: the nodes or tensors that make its channels; linked: groups that lose channels with it;
@@ -198,8 +232,18 @@ class GroupSensitivity:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class SensitivityReport:
+class SensitivityRun(Struct, frozen=True):
+    """How sensitivity was measured; shares: of a group's channels that went, rising."""
+
+    shares: tuple[float, ...]
+    criterion: str
+    granularity: str
+    exclude: tuple[str, ...]
+    seed: int
+    calibration: CalibrationReport
+
+
+class SensitivityReport(Struct, frozen=True):
     """The report of `sensitivity`: by group, drift against the share removed, without repair.
 
     samples: inputs that were run; top1: of the unpruned model, None without labels.
@@ -209,24 +253,15 @@ class SensitivityReport:
     groups: tuple[GroupSensitivity, ...]
     samples: int
     top1: float | None
-    settings: Mapping[str, Any]
+    settings: SensitivityRun
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     inlined: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
-
-@dataclass(frozen=True)
-class VerifyReport:
+class VerifyReport(Struct, frozen=True):
     """The outcome of `verify`."""
 
-    verification: Mapping[str, Any]
+    verification: Verification
     matches_plan: bool
     differences: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}

@@ -17,6 +17,7 @@ from onnxprune.reports.data import PruneReport, SensitivityReport
 from onnxprune.reports.facts import facts
 from onnxprune.reports.outcome import TARGETS, Outcome
 from onnxprune.reports.pages import page
+from onnxprune.reports.plain import plain
 from onnxprune.reports.sensitivity_chart import sketched
 from onnxprune.reports.width_profile import Bar, WidthProfile, width_profile
 from onnxprune.reports.wording import pins_by_reason, proof_details
@@ -65,9 +66,10 @@ def model_page(given: Page) -> bytes:
         kinds=tuple(kinds(report)),
         frozen=pins_by_reason(report.pinned),
         targets=[
-            (TARGETS.get(k, k), amount(k, t["limit"]), amount(k, t["reached"]), k in report.missed)
+            (TARGETS.get(k, k), amount(k, t.limit), amount(k, t.reached), k in report.missed)
             for k, t in report.targets.items()
         ],
+        trials=[plain(t) for t in report.search],
         curves=None if given.curves is None else sketched(given.curves),
         keeps=[] if given.plan is None else [(g.id, g.name, ranges(g.keep)) for g in given.plan.groups],
         plan=None if given.plan is None else _attached(given.plan),
@@ -83,8 +85,8 @@ def kinds(report: PruneReport) -> Iterator[Kind]:
     for layer in report.layers:
         work[layer.op][0] += layer.before
         work[layer.op][1] += layer.after
-    rows = report.profile["operators"] if report.profile is not None else ()
-    spent = {row["op"]: (row["before"], row["after"]) for row in rows}
+    rows = report.profile.operators if report.profile is not None else ()
+    spent = {row.op: (row.before, row.after) for row in rows}
     order = sorted(work.keys() | spent.keys(), key=lambda op: (-max(spent.get(op, (0, 0))), -work[op][0], op))
     for op in order:
         before, after = work[op]

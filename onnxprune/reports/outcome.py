@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from onnxprune.quantities import share
-from onnxprune.reports.data import PruneReport
+
+if TYPE_CHECKING:
+    from onnxprune.oracle.prove import Verification
+    from onnxprune.reports.data import PruneReport
 
 GOOD, CARE, BAD, PLAIN = "good", "care", "bad", "plain"  # tones
 FAR = 1.0  # a drift as large as the outputs themselves
@@ -82,25 +84,26 @@ class Outcome:
         """Return the timing, None where there is none."""
         if self.report.bench is None:
             return None
-        first, second = self.report.bench["models"]
-        versus = second["versus_first"]
+        first, second = self.report.bench.timings
+        versus = second.versus_first
+        if versus is None:
+            return None
         return Latency(
-            first["median_ms"], second["median_ms"], *(versus[k] for k in ("ratio", "low", "high", "verdict"))
+            first.median_ms, second.median_ms, versus.ratio, versus.low, versus.high, versus.verdict
         )
 
     @cached_property
     def drift(self) -> Drift | None:
         """Return the drift of the result on the best data there is."""
         found, repair = self.report.validation, self.report.recovery
-        if found is not None and found["metric"] == "drift":
-            return Drift(finite(found["after"]), found["samples"], "validation data")
+        if found is not None and found.metric == "drift":
+            return Drift(found.after, found.samples, "validation data")
         if repair is not None:
-            made_up = (self.report.calibration or {}).get("source") == "synthesised"
-            return Drift(
-                finite(repair["drift_after"]), None, "synthesised data" if made_up else "calibration data"
-            )
+            data = self.report.calibration
+            made_up = data is not None and data.source == "synthesised"
+            return Drift(repair.drift_after, None, "synthesised data" if made_up else "calibration data")
         if self.report.drift is not None:
-            return Drift(finite(self.report.drift["value"]), self.report.drift["samples"], "generated inputs")
+            return Drift(self.report.drift.value, self.report.drift.samples, "generated inputs")
         return None
 
     @cached_property
@@ -109,11 +112,9 @@ class Outcome:
         found = self.report.validation
         if found is None:
             return None
-        numbers = {key: finite(found[key]) for key in ("before", "after")}
         return Quality(
-            found["metric"], **numbers, worse=finite(found["drop"]), samples=found["samples"],
-            max_drop=found["max_drop"], passed=found["passed"],
-        )  # fmt: skip
+            found.metric, found.before, found.after, found.drop, found.samples, found.max_drop, found.passed
+        )
 
     @cached_property
     def badges(self) -> tuple[Badge, ...]:
@@ -159,15 +160,15 @@ class Outcome:
         return f"{_speed(self.latency)} {kept}{_accuracy(self)}."
 
 
-def _proof_badge(verification: Mapping[str, Any]) -> Badge:
-    status = verification["status"]
+def _proof_badge(verification: Verification) -> Badge:
+    status = verification.status
     told = {
         "proved": "the pruned model equals the masked original in onnxruntime",
         "weak": "equal, but the outputs hardly vary on the inputs of the proof",
     }
     tones = {"proved": GOOD, "weak": CARE, "unproved": CARE}
     names = {"weak": "weak proof", "unproved": "not proved"}
-    return Badge(names.get(status, status), tones.get(status, BAD), told.get(status, verification["reason"]))
+    return Badge(names.get(status, status), tones.get(status, BAD), told.get(status, verification.reason))
 
 
 def _speed(latency: Latency | None) -> str:
@@ -204,8 +205,3 @@ def metric_value(value: float, metric: str) -> str:
 def decimal(value: float) -> str:
     """Print a number with three digits."""
     return f"{value:.3g}" if math.isfinite(value) else "not finite"
-
-
-def finite(value: Any) -> float:
-    """Read a number of JSON, where null stands for one that is not finite."""
-    return math.inf if value is None else float(value)

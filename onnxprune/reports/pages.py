@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from onnxprune.errors import printable
 from onnxprune.quantities import count, share, size
-from onnxprune.reports.outcome import FAR, decimal, finite, metric_value
+from onnxprune.reports.outcome import FAR, decimal, metric_value
 from onnxprune.reports.wording import milliseconds, number
 
 
@@ -38,7 +38,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     made.filters |= {
         "count": count, "size": size, "ms": milliseconds, "metric_of": metric_value,
-        "decimal": decimal, "breakable": breakable, "finite": finite, "inline": inline,
+        "decimal": decimal, "breakable": breakable, "inline": inline,
     }  # fmt: skip
     style, script = (_resource(name) for name in ("style.css", "script.js"))
     made.globals |= {

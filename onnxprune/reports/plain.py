@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+
+def versioned(report: Any) -> dict[str, Any]:
+    """Return a report as JSON holds it: plain data, the version of its schema first."""
+    return {"schema_version": SCHEMA_VERSION, **plain(report)}
 
 
 def plain(value: Any) -> Any:
-    """Turn a report into what JSON can say; numbers that are not finite become null."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(v) for v in value]
-    if hasattr(value, "tolist"):  # numpy's scalars and arrays
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+    """Turn a report into what JSON can say; numbers that are not finite become null.
+
+    The bytes are left to `json`, since names of files may hold what UTF-8, as msgspec writes it, cannot.
+    """
+    return _finite(msgspec.to_builtins(value, str_keys=True, enc_hook=_other))
+
+
+def _other(value: Any) -> Any:
+    """Turn numpy's scalars and arrays into numbers and lists, and what is left into text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

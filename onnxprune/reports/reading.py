@@ -9,9 +9,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.inspect import (
+    AnyType,
+    DataclassType,
+    DictType,
+    FloatType,
+    NoneType,
+    StructType,
+    Type,
+    UnionType,
+    VarTupleType,
+    type_info,
+)
 
+import onnxprune
 from onnxprune.errors import UsageError
-from onnxprune.reports.data import SCHEMA_VERSION, PruneReport, SensitivityReport
+from onnxprune.reports.data import PruneReport, SensitivityReport
+from onnxprune.reports.plain import SCHEMA_VERSION
 from onnxprune.reports.record import STATUSES, Run
 
 T = TypeVar("T")
@@ -19,11 +33,7 @@ T = TypeVar("T")
 
 def prune_report(data: Mapping[str, Any]) -> PruneReport:
     """Read the JSON of `prune`. Raises UsageError where it is something else."""
-    found = dict(data)
-    targets = found.get("targets")
-    if isinstance(targets, Mapping):  # what is not finite is null in JSON
-        found["targets"] = {k: _finite(v) for k, v in targets.items()}
-    return _converted(found, PruneReport, "a report of `onnxprune prune --json`")
+    return _converted(data, PruneReport, "a report of `onnxprune prune --json`")
 
 
 def read_run(path: Path) -> Run:
@@ -68,14 +78,24 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 def _converted(data: Mapping[str, Any], kind: type[T], wanted: str) -> T:
     try:
-        return msgspec.convert(data, kind)
+        return msgspec.convert(_restored(data, type_info(kind)), kind)
     except msgspec.ValidationError as error:
-        raise UsageError(f"expected {wanted}: {error}") from error
+        raise UsageError(
+            f"expected {wanted} {onnxprune.__version__}: {error}; make a new report with this version"
+        ) from error
 
 
-def _finite(values: Any) -> Any:
-    return (
-        {k: math.inf if v is None else v for k, v in values.items()}
-        if isinstance(values, Mapping)
-        else values
-    )
+def _restored(value: Any, kind: Type) -> Any:
+    """Put infinity where a number was not finite, for which JSON has null."""
+    if isinstance(kind, FloatType):
+        return math.inf if value is None else value
+    if isinstance(kind, (StructType, DataclassType)) and isinstance(value, Mapping):
+        known = {field.encode_name: field.type for field in kind.fields}
+        return {key: _restored(item, known.get(key, AnyType())) for key, item in value.items()}
+    if isinstance(kind, DictType) and isinstance(value, Mapping):
+        return {key: _restored(item, kind.value_type) for key, item in value.items()}
+    if isinstance(kind, VarTupleType) and isinstance(value, (list, tuple)):
+        return [_restored(item, kind.item_type) for item in value]
+    if isinstance(kind, UnionType) and value is not None:
+        return _restored(value, next(t for t in kind.types if not isinstance(t, NoneType)))
+    return value

@@ -19,8 +19,8 @@ class Record(Struct, frozen=True):
     what `prune` would exit with, None where the process died. reason: one line, empty where all is well.
     input_sha256: empty where the file could not be read. attempts: runs of this model, 1 or 2. seconds:
     wall clock of the last attempt. peak_bytes: resident memory of the worker, at most. output: where a
-    model was written. settings: the resolved ones, plain data. report: `PruneReport.to_dict()` where
-    pruning came so far; page: the same to look at.
+    model was written. settings: the resolved ones, plain data. report: JSON of the `PruneReport`
+    where pruning came so far; page: the same to look at.
 
     Statuses: `done` is written and proved, `nothing` had nothing to prune, `crashed` died of a signal such
     as SIGSEGV, `killed` of SIGKILL from outside and not by our limits, `failed` is an internal error,

@@ -57,13 +57,13 @@ def sketched(report: SensitivityReport) -> Tree.Element:
     width = 2 * EDGE + NAMES + NUMBERS + len(panels) * (PANEL + GAP)
     height = TOP + ROW * len(report.groups) + FOOT
     svg = picture(NAME, (width, height), "Sensitivity of groups of channels", _about(report))
-    child(svg, "style", {}, _style(len(report.settings["shares"])))
+    child(svg, "style", {}, _style(len(report.settings.shares)))
     child(svg, "rect", {"class": "ground", "width": str(width), "height": str(height)})
     _header(svg, report)
     for number, panel in enumerate(panels):
         _axis(svg, panel, _left(number), height)
     for number, group in enumerate(report.groups):
-        _row(svg, group, panels, (number, len(report.settings["shares"])))
+        _row(svg, group, panels, (number, len(report.settings.shares)))
     return svg
 
 
@@ -72,10 +72,10 @@ def _left(number: int) -> float:
 
 
 def _about(report: SensitivityReport) -> str:
-    shares = ", ".join(f"{100 * s:g} %" for s in report.settings["shares"])
+    shares = ", ".join(f"{100 * s:g} %" for s in report.settings.shares)
     return (
         f"Drift of the outputs on {report.samples} samples when {shares} of the channels of one group are "
-        f"removed, ranked by {report.settings['criterion']}, without repair."
+        f"removed, ranked by {report.settings.criterion}, without repair."
     )
 
 
@@ -130,7 +130,7 @@ def _header(svg: Tree.Element, report: SensitivityReport) -> None:
     words(svg, (EDGE, TOP - 12), "made by", "soft")
     words(svg, (EDGE + NAMES + 56, TOP - 12), "channels", "soft right")
     words(svg, (EDGE + NAMES + NUMBERS, TOP - 12), "MACs", "soft right")
-    shares = report.settings["shares"]
+    shares = report.settings.shares
     words(svg, (EDGE, 72), "removed:", "soft")
     for i, share in enumerate(shares):
         _dot(svg, EDGE + 70 + 70 * i, 68, (i, len(shares)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from onnxprune.evaluation.latency import LatencyRatio
+    from onnxprune.oracle.prove import Verification
     from onnxprune.reports.data import PinReport
 
 
@@ -15,31 +17,30 @@ def milliseconds(value: float) -> str:
     return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
-def comparison_line(versus: Mapping[str, Any] | None) -> str:
+def comparison_line(versus: LatencyRatio | None) -> str:
     """Print a time relative to the first model's, with its interval and what it says."""
     if versus is None:
         return ""
-    low, high = 100 * versus["low"], 100 * versus["high"]
-    return f"{100 * versus['ratio']:.1f} % ({low:.1f} to {high:.1f}), {versus['verdict']}"
+    return f"{100 * versus.ratio:.1f} % ({100 * versus.low:.1f} to {100 * versus.high:.1f}), {versus.verdict}"
 
 
-def proof_line(verification: Mapping[str, Any]) -> str:
+def proof_line(verification: Verification) -> str:
     """Print the outcome of a proof: status, error, tolerance and in how many runs it was compared."""
-    return f"{verification['status']}: {proof_details(verification)}"
+    return f"{verification.status}: {proof_details(verification)}"
 
 
-def proof_details(verification: Mapping[str, Any]) -> str:
+def proof_details(verification: Verification) -> str:
     """Print how a proof came out, without its status."""
     parts = []
-    if verification["max_abs_error"] is not None:
-        used = verification["tolerance_ratio"]
+    if verification.max_abs_error is not None:
+        used = verification.tolerance_ratio
         part = "beyond the tolerance" if used is None else f"{used:.2g} of the tolerance"
-        parts.append(f"error {verification['max_abs_error']:.2g}, {part}")
-    parts.append(f"compared in {number(verification['cases'], 'run')}")
-    if verification["restricted"]:
-        parts.append(f"{number(len(verification['restricted']), 'node')} compared over kept channels only")
-    if verification["reason"]:
-        parts.append(verification["reason"])
+        parts.append(f"error {verification.max_abs_error:.2g}, {part}")
+    parts.append(f"compared in {number(verification.cases, 'run')}")
+    if verification.restricted:
+        parts.append(f"{number(len(verification.restricted), 'node')} compared over kept channels only")
+    if verification.reason:
+        parts.append(verification.reason)
     return "; ".join(parts)
 
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import msgspec
-
 from onnxprune.model.files import write_file
 from onnxprune.reports.batch_page import batch_page
 from onnxprune.reports.csv import table
-from onnxprune.reports.data import SCHEMA_VERSION
 from onnxprune.reports.junit import junit
-from onnxprune.reports.plain import plain
+from onnxprune.reports.plain import versioned
 from onnxprune.reports.record import Run
 
 
@@ -29,7 +26,7 @@ def write_all(run: Run, folder: Path) -> None:
 
 def run_json(run: Run) -> bytes:
     """Return a run as JSON, one record a line; `read_run` is the inverse."""
-    data = plain({"schema_version": SCHEMA_VERSION, **msgspec.to_builtins(run)})
+    data = versioned(run)
     lines = ",\n".join(json.dumps(record) for record in data.pop("records"))
     rest = json.dumps(data)[1:-1]
     return f'{{{rest}, "records": [\n{lines}\n]}}\n'.encode()

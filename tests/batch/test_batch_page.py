@@ -12,6 +12,7 @@ import pytest
 from msgspec import structs
 
 from onnxprune.errors import printable
+from onnxprune.evaluation.profile import SampledDrift
 from onnxprune.reports.batch_page import batch_page
 from onnxprune.reports.model_page import Page, model_page
 from onnxprune.reports.record import STATUSES, Run
@@ -106,7 +107,7 @@ def test_a_run_without_results_makes_a_page(records: tuple[Any, ...]) -> None:
 
 
 def test_models_without_numbers_are_told_as_such() -> None:
-    odd = {"value": None, "samples": 8, "inputs": "generated"}
+    odd = SampledDrift(float("inf"), 8, "generated")
     page = batch_page(
         run_of(record("x", found=report(drift=odd, bench=None)), record("y", found=report(drift=odd)))
     )

@@ -100,7 +100,7 @@ def test_codes_are_scored_by_the_numbers_that_they_stand_for(axis: int | None, c
     settings = PruneSettings(ratio=0.5, align=1, bench=False, criterion=criterion)
     codes, floats = (onnxprune.prune(m, settings) for m in pair(axis))
     assert [g.keep for g in codes.plan.groups] == [g.keep for g in floats.plan.groups]
-    assert codes.report.verification["status"] == "proved"
+    assert codes.report.verification.status == "proved"
 
 
 def test_scales_are_cut_with_their_channels() -> None:
@@ -224,7 +224,7 @@ def test_a_removed_channel_that_sets_the_range(largest: int) -> None:
     for seed in range(4):
         settings = PruneSettings(ratio=0.5, align=1, bench=False, criterion="random", seed=seed)
         report = onnxprune.prune(model, settings).report
-        assert report.verification["max_abs_error"] == 0.0, seed
+        assert report.verification.max_abs_error == 0.0, seed
 
 
 def test_integers_are_equal_to_the_bit_where_no_float_sum_comes_first() -> None:
@@ -249,7 +249,7 @@ def test_integers_are_equal_to_the_bit_where_no_float_sum_comes_first() -> None:
     assert not inexact(masked.model.model, masked.watched, analysis.dtypes)
     result = onnxprune.prune(model, SETTINGS)
     assert kept(result.model, "w") == [6, 4]
-    assert result.report.verification["max_abs_error"] == 0.0
+    assert result.report.verification.max_abs_error == 0.0
 
 
 # -- narrow types, blocks, packed weights --------------------------------------------------------------------
@@ -274,7 +274,7 @@ def test_narrow_weights_keep_their_type(dtype: Any) -> None:
     )
     assert after["w"] == (before["w"][0], (3, 4))
     assert after["v"] == (before["v"][0], (4, 2))
-    assert result.report.verification["status"] == "proved"
+    assert result.report.verification.status == "proved"
 
 
 @pytest.mark.parametrize("block", [2, 4])
@@ -298,7 +298,7 @@ def test_blocks_shrink_alike(block: int) -> None:
     decode = result.model.graph.node[0]
     size = next(a.i for a in decode.attribute if a.name == "block_size")
     assert kept(result.model, "s") == [4 // size, 3]
-    assert result.report.verification["status"] == "proved"
+    assert result.report.verification.status == "proved"
 
 
 def test_blocks_of_unequal_length_are_frozen_with_a_reason() -> None:
@@ -333,7 +333,7 @@ def test_packed_weights_lose_output_channels_only() -> None:
     ]  # fmt: skip
     assert next(a.i for a in result.model.graph.node[1].attribute if a.name == "N") == 3
     assert any("packs its weights" in p.reason for p in result.report.pinned)
-    assert result.report.verification["status"] == "proved"
+    assert result.report.verification.status == "proved"
 
 
 # -- what onnxruntime's quantiser writes ---------------------------------------------------------------------
@@ -382,6 +382,6 @@ def quantised(name: str, form: str, folder: Path) -> Path:
 @pytest.mark.parametrize("name", ["digits_resnet", "digits_mobilenet", "digits_transformer"])
 def test_quantised_models_are_cut_as_their_float_originals(name: str, form: str, tmp_path: Path) -> None:
     report = onnxprune.prune(str(quantised(name, form, tmp_path)), SETTINGS).report
-    assert report.verification["status"] == "proved"
+    assert report.verification.status == "proved"
     assert not report.dropped
     assert abs(report.after.params / report.before.params - share_of(name)) < 0.02

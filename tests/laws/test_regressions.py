@@ -97,7 +97,7 @@ def test_rows_that_are_picked_keep_columns_of_their_own(form: str) -> None:
     assert without(analyse(model), "y", [0, 1, 4]).conflicts
     assert not without(analyse(model), "y", [0, 1, 4, 7]).conflicts
     result = onnxprune.prune(model, settings())
-    assert result.report.verification["status"] == "proved"
+    assert result.report.verification.status == "proved"
     kept = next(s.keep for s in result.plan.slices if s.tensor == "w")
     assert [k for k in kept if k < 4] != [k - 4 for k in kept if k > 3]
 
@@ -114,7 +114,7 @@ def test_computed_kernels_keep_their_windows() -> None:
     params = {"v": (8, 3, 3, 3), "g": (8, 1, 1, 1), "u": (2, 8, 1, 1)}
     model = model_of(nodes, {"x": [1, 3, 6, 6]}, {"out": [1, 2, 6, 6]}, params)
     result = onnxprune.prune(model, settings())
-    assert result.report.verification["status"] == "proved"
+    assert result.report.verification.status == "proved"
     assert not result.report.dropped
     assert [list(t.dims) for t in result.model.graph.initializer if t.name == "v"] == [[4, 3, 3, 3]]
 
@@ -129,7 +129,7 @@ def test_two_axes_of_one_operand_are_masked_one_after_the_other() -> None:
     ]
     model = model_of(nodes, {"x": [1, 3]}, {"out": [1, 3]}, {"p": (6, 8)})
     result = onnxprune.prune(model, settings())
-    assert result.report.verification["status"] in ("proved", "weak")
+    assert result.report.verification.status in ("proved", "weak")
 
 
 def _rows(channels: int) -> onnx.ModelProto:
@@ -157,7 +157,7 @@ def test_a_pruned_model_can_be_pruned_again() -> None:
     # The second run inserts a factor before the same node: node names must not collide.
     first = onnxprune.prune(_rows(16), PruneSettings(ratio=0.5, granularity="rows", align=1, bench=False))
     again = onnxprune.prune(first.model, PruneSettings(ratio=0.5, granularity="rows", align=1, bench=False))
-    assert again.report.verification["status"] in ("proved", "weak")
+    assert again.report.verification.status in ("proved", "weak")
     names = [n.name for n in again.model.graph.node if n.name]
     assert len(set(names)) == len(names)
 
@@ -166,7 +166,7 @@ def test_a_size_that_becomes_zero_is_not_scaled_back() -> None:
     # 8 channels in 4 rows; with 2 channels left 2 / 4 is 0, which no factor turns into 1.
     for seed in range(4):
         result = onnxprune.prune(_rows(8), settings(0.75, seed))
-        assert result.report.verification["status"] in ("proved", "weak"), seed
+        assert result.report.verification.status in ("proved", "weak"), seed
         assert not result.report.dropped, seed
 
 
@@ -205,8 +205,8 @@ def test_the_oracle_runs_restricted_norms_at_other_sizes() -> None:
     }  # fmt: skip
     model = model_of(nodes, {"x": [1, 3, "h", "w"]}, {"out": [1, 2, "h", "w"]}, params)
     result = onnxprune.prune(model, settings())
-    assert result.report.verification["status"] == "proved"
-    assert result.report.verification["cases"] > 1
+    assert result.report.verification.status == "proved"
+    assert result.report.verification.cases > 1
 
 
 def test_the_price_of_an_unshared_vector() -> None:
@@ -257,7 +257,7 @@ def test_the_mean_of_a_layer_normalisation_is_read() -> None:
     ]
     params = {"w": (3, 8), "s": (8,), "v": (8, 2)}
     model = model_of(nodes, {"x": [4, 3]}, {"out": [4, 2]}, params)
-    assert onnxprune.prune(model, settings()).report.verification["status"] == "proved"
+    assert onnxprune.prune(model, settings()).report.verification.status == "proved"
 
 
 def test_descriptions_of_aliases_follow_the_constant() -> None:
@@ -307,7 +307,7 @@ def test_group_normalisation_of_opset_18_is_loaded_and_pruned() -> None:
     ]
     params = {"w": (8, 3, 1, 1), "s": (2,), "b": (2,), "v": (2, 8, 1, 1)}
     model = model_of(nodes, {"x": [1, 3, 4, 4]}, {"out": [1, 2, 4, 4]}, params, 18)
-    assert onnxprune.prune(model, settings()).report.verification["status"] == "proved"
+    assert onnxprune.prune(model, settings()).report.verification.status == "proved"
 
 
 def test_a_replay_that_refuses_the_whole_model_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +349,7 @@ def test_channels_looked_up_by_a_flattened_place(order: Sequence[int]) -> None:
             onnxprune.prune(model, settings())
         return
     result = onnxprune.prune(model, settings())
-    assert result.report.verification["status"] == "proved"
+    assert result.report.verification.status == "proved"
     assert [(g.kept, g.channels) for g in result.report.groups] == [(4, 8)]
     shown = [(r.node, r.kind, r.value) for r in result.plan.repairs if r.kind.startswith("shape")]
     assert [kind for _, kind, _ in shown] == ["shape div"]
@@ -377,7 +377,7 @@ def test_padding_up_to_a_multiple(truncated: int) -> None:
     }  # fmt: skip
     model = model_of(nodes, {"x": ["batch", "tokens", 3]}, {"out": ["batch", "padded", 2]}, params)
     result = onnxprune.prune(model, settings())
-    assert result.report.verification["status"] == "proved"
+    assert result.report.verification.status == "proved"
     assert [(g.kept, g.channels) for g in result.report.groups] == [(4, 8)]
 
 
@@ -395,7 +395,7 @@ def test_multipliers_of_multipliers_are_cut_once() -> None:
     params = {"w": (4, 3, 1, 1), "v": (8, 1, 3, 3), "u": (16, 1, 1, 1), "t": (2, 16, 1, 1)}
     model = model_of(nodes, {"x": [1, 3, 5, 5]}, {"out": [1, 2, 3, 3]}, params)
     result = onnxprune.prune(model, settings())
-    assert result.report.verification["status"] == "proved"
+    assert result.report.verification.status == "proved"
     assert [(g.kept, g.asked) for g in result.report.groups] == [(8, 8)]
     shapes = {t.name: list(t.dims)[:1] for t in result.model.graph.initializer}
     assert [shapes[name] for name in "wvu"] == [[4], [4], [8]]

@@ -48,13 +48,13 @@ def test_every_float_type_is_cut_and_proved(name: str, kind: str) -> None:
     path = ROOT / "models" / f"{name}.onnx"
     plain = onnxprune.prune(str(path), SETTINGS).report
     result = onnxprune.prune(retyped(onnx.load(path), kind), SETTINGS)
-    assert result.report.verification["status"] == "proved"
+    assert result.report.verification.status == "proved"
     assert not result.report.dropped
     assert result.report.after.params == plain.after.params
     kinds = {t.data_type for t in result.model.graph.initializer if len(t.dims) > 1}
     assert kinds == {TYPES[kind][0]}
     if kind != "half":
-        assert result.report.verification["reason"] == "on a copy in fp32"
+        assert result.report.verification.reason == "on a copy in fp32"
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -76,7 +76,7 @@ def test_casts_between_types(kind: str) -> None:
     graph = helper.make_graph(nodes, "mixed", *sides, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     result = onnxprune.prune(model, SETTINGS)
-    assert result.report.verification["status"] in ("proved", "weak")
+    assert result.report.verification.status in ("proved", "weak")
     shapes = {t.name: (list(t.dims), t.data_type) for t in result.model.graph.initializer}
     assert shapes["v"] == ([4, 3], number)
 
@@ -105,8 +105,8 @@ def test_half_weights_are_repaired_as_such() -> None:
     result = onnxprune.prune(model, calibrated("half"))
     repair = result.report.recovery
     assert repair is not None
-    assert repair["repaired"] > 20
-    assert repair["drift_after"] < 0.3 * repair["drift_before"]
+    assert repair.repaired > 20
+    assert repair.drift_after < 0.3 * repair.drift_before
     assert {t.data_type for t in result.model.graph.initializer if len(t.dims) > 1} == {TensorProto.FLOAT16}
 
 

@@ -289,12 +289,12 @@ def test_a_walk_computes_what_the_model_does_and_rows_are_the_layers(name: str) 
 def test_half_of_the_macs_go_and_the_accuracy_stays(name: str) -> None:
     model = digits(name)
     plain, fitted = halved(model), halved(model, calib=CALIB)
-    assert fitted.report.verification["status"] == "proved"
+    assert fitted.report.verification.status == "proved"
     assert accuracy(model) - accuracy(fitted.model) <= 0.02
     assert accuracy(fitted.model) > accuracy(plain.model) + 0.2
     recovery = fitted.report.recovery
     assert recovery is not None
-    assert recovery["drift_after"] < 0.5 * recovery["drift_before"]
+    assert recovery.drift_after < 0.5 * recovery.drift_before
 
 
 @pytest.mark.parametrize("method", ["none", "bias", "ls", "refit", "joint"])
@@ -304,7 +304,7 @@ def test_repair_is_never_worse_than_none(method: str) -> None:
         assert report.recovery is None
         return
     assert report.recovery is not None
-    assert report.recovery["drift_after"] <= report.recovery["drift_before"]
+    assert report.recovery.drift_after <= report.recovery.drift_before
 
 
 def test_a_repair_takes_as_many_samples_as_there_is_room_for_and_says_so() -> None:
@@ -313,12 +313,12 @@ def test_a_repair_takes_as_many_samples_as_there_is_room_for_and_says_so() -> No
     room = activation_budget(model, data.batches, 0)
     short = halved(model, calib=CALIB, recover="joint", memory_limit=5 * room.each).report
     assert short.recovery is not None
-    assert short.recovery["samples"] == 5 * data.each
-    assert 0 < short.recovery["drift_after"] < short.recovery["drift_before"]
+    assert short.recovery.samples == 5 * data.each
+    assert 0 < short.recovery.drift_after < short.recovery.drift_before
     assert any(f"on {5 * data.each} of {data.samples} calibration samples" in w for w in short.warnings)
     whole = halved(model, calib=CALIB, recover="refit").report
     assert whole.recovery is not None
-    assert whole.recovery["samples"] == data.samples
+    assert whole.recovery.samples == data.samples
     assert not any("--memory-limit" in w for w in whole.warnings)
 
 
@@ -359,7 +359,7 @@ def test_criteria_of_data_need_data_and_prune(criterion: str) -> None:
         ratio=0.5, criterion=criterion, align=1, bench=False, calib=CALIB, recover="none"
     )
     report = onnxprune.prune(digits("transformer"), settings).report
-    assert report.verification["status"] == "proved"
+    assert report.verification.status == "proved"
     assert report.settings["criterion"] == criterion
     assert report.recovery is None
 

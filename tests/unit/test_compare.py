@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from onnxprune.cli.app import program
 from onnxprune.errors import UsageError
+from onnxprune.evaluation.profile import SampledDrift
+from onnxprune.evaluation.validation import Validated
 from onnxprune.reports.compare import CompareLimits, compare
-from onnxprune.reports.data import PruneReport, Quantities
-from onnxprune.reports.plain import plain
+from onnxprune.reports.data import PruneReport, Quantities, Target
+from onnxprune.reports.plain import versioned
 from onnxprune.reports.record import GOOD, STATUSES, Record
 from onnxprune.reports.writing import write_all
 from tests.report_data import HOSTILE, PROOF, bench, record, report, run_of
 
+UNPROVED = replace(PROOF, status="unproved")
 MODELS = Path(__file__).parents[2] / "models"
 
 
@@ -33,17 +37,16 @@ def batch(folder: Path, *records: Record) -> Path:
 
 
 def one(path: Path, found: PruneReport) -> Path:
-    path.write_text(json.dumps(plain(found.to_dict())))
+    path.write_text(json.dumps(versioned(found)))
     return path
 
 
-def judged(after: float, metric: str = "top1", **given: Any) -> dict[str, Any]:
-    found = {"metric": metric, "before": 0.9, "after": after, "drop": 0.0, "max_drop": None, "passed": True}
-    return {"validation": {**found, "samples": 9, **given}}
+def judged(after: float, metric: str = "top1", passed: bool = True) -> dict[str, Any]:
+    return {"validation": Validated(metric, 0.9, after, 0.0, None, passed, 9)}
 
 
-def drifted(value: float | None, inputs: str = "generated") -> dict[str, Any]:
-    return {"drift": {"value": value, "samples": 8, "inputs": inputs}}
+def drifted(value: float, inputs: str = "generated") -> dict[str, Any]:
+    return {"drift": SampledDrift(value, 8, inputs)}
 
 
 def sized(macs: int, bytes_: int) -> dict[str, Any]:
@@ -73,9 +76,9 @@ def verdicts(folder: Path, old: PruneReport, new: PruneReport, **limits: float) 
         ({"bench": bench(10.0, 0.5)}, {"bench": None}, {}, {"latency": "changed"}),
         (drifted(0.1), drifted(0.104), {}, {}),
         (drifted(0.1), drifted(0.106), {}, {"drift": "worse"}),
-        (drifted(0.1), drifted(None), {}, {"drift": "worse"}),
-        (drifted(None), drifted(None), {}, {}),
-        (drifted(None), drifted(0.1), {}, {"drift": "better"}),
+        (drifted(0.1), drifted(inf), {}, {"drift": "worse"}),
+        (drifted(inf), drifted(inf), {}, {}),
+        (drifted(inf), drifted(0.1), {}, {"drift": "better"}),
         (drifted(0.0), drifted(0.0), {}, {}),
         (drifted(0.1), {"drift": None}, {}, {"drift": "changed"}),
         (judged(0.9), judged(0.896), {}, {}),
@@ -86,9 +89,14 @@ def verdicts(folder: Path, old: PruneReport, new: PruneReport, **limits: float) 
         (judged(0.9), {}, {}, {"metric": "changed"}),
         (judged(0.1, "drift"), judged(0.2, "drift"), {}, {"drift": "worse", "metric": "worse"}),
         (judged(0.9), judged(0.9, passed=False), {}, {"status": "worse"}),
-        ({"verification": PROOF}, {"verification": {**PROOF, "status": "weak"}}, {}, {"proof": "worse"}),
-        ({"verification": {**PROOF, "status": "unproved"}}, {"verification": PROOF}, {}, {"proof": "better"}),
-        ({}, {"targets": {"macs": {"limit": 1.0, "reached": 2.0}}}, {}, {"status": "worse"}),
+        ({"verification": PROOF}, {"verification": replace(PROOF, status="weak")}, {}, {"proof": "worse"}),
+        (
+            {"verification": replace(PROOF, status="unproved")},
+            {"verification": PROOF},
+            {},
+            {"proof": "better"},
+        ),
+        ({}, {"targets": {"macs": Target(1.0, 2.0)}}, {}, {"status": "worse"}),
     ],
 )
 def test_verdicts(
@@ -120,7 +128,15 @@ def test_models_that_are_missing_or_come_broken_are_worse_and_others_are_told(tm
     found = compare(old, new)
     assert found.having("worse") == ("come broken", "gone")
     assert found.having("changed") == ("come", "come whole", "gone too")
-    assert found.models == ("come", "come broken", "come whole", "gone", "gone too", "kept")
+    assert found.models == 6
+    assert tuple(dict.fromkeys(f.model for f in found.findings)) == (
+        "come",
+        "come broken",
+        "come whole",
+        "gone",
+        "gone too",
+        "kept",
+    )
     assert not [f for f in found.findings if f.model == "kept" and f.verdict != "same"]
 
 
@@ -169,7 +185,7 @@ def test_another_input_and_another_processor_are_said(tmp_path: Path) -> None:
     base = report()
     assert base.source is not None
     other = replace(base, source=replace(base.source, sha256="00" * 32))
-    timed = [{**bench(10.0, 0.5), "cpu": cpu} for cpu in ("A", "B")]
+    timed = [bench(10.0, 0.5, cpu) for cpu in ("A", "B")]
     old, new = replace(base, bench=timed[0]), replace(other, bench=timed[1])
     found = compare(one(tmp_path / "old.json", old), one(tmp_path / "new.json", new))
     assert {f.what for f in found.findings if f.verdict == "changed"} == {"input"}

@@ -84,13 +84,13 @@ def test_kept_shares_fall_geometrically() -> None:
 def test_the_plan_of_several_steps_is_one_for_the_original(name: str) -> None:
     result = stepped(name)
     report = result.report
-    assert report.verification["status"] == "proved"
+    assert report.verification.status == "proved"
     assert report.after.macs <= 0.5 * report.before.macs
     assert not report.missed
     assert len(report.steps) == 1
-    assert report.steps[0]["macs"] == pytest.approx(np.sqrt(0.5) * report.before.macs, rel=0.05)
+    assert report.steps[0].macs == pytest.approx(np.sqrt(0.5) * report.before.macs, rel=0.05)
     assert report.recovery is not None
-    assert report.recovery["drift_after"] < report.recovery["drift_before"]
+    assert report.recovery.drift_after < report.recovery.drift_before
     assert result.plan.repaired
     assert onnxprune.verify(result.model, digits(name), result.plan).matches_plan
     tampered = onnx.ModelProto.FromString(result.model.SerializeToString())
@@ -121,7 +121,7 @@ def test_steps_read_the_data_once_and_need_no_repair() -> None:
     report = stepped("shuffle", calib=once, recover="none").report
     assert report.recovery is None
     assert len(report.steps) == 1
-    assert report.verification["status"] == "proved"
+    assert report.verification.status == "proved"
 
 
 def test_a_step_that_removes_nothing_is_left_out() -> None:
@@ -133,7 +133,7 @@ def test_a_step_that_removes_nothing_is_left_out() -> None:
 def test_each_trial_of_a_search_takes_its_steps() -> None:
     report = stepped("shuffle", targets={"drift": 0.4}, recover="ls").report
     assert len(report.steps) == 1
-    assert report.targets["drift"]["reached"] <= 0.4
+    assert report.targets["drift"].reached <= 0.4
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from onnxprune.data.images import mirrored, random_images
 from onnxprune.data.read import Calibration
 from onnxprune.data.synthetic import balanced, herded, synthesised
 from onnxprune.model.feeds import find_feeds
+from onnxprune.reports.data import CalibrationReport
 from tests.laws.test_regressions import model_of
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -139,9 +140,8 @@ def test_made_up_inputs_are_better_than_none_and_said(few: None) -> None:
     )
     assert accuracy(fitted.model) > accuracy(plain.model) + 0.3
     assert plain.report.calibration is None
-    assert fitted.report.calibration == {
-        "source": "synthesised", "samples": SMALL, "chosen": "matched to 17 BatchNormalizations",
-    }  # fmt: skip
+    chosen = "matched to 17 BatchNormalizations"
+    assert fitted.report.calibration == CalibrationReport("synthesised", SMALL, chosen)
     assert fitted.plan.settings["calibration"] == "synthesised"
     assert plain.plan.settings["calibration"] is None
     assert onnxprune.verify(fitted.model, model, fitted.plan).matches_plan

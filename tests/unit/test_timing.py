@@ -23,6 +23,7 @@ from onnxprune.evaluation.latency import (
     cpu_name,
     round_order,
 )
+from onnxprune.reports.plain import plain
 
 # the package offers a function of this name, too
 bench_module = sys.modules[BenchSettings.__module__]
@@ -121,7 +122,7 @@ def test_bootstrap_interval_covers_the_true_ratio() -> None:
     ],
 )
 def test_verdict(low: float, high: float, verdict: str) -> None:
-    assert LatencyRatio((low + high) / 2, low, high).verdict == verdict
+    assert LatencyRatio.of((low + high) / 2, low, high).verdict == verdict
 
 
 @pytest.mark.parametrize(("first", "other"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([], [])])
@@ -183,7 +184,7 @@ def test_bench_takes_paths_bytes_and_protos(tmp_path: Path) -> None:
     assert len({t.runs for t in result.timings}) == 1
     assert result.timings[0].runs >= 3
     assert all(0 < t.min_ms <= t.median_ms <= t.p90_ms for t in result.timings)
-    told = json.loads(json.dumps(result.to_dict()))
+    told = json.loads(json.dumps(plain(result)))
     assert told["input_shapes"] == {"x": [2, 4]}
     assert told["settings"]["threads"] == 1
     assert told["settings"]["provider"] == "CPUExecutionProvider"

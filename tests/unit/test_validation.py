@@ -208,10 +208,10 @@ def test_the_report_says_the_metric_of_the_file_that_is_written(tmp_path: Path) 
     settings = PruneSettings(**HALF, calib=CALIB, validate=EVAL, max_drop=0.02)
     report = onnxprune.prune(SHUFFLE, settings, tmp_path / "o.onnx").report
     assert report.validation is not None
-    assert report.validation["before"] == accuracy(onnx.load(SHUFFLE))
-    assert report.validation["after"] == accuracy(onnx.load(tmp_path / "o.onnx"))
-    assert report.validation["passed"]
-    assert report.validation["samples"] == 500
+    assert report.validation.before == accuracy(onnx.load(SHUFFLE))
+    assert report.validation.after == accuracy(onnx.load(tmp_path / "o.onnx"))
+    assert report.validation.passed
+    assert report.validation.samples == 500
 
 
 def test_a_gate_that_fails_writes_nothing_and_says_by_how_much(tmp_path: Path) -> None:
@@ -239,12 +239,12 @@ def test_a_gate_that_fails_writes_nothing_and_says_by_how_much(tmp_path: Path) -
     [("top1", 0.98, True), ("top1", 0.979, False), ("top1", float("nan"), False), ("top1", 1.0, True)],
 )
 def test_a_gate_lets_through_what_is_allowed(metric: str, after: float, passes: bool) -> None:
-    assert Validated(metric, 0.99, after, 100, 0.01).passed is passes
+    assert Validated.of(metric, 0.99, after, 100, 0.01).passed is passes
 
 
 def test_less_drift_is_better() -> None:
-    assert Validated("drift", 0.0, 0.3, 1).drop == pytest.approx(0.3)
-    assert not Validated("drift", 0.0, 0.3, 1, 0.2).passed
+    assert Validated.of("drift", 0.0, 0.3, 1).drop == pytest.approx(0.3)
+    assert not Validated.of("drift", 0.0, 0.3, 1, 0.2).passed
     assert metric_of("drift") is METRICS["drift"]
     model, data = pair(), read_validation({"x": rows(40)}, pair())
     assert len(answers(model, data.batches, "it")) == 2
@@ -260,17 +260,17 @@ def test_a_search_finds_the_fewest_macs_at_which_the_drift_holds() -> None:
     result = sought(targets={"drift": 0.3})
     report, trials = result.report, result.report.search
     assert 3 <= len(trials) <= 8
-    assert [t["holds"] for t in trials] == [t["drift"] <= 0.3 for t in trials]
-    good = [t["macs_share"] for t in trials if t["holds"]]
-    bad = [t["macs_share"] for t in trials if not t["holds"]]
+    assert [t.holds for t in trials] == [t.drift is not None and t.drift <= 0.3 for t in trials]
+    good = [t.macs_share for t in trials if t.holds]
+    bad = [t.macs_share for t in trials if not t.holds]
     assert report.after.macs / report.before.macs == pytest.approx(min(good))
     assert 0 < min(good) - max(bad) < 0.02
     original = onnx.load(TRANSFORMER)
     held = read_calibration(FEW, original).held_out
     pairs = [(run(open_session(m), b)["logits"] for m in (result.model, original)) for b in held]
     apart = [np.linalg.norm(y - t, axis=1) / np.linalg.norm(t, axis=1) for y, t in pairs]
-    assert report.targets["drift"]["reached"] == pytest.approx(np.concatenate(apart).mean(), rel=1e-3)
-    assert report.targets["drift"]["limit"] == 0.3
+    assert report.targets["drift"].reached == pytest.approx(np.concatenate(apart).mean(), rel=1e-3)
+    assert report.targets["drift"].limit == 0.3
     assert not report.missed
     assert onnxprune.verify(result.model, TRANSFORMER, result.plan).matches_plan
 
@@ -278,8 +278,11 @@ def test_a_search_finds_the_fewest_macs_at_which_the_drift_holds() -> None:
 def test_a_search_by_drop_asks_the_metric() -> None:
     report = sought(targets={"drop": 0.02, "drift": 0.6}, validate=EVAL).report
     assert report.validation is not None
-    assert report.validation["drop"] == report.targets["drop"]["reached"] <= 0.02
-    assert all(t["holds"] == (t["drop"] <= 0.02 and t["drift"] <= 0.6) for t in report.search)
+    assert report.validation.drop == report.targets["drop"].reached <= 0.02
+    for t in report.search:
+        assert t.drop is not None
+        assert t.drift is not None
+        assert t.holds == (t.drop <= 0.02 and t.drift <= 0.6)
 
 
 def test_the_same_search_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,8 +294,8 @@ def test_the_same_search_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_search_ends_where_nothing_more_can_go_or_nothing_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     report = sought(targets={"drift": 1e6}, min_channels=8).report
-    assert report.search[-1]["macs_share"] > report.search[-1]["asked"]
-    assert report.after.macs / report.before.macs == pytest.approx(report.search[-1]["macs_share"])
+    assert report.search[-1].macs_share > report.search[-1].asked
+    assert report.after.macs / report.before.macs == pytest.approx(report.search[-1].macs_share)
     monkeypatch.setattr("onnxprune.pipeline.search.TRIALS", 3)
     with pytest.raises(NothingToPrune, match=r"the result has drift .*1e-09 allowed"):
         sought(targets={"drift": 1e-9})

@@ -154,8 +154,8 @@ def test_a_wide_layer_of_a_pruned_model_is_repaired(monkeypatch: pytest.MonkeyPa
     settings = PruneSettings(ratio=0.25, align=1, bench=False, calib=list(data.batches))
     report = onnxprune.prune(model, settings).report
     assert report.recovery is not None
-    assert report.recovery["drift_after"] < report.recovery["drift_before"]
+    assert report.recovery.drift_after < report.recovery.drift_before
     monkeypatch.setattr(refit, "WIDEST", 8192)
     whole = onnxprune.prune(model, settings).report.recovery
     assert whole is not None
-    assert report.recovery["drift_after"] == pytest.approx(whole["drift_after"], rel=0.05)
+    assert report.recovery.drift_after == pytest.approx(whole.drift_after, rel=0.05)
