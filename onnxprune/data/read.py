@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,6 +21,7 @@ from onnxprune.model.interface import InputSpec, input_specs
 
 Feeds: TypeAlias = dict[str, np.ndarray]
 Source: TypeAlias = Any
+Item = TypeVar("Item")
 BATCH, ELEMENTS = 32, 1 << 22  # samples of a batch, and elements of its inputs, at most
 HELD_OUT = 5  # every fifth batch is held out
 MAX_SAMPLES = 1024
@@ -49,9 +50,9 @@ class Calibration:
         return [b for i, b in enumerate(self.batches) if self.held(i)]
 
     @property
-    def judge(self) -> list[Feeds]:
+    def judge(self) -> tuple[Feeds, ...]:
         """Return the batches held out; all, where none is."""
-        return self.held_out or self.fit
+        return tuple(self.held_out or self.fit)
 
     @property
     def each(self) -> int:
@@ -64,8 +65,8 @@ class Calibration:
             return self
         fewer = replace(self, batches=self.batches[:most], samples=self.each * most)
         sides = (
-            iter(_spread(self.fit, len(fewer.fit))),
-            iter(_spread(self.held_out, len(fewer.held_out))),
+            iter(spread(self.fit, len(fewer.fit))),
+            iter(spread(self.held_out, len(fewer.held_out))),
         )
         return replace(fewer, batches=tuple(next(sides[fewer.held(i)]) for i in range(most)))
 
@@ -114,8 +115,10 @@ def read_calibration(source: Source, model: onnx.ModelProto, most: int = MAX_SAM
     return Calibration(tuple(_batched(rows, form.specs, count // HELD_OUT)), count)
 
 
-def _spread(batches: Sequence[Feeds], count: int) -> list[Feeds]:
-    return [batches[i * len(batches) // count] for i in range(count)]
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Choose so many items at most, evenly, the first and the last among them."""
+    places = np.linspace(0, len(items) - 1, min(most, len(items)))
+    return [items[int(place)] for place in places]
 
 
 def read_validation(source: Source, model: onnx.ModelProto) -> Validation:

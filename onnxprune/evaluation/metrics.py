@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.data.read import Validation
 from onnxprune.data.scripts import function_in, guarded
 from onnxprune.errors import UsageError
-from onnxprune.evaluation.drift import distance
+from onnxprune.evaluation.drift import Distances
 
 Answers: TypeAlias = Sequence[Mapping[str, np.ndarray]]
 MOST_DB = 100.0  # PSNR of equal signals: the drop of a gate is finite
@@ -115,8 +115,11 @@ def _psnr(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 
 def drift(c: Judged) -> float:
     """|y - y0|_2 / |y0|_2 to the unpruned model: mean over samples, of the outputs the largest."""
-    bare = Judged(c.found, c.reference, Validation(c.data.batches))
-    return max(float(np.mean([distance(y, t) for y, t in pairs])) for _, pairs in _against(bare))
+    bare, found = Judged(c.found, c.reference, Validation(c.data.batches)), Distances()
+    for name, pairs in _against(bare):
+        for value, reference in pairs:
+            found.add(name, value, reference)
+    return found.worst
 
 
 METRICS: Mapping[str, Metric] = {

@@ -9,7 +9,7 @@ from onnxprune.analysis.cost import macs
 from onnxprune.data.read import Validation
 from onnxprune.errors import NothingToPrune, UsageError
 from onnxprune.evaluation.metrics import METRICS
-from onnxprune.evaluation.validation import Judge, answers
+from onnxprune.evaluation.validation import Judge, answers_in
 from onnxprune.pipeline.attempt import Candidate, RunContext
 from onnxprune.reports.data import Trial
 
@@ -32,7 +32,7 @@ def searched(context: RunContext, judged: Judge | None) -> Candidate:
     while len(trials) < TRIALS and high - low > NEAR:
         asked = (low + high) / 2
         candidate = context.carried_out({"macs": asked * whole})
-        share = macs(context.analysis.units.traced, candidate.attempt.decision.replayed.sizes) / max(whole, 1)
+        share = macs(context.analysis.units.traced, candidate.removal.replayed.sizes) / max(whole, 1)
         reached = {key: judge(candidate.model).drop for key, judge in judges.items()}
         context.watch.lap("measure")
         holds = all(reached[k] <= limits[k] for k in limits)
@@ -58,10 +58,9 @@ def _judges(context: RunContext, judged: Judge | None) -> dict[str, Judge]:
             continue
         if judged is not None:
             data, reference = judged.data, judged.reference
-        elif context.evidence is not None:
-            held = context.evidence.data.judge
-            data = Validation(tuple(held))
-            reference = answers(context.analysis.model, data.batches, "the original")
+        elif context.repairs is not None:
+            known = context.repairs.reference
+            data, reference = Validation(context.repairs.data.judge), answers_in(known.outputs())
         else:
             raise UsageError("target drift is measured on data: give calib or validate")
         result[key] = Judge(data, reference, "drift", METRICS["drift"], 0.0, None)
