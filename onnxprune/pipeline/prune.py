@@ -16,16 +16,17 @@ import onnxprune
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.cost import macs, node_macs
 from onnxprune.analysis.functions import inlined
+from onnxprune.analysis.load import load
+from onnxprune.analysis.parameters import parameters
 from onnxprune.analysis.trace import Trace
 from onnxprune.choices import IN_PYTHON
 from onnxprune.errors import GateFailed, NothingToPrune, OnnxPruneError
 from onnxprune.evaluation.latency import BenchSettings, bench, check_provider
 from onnxprune.evaluation.profile import Details, details
 from onnxprune.evaluation.validation import Judge, Validated, judge
-from onnxprune.model.count import parameters
 from onnxprune.model.files import check_file, write_file
 from onnxprune.model.inline import Inlined
-from onnxprune.model.io import Loaded, check_output, load, save
+from onnxprune.model.io import Loaded, check_output, save
 from onnxprune.oracle.cases import Cases, cases
 from onnxprune.oracle.functions import require_same
 from onnxprune.pipeline.attempt import Attempt, Candidate, RunContext, Stopwatch

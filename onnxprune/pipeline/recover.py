@@ -21,6 +21,7 @@ from onnxprune.data.moments import Gram, collect
 from onnxprune.data.read import Calibration, read_calibration
 from onnxprune.data.synthetic import synthesised
 from onnxprune.evaluation.drift import drift
+from onnxprune.model.constants import held_tensor
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.tensors import raw_bytes
 from onnxprune.planning.criteria import importance
@@ -253,7 +254,7 @@ def values_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 def _stored(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     stored = {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                stored[node.output[0]] = attribute.t
+        held = held_tensor(node)
+        if held is not None:
+            stored[node.output[0]] = held
     return stored

@@ -22,13 +22,13 @@ from onnxprune.analysis.trace import Trace
 from onnxprune.data.read import Calibration
 from onnxprune.errors import UnprovedError
 from onnxprune.progress import Steps, unseen
-from onnxprune.recovery.gradients import Piece
 from onnxprune.recovery.least_squares import with_values
 from onnxprune.recovery.original import Original
 from onnxprune.recovery.problem import Batch, LayerPart, Problem, Weights, ends_of, error_of, pieced, sessions
 from onnxprune.recovery.regression import Linear, linears, stored
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
+from onnxprune.rules.tape import Piece
 
 ROUNDS = 8
 PATIENCE = 2  # rounds without a gain on the batches held out

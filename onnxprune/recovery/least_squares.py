@@ -18,6 +18,7 @@ from onnxprune.analysis.axes import joined
 from onnxprune.analysis.records import Slot
 from onnxprune.data.consumers import ActivationView, Consumer
 from onnxprune.data.moments import Gram
+from onnxprune.model.constants import held_tensor
 from onnxprune.planning.obs import DAMPING, WIDE
 
 
@@ -85,8 +86,8 @@ def with_values(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> onn
         if tensor.name in values:
             tensor.CopyFrom(_tensor(values[tensor.name], tensor))
     for node in copy.graph.node:
-        if node.op_type == "Constant" and node.output[0] in values:
-            held = next(a for a in node.attribute if a.name == "value").t
+        held = held_tensor(node)
+        if held is not None and node.output[0] in values:
             held.CopyFrom(_tensor(values[node.output[0]], held))
     return copy
 
