@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxprune.analysis.parameters import with_codes
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.units import Units, build_units
 from onnxprune.errors import UnprovedError, UsageError
@@ -68,7 +69,7 @@ def analyse(
         else:
             sizes = {name: tuple(array.shape) for name, array in feeds.items()}
             info = all_shapes(ready, feeds)
-    net = network(to_graph(model), {o.domain: o.version for o in model.opset_import})
+    net = with_codes(network(to_graph(model), {o.domain: o.version for o in model.opset_import}))
     units = build_units(trace(net, {name: value.shape for name, value in info.items()}))
     return Analysis(model, units, {name: value.dtype for name, value in info.items()}, sizes, feeds)
 

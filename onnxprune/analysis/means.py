@@ -10,16 +10,17 @@ import numpy as np
 
 from onnxprune.analysis.node_inputs import NodeInputs
 from onnxprune.analysis.replay_state import Mean
+from onnxprune.rules.facets import Arithmetic
 from onnxprune.rules.signature import Fix
 
 CLOSE = 1e-6
 
 
 def note_sum(arrived: NodeInputs) -> None:
-    """Remember how many elements a ReduceSum adds up, before and after the removal."""
+    """Remember how many elements a node adds up, before and after the removal."""
     step, signature = arrived.step, arrived.signature
     axes = signature.inputs[0] if signature.inputs else None
-    if step.node.op != "ReduceSum" or axes is None:
+    if step.facets.arithmetic is not Arithmetic.TOTAL or axes is None:
         return
     gone = {x for axis in axes for x in axis} - signature.kept_subscripts()
     before = int(np.prod([arrived.met.sizes[x] for x in gone], dtype=np.int64))
@@ -31,17 +32,17 @@ def note_sum(arrived: NodeInputs) -> None:
 def follow_mean(arrived: NodeInputs) -> dict[int, np.ndarray]:
     """Repair the divisor of a sum over a pruned axis; return what run-time values must be, by input."""
     step, shadow = arrived.step, arrived.shadow
-    if step.node.op not in ("Mul", "Div") or not shadow.sums:
+    divides = step.facets.arithmetic is Arithmetic.QUOTIENT
+    if not shadow.sums or not (divides or step.facets.arithmetic is Arithmetic.PRODUCT):
         return {}
     for place, other in ((0, 1), (1, 0)):
         counts = shadow.sums.get(step.node.inputs[place].name)
         value = step.site.value(other)
         if counts is None or value is None or value.size != 1 or value.dtype.kind != "f":
             continue
-        if step.node.op == "Div" and place == 1:
+        if divides and place == 1:
             continue
         before, after = counts
-        divides = step.node.op == "Div"
         if (
             abs(float(value.ravel()[0]) * (1.0 if divides else before) / (before if divides else 1.0) - 1.0)
             > CLOSE

@@ -27,7 +27,7 @@ class Member:
     """One axis, or several, of a stored tensor of parameters, with the unit of every index.
 
     dims: dimensions of the tensor seen subscript by subscript; along: which of them the units vary on;
-    values: how its real numbers are loaded.
+    values: how its real numbers are loaded; is_scale: the tensor is the scale of a normalisation.
     """
 
     stored: Stored
@@ -40,16 +40,12 @@ class Member:
     along: tuple[int, ...]
     units: np.ndarray
     values: Callable[[], np.ndarray]
+    is_scale: bool = False
 
     @property
     def is_weight(self) -> bool:
         """Tell whether the tensor is a weight proper, not a vector of one value per channel."""
         return sum(size > 1 for size in self.dims) > 1 or self.role == PRODUCES
-
-    @property
-    def is_scale(self) -> bool:
-        """Tell whether the tensor is the scale of a normalisation."""
-        return self.operand == 1 and self.op.endswith("Normalization")
 
     def view(self) -> np.ndarray:
         """Load the tensor as [units…, rest]."""
@@ -84,7 +80,16 @@ def _of_slot(units: Units, readers: Readers, step: Step, slot: Slot) -> Iterator
         along = tuple(subscripts.index(x) for x in own)
         reader, place, role = _reader(readers, step, slot, entry)
         node, op = reader.site.name, reader.node.op
-        yield Member(slot.stored, reader.number, node, op, place, role, dims, along, indices, load)
+        scale = place == _scale_of(reader)
+        yield Member(slot.stored, reader.number, node, op, place, role, dims, along, indices, load, scale)
+
+
+def _scale_of(step: Step) -> int | None:
+    """Return the input that holds the scale of a normalisation; None for other nodes."""
+    if step.facets.statistics is not None:
+        return step.facets.statistics.scale
+    how = step.verdict.normalisation if isinstance(step.verdict, Signature) else None
+    return None if how is None else how.scale
 
 
 def _loader(stored: Stored, steps: Sequence[tuple[Step, int]]) -> Callable[[], np.ndarray]:

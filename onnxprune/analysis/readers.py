@@ -6,8 +6,6 @@ from onnxprune.analysis.axes import Block
 from onnxprune.analysis.records import CARRIES, CONSUMES, PRODUCES
 from onnxprune.analysis.trace import Step, Trace
 
-MOVING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Identity")
-
 
 class Readers:
     """The readers of every computed or shared tensor of a trace, with the input at which they read."""
@@ -21,7 +19,7 @@ class Readers:
         self.decoded: set[str] = set()
         for step in traced.steps:
             first = step.operands[0] if step.operands else None
-            moved = step.node.op in MOVING and first is not None and first.tensor in self.decoded
+            moved = step.facets.moves and first is not None and first.tensor in self.decoded
             if is_decoder(step) or moved:
                 self.decoded.add(step.node.outputs[0].name)
 
@@ -51,7 +49,7 @@ class Readers:
             return CONSUMES
         if any(subscripts <= set(v.block.subscripts) and self._arrives(step, v.operand) for v in views):
             return CARRIES
-        return self.role(step, own.block) if step.node.op in MOVING else PRODUCES
+        return self.role(step, own.block) if step.facets.moves else PRODUCES
 
     def _arrives(self, step: Step, place: int) -> bool:
         """Tell whether an input is computed from more than constants."""
@@ -62,4 +60,5 @@ class Readers:
 def is_decoder(step: Step) -> bool:
     """Tell whether a step decodes a constant."""
     first = step.operands[0] if step.operands else None
-    return step.node.op == "DequantizeLinear" and first is not None and first.stored is not None
+    how = step.facets.quantisation
+    return how is not None and how.decodes and first is not None and first.stored is not None

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.analysis.constants import Known, evaluate, shape_value, size_value
+from onnxprune.analysis.constants import evaluate
 from onnxprune.analysis.records import Met
 from onnxprune.analysis.replay_node import replay_node
 from onnxprune.analysis.replay_state import ClashError, Conflict, Cut, Kept, Replayed, ReplayState, Rescale
 from onnxprune.analysis.trace import Step, Trace
 from onnxprune.analysis.units import Units
 from onnxprune.rules.signature import Pinned
+from onnxprune.rules.values import Known
 
 NO_CHANNELS = "its axis holds no channels"
 
@@ -117,11 +118,11 @@ class _Replayer:
         node = step.node
         if not any(value.derived.any() for value in before):
             return
-        if node.op in ("Shape", "Size"):
+        if step.facets.from_shape is not None:
             shape = self.shadow.kept(node.inputs[0].name).shape
             stored = self.traced.network.root(node.inputs[0])
             shape = stored.shape if stored is not None and stored.name not in self.traced.shared else shape
-            now = shape_value(shape, node.attrs) if node.op == "Shape" else size_value(shape)
+            now = step.facets.from_shape(shape, node.attrs)
             self.shadow.known[node.outputs[0].name] = now
             if node.outputs[0].name in self.interface and not np.array_equal(now.value, before[0].value):
                 self._require_whole(step)
@@ -133,7 +134,7 @@ class _Replayer:
             self.shadow.known |= {t.name: v for t, v in zip(node.outputs, before, strict=True)}
             return
         inputs = [self._value(step, i) if t.name else None for i, t in enumerate(node.inputs)]
-        found = evaluate(node.op, node.attrs, inputs, len(node.outputs))
+        found = evaluate(step.facets.evaluate, node.attrs, inputs, len(node.outputs))
         if found is None:
             labels = self.traced.labels_behind(node.outputs[0].name)
             raise ClashError("a value computed from shapes is lost", labels)

@@ -8,20 +8,26 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.analysis.constants import Known, evaluate, shape_value, size_value
+from onnxprune.analysis.constants import evaluate
 from onnxprune.analysis.labels import Factor, LabelConstraints, Labelled, Pin
 from onnxprune.analysis.node_propagation import NodePropagation
 from onnxprune.analysis.records import Met, Operand
-from onnxprune.model.graph import STANDARD, Network
+from onnxprune.model.constants import is_alias, is_constant
+from onnxprune.model.graph import Network
+from onnxprune.rules.facets import Facets
 from onnxprune.rules.registry import REGISTRY, Registry
 from onnxprune.rules.signature import NO_RULE, Pinned, Shape, Signature, Site, Verdict
+from onnxprune.rules.values import Known
 
 SMALL = 4096
 
 
 @dataclass(frozen=True)
 class Step:
-    """One node of the trace: what its rule said and, where labels met, the record of it."""
+    """One node of the trace: what its rule said and, where labels met, the record of it.
+
+    facets: what else its rule knows of the operator.
+    """
 
     number: int
     node: gs.Node
@@ -29,6 +35,7 @@ class Step:
     verdict: Verdict | tuple[Known, ...]
     met: Met | None
     operands: tuple[Operand | None, ...]
+    facets: Facets
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Trace:
             if step is None or not isinstance(step.verdict, tuple):
                 continue
             for tensor in step.node.inputs:
-                if step.node.op in ("Shape", "Size"):
+                if step.facets.from_shape is not None:
                     labelled = self.tensors.get(tensor.name)
                     found += [f.labels.ravel() for f in labelled.factors] if labelled else []
                 elif tensor.name not in seen:
@@ -114,15 +121,18 @@ class _Tracer:
 
     def _step(self, number: int, node: gs.Node) -> Step | None:
         self.book.place = number
-        if node.op == "Constant" or (node.op == "Identity" and self.net.root(node.outputs[0]) is not None):
+        domain = node.domain or ""
+        aliased = is_alias(node.op, domain) and self.net.root(node.outputs[0]) is not None
+        if aliased or is_constant(node.op, domain):
             return None
-        known = self._evaluated(node)
+        facets = self.registry.facets(domain, node.op, self.net.opset(domain))
+        known = self._evaluated(node, facets)
         operands = tuple(self._operand(tensor) for tensor in node.inputs)
         site = self._site(number, node, operands)
         if known is not None:
             for tensor, value in zip(node.outputs, known, strict=True):
                 self.known[tensor.name], self.tensors[tensor.name] = value, Labelled(value.value.shape)
-            return Step(number, node, site, known, None, operands)
+            return Step(number, node, site, known, None, operands, facets)
         verdict = self._verdict(node, site)
         met = None
         if isinstance(verdict, Signature):
@@ -133,7 +143,7 @@ class _Tracer:
         self._record(node, site, met)
         if isinstance(verdict, Pinned):
             self._freeze(node, site, operands, verdict.reason)
-        return Step(number, node, site, verdict, met, operands)
+        return Step(number, node, site, verdict, met, operands, facets)
 
     def _record(self, node: gs.Node, site: Site, met: Met | None) -> None:
         for i, tensor in enumerate(node.outputs):
@@ -210,15 +220,11 @@ class _Tracer:
             return None
         return Known.constant(np.asarray(stored.values))
 
-    def _evaluated(self, node: gs.Node) -> tuple[Known, ...] | None:
+    def _evaluated(self, node: gs.Node, facets: Facets) -> tuple[Known, ...] | None:
         """Return the values of the outputs where they follow from shapes and small constants."""
-        if (node.domain or "") not in STANDARD:
-            return None
-        if node.op in ("Shape", "Size"):
+        if facets.from_shape is not None:
             shape = self._shape(node.inputs[0])
-            if shape is None:
-                return None
-            return (shape_value(shape, node.attrs) if node.op == "Shape" else size_value(shape),)
+            return None if shape is None else (facets.from_shape(shape, node.attrs),)
         inputs = [self._value(tensor) if tensor.name else None for tensor in node.inputs]
         if any(k is None and t.name for k, t in zip(inputs, node.inputs, strict=True)):
             return None
@@ -227,7 +233,7 @@ class _Tracer:
             return None
         if not any(k.derived.any() or k.value.dtype.kind in "iub" for k in present):
             return None
-        return evaluate(node.op, node.attrs, inputs, len(node.outputs))
+        return evaluate(facets.evaluate, node.attrs, inputs, len(node.outputs))
 
 
 def _is_empty(signature: Signature, site: Site) -> bool:

@@ -20,7 +20,9 @@ from onnxprune.data.images import is_image, is_last, random_images
 from onnxprune.data.read import Calibration, read_calibration
 from onnxprune.errors import UsageError
 from onnxprune.model.feeds import feeds_for
+from onnxprune.model.inline import opsets_of
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors, with_outputs
+from onnxprune.rules.registry import facets_of
 
 Feeds: TypeAlias = dict[str, np.ndarray]
 CANDIDATES, CHOSEN = 4096, 8  # drawn, and of how many one is chosen
@@ -111,13 +113,12 @@ class _Maker:
         self.model, self.base, self.seed = model, base, seed
         self.fixed = {name: base[name] for name in fixed}
         self.images = {n: is_last(a) for n, a in base.items() if n not in fixed and is_image(a)}
-        stored = {t.name: t.dims[0] for t in model.graph.initializer if len(t.dims) > 1}
+        stored = {t.name: int(t.dims[0]) for t in model.graph.initializer if len(t.dims) > 1}
         self.tables = {
-            node.input[1]: int(stored[node.input[0]])
-            for node in model.graph.node
-            if node.op_type == "Gather" and node.input[0] in stored and node.input[1] in base
-            and base[node.input[1]].dtype.kind in "iu" and node.input[1] not in fixed and not _axis(node)
-        }  # fmt: skip
+            ids: stored[table]
+            for ids, table in _lookups(model)
+            if table in stored and ids in base and base[ids].dtype.kind in "iu" and ids not in fixed
+        }
 
     def candidates(self, count: int, scale: tuple[float, float]) -> list[Feeds]:
         """Draw feeds; the images of the given deviation and mean."""
@@ -147,18 +148,26 @@ class _Maker:
         return turned.reshape(count, *like.shape).astype(like.dtype)
 
 
-def _axis(node: onnx.NodeProto) -> int:
-    return next((a.i for a in node.attribute if a.name == "axis"), 0)
+def _lookups(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """List the tensors that number rows of others, with these."""
+    opsets = opsets_of(model)
+    for node in model.graph.node:
+        first = not any(a.i for a in node.attribute if a.name == "axis")
+        for ids, table in facets_of(node, opsets).tables.items() if first else ():
+            if max(ids, table) < len(node.input):
+                yield node.input[ids], node.input[table]
 
 
 def _norms(model: onnx.ModelProto) -> Iterator[Norm]:
-    stored = {t.name: t for t in model.graph.initializer}
+    stored, opsets = {t.name: t for t in model.graph.initializer}, opsets_of(model)
     for node in model.graph.node:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type != "BatchNormalization" or attributes.get("training_mode") or len(node.input) < 5:
+        where = facets_of(node, opsets).statistics
+        if where is None or where.variance >= len(node.input):
             continue
-        if node.input[3] in stored and node.input[4] in stored:
-            mean, variance = (numpy_helper.to_array(stored[node.input[i]]).astype(np.float64) for i in (3, 4))
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        names = [node.input[place] for place in (where.mean, where.variance)]
+        if not attributes.get("training_mode") and all(name in stored for name in names):
+            mean, variance = (numpy_helper.to_array(stored[name]).astype(np.float64) for name in names)
             yield Norm(
                 node.input[0], mean, np.sqrt(np.maximum(variance, 0) + attributes.get("epsilon", 1e-5))
             )

@@ -1,15 +1,14 @@
-"""Is a parsed model usable? Interface, weights, data flow, operators, channels: in this order."""
+"""Is a parsed model usable? Interface, tensors, data flow, operators, weights: in this order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError
-from onnxprune.model.channels import check_channels
 from onnxprune.model.flow import all_nodes, check_flow, graph_nodes, node_name
 from onnxprune.model.tensors import (
     all_tensors,
@@ -21,23 +20,25 @@ from onnxprune.model.tensors import (
     weightless,
 )
 
+WeightCheck: TypeAlias = Callable[[onnx.ModelProto], tuple[str, ...]]
 _MAX_NAMES = 3
 _FOREIGN_DOMAIN = "onnxprune.unknown"
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
 _HALF_EXPONENT: dict[int, int] = {onnx.TensorProto.FLOAT16: 0x7C00, onnx.TensorProto.BFLOAT16: 0x7F80}
 
 
-def check(model: onnx.ModelProto) -> tuple[str, ...]:
+def check(model: onnx.ModelProto, check_weights: WeightCheck) -> tuple[str, ...]:
     """Check a model whose external data is in memory and return warnings, each one line.
 
-    Raises ModelError for the first thing that makes the model unusable.
+    check_weights: whether weights fit, asked of a copy without their bytes; it knows operators. Raises
+    ModelError for the first thing that makes the model unusable.
     """
     _check_interface(model)
     warnings = [*_check_tensors(model)]
     check_flow(model)
     _check_domains(model)
     bare = weightless(model)
-    warnings += check_channels(bare)
+    warnings += check_weights(bare)
     warnings += _check_rules(bare)
     return tuple(warnings)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,12 +13,12 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from onnxprune.model.constants import is_alias, is_constant
 from onnxprune.model.mapped import HEAVY
-from onnxprune.model.quantized import coded_inputs, is_narrow
+from onnxprune.model.quantized import is_parameter
 from onnxprune.model.tensors import bits_of
 from onnxprune.model.values import SharedValues
 
-STANDARD = ("", "ai.onnx")
 _SCALARS = {
     "value_float": np.float32,
     "value_floats": np.float32,
@@ -31,7 +31,7 @@ _SCALARS = {
 class Stored:
     """A constant of the model: an initializer, or the value of a Constant node.
 
-    coded: an operator reads its elements as codes of real numbers, as DequantizeLinear does.
+    quantized: an operator reads its elements as codes of real numbers, as DequantizeLinear does.
     """
 
     name: str
@@ -50,23 +50,18 @@ class Stored:
     @property
     def is_parameter(self) -> bool:
         """Tell whether the elements count as parameters: floats, and the codes of quantised weights."""
-        if self.quantized:
-            return True
-        if self.literal is not None:
-            return bool(np.issubdtype(self.literal.dtype, np.floating))
-        dtype = self.tensor.dtype
-        if len(self.shape) > 1 and is_narrow(dtype):
-            return True
-        if isinstance(dtype, int):
-            return dtype == onnx.TensorProto.BFLOAT16
-        return bool(np.issubdtype(dtype, np.floating)) or np.dtype(dtype).name in ("bfloat16",)
+        return is_parameter(self.data_type, len(self.shape), self.quantized)
+
+    @property
+    def data_type(self) -> int:
+        """Return ONNX's number of the element type."""
+        dtype = self.tensor.dtype if self.literal is None else self.literal.dtype
+        return int(dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     @property
     def itemsize(self) -> float:
         """Return the bytes of one element; those of 4 bits take half a byte."""
-        dtype = self.tensor.dtype if self.literal is None else self.literal.dtype
-        number = dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        return bits_of(int(number)) / 8
+        return bits_of(self.data_type) / 8
 
     @property
     def values(self) -> np.ndarray:
@@ -137,7 +132,7 @@ def network(graph: gs.Graph, opsets: dict[str, int]) -> Network:
     for number, node in enumerate(graph.nodes):
         names.append(node.name or f"{node.op}#{number}")
         captured |= _captured(node)
-        if node.op == "Constant" and not node.inputs:
+        if is_constant(node.op, node.domain):
             entry = _constant(node)
             if entry is not None:
                 stored[entry.name], roots[entry.name] = entry, entry.name
@@ -146,20 +141,12 @@ def network(graph: gs.Graph, opsets: dict[str, int]) -> Network:
             if isinstance(tensor, gs.Constant) and tensor.name not in stored:
                 stored[tensor.name], roots[tensor.name] = Stored(tensor.name, tensor), tensor.name
             if tensor.name in roots:
-                if node.op == "Identity" and (node.domain or "") in STANDARD:
+                if is_alias(node.op, node.domain):
                     roots[node.outputs[0].name] = roots[tensor.name]
                 else:
                     uses[roots[tensor.name]].append((number, place))
-    _mark_codes(graph, stored, uses)
     inner = tuple(_inner(graph, {id(s.tensor) for s in stored.values()}))
     return Network(graph, opsets, stored, roots, dict(uses), frozenset(captured), tuple(names), inner)
-
-
-def _mark_codes(graph: gs.Graph, stored: dict[str, Stored], uses: dict[str, list[tuple[int, int]]]) -> None:
-    for name, places in uses.items():
-        nodes = ((graph.nodes[number], place) for number, place in places)
-        if any(place in coded_inputs(node.domain or "", node.op) for node, place in nodes):
-            stored[name] = replace(stored[name], quantized=True)
 
 
 def _inner(graph: gs.Graph, seen: set[int]) -> Iterator[Stored]:
@@ -167,7 +154,7 @@ def _inner(graph: gs.Graph, seen: set[int]) -> Iterator[Stored]:
     for node in graph.nodes:
         for subgraph in node.subgraphs(recursive=True):
             for inside in subgraph.nodes:
-                own = _constant(inside) if inside.op == "Constant" else None
+                own = _constant(inside) if is_constant(inside.op, inside.domain) else None
                 held = [Stored(t.name, t) for t in inside.inputs if isinstance(t, gs.Constant)]
                 for entry in [*held, *([own] if own is not None else [])]:
                     if entry.tensor is None or id(entry.tensor) not in seen:

@@ -9,6 +9,7 @@ import onnx
 from onnx import inliner
 
 from onnxprune.errors import ModelError
+from onnxprune.model.constants import held_tensor
 from onnxprune.model.flow import graph_nodes
 from onnxprune.model.tensors import all_tensors, copy_header, copy_model, is_big, is_external
 
@@ -188,8 +189,8 @@ def _share_constants(model: onnx.ModelProto) -> None:
     """Let every further copy of a function's weight name the first, so that the model does not grow."""
     first: dict[str, str] = {}
     for node in model.graph.node:
-        stub = next((a.t for a in node.attribute if a.HasField("t") and is_external(a.t)), None)
-        if node.op_type != "Constant" or stub is None:
+        stub = held_tensor(node)
+        if stub is None or not is_external(stub):
             continue
         made = first.setdefault(stub.external_data[0].value, node.output[0])
         if made != node.output[0]:

@@ -62,14 +62,15 @@ class Loaded:
         return self._source.sha256()
 
 
-def load(given: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Loaded:
+def load(given: str | os.PathLike[str] | bytes | onnx.ModelProto, check_weights: check.WeightCheck) -> Loaded:
     """Read a model from a path, from bytes or from a ModelProto, which is not changed.
 
-    Raises ModelError for a file or model that cannot be used.
+    check_weights: whether its weights fit, which the rules of operators know. Raises ModelError for a
+    file or model that cannot be used.
     """
     read = source.read(given)
     try:
-        warnings = check.check(read.model)
+        warnings = check.check(read.model, check_weights)
     except ModelError as error:
         raise ModelError(f"'{read.path}': {error}" if read.path else str(error)) from error
     return Loaded(read.model, read.path, warnings, read)

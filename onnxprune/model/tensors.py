@@ -192,13 +192,13 @@ def weightless(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy_model(model, _copy_small)
 
 
-_FLOATS = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE,
+FLOATS = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE,
                      onnx.TensorProto.BFLOAT16))  # fmt: skip
 
 
 def is_float(tensor: onnx.TensorProto) -> bool:
     """Whether the elements are IEEE-like floats of 16 bits or more."""
-    return tensor.data_type in _FLOATS
+    return tensor.data_type in FLOATS
 
 
 def is_big(tensor: onnx.TensorProto) -> bool:

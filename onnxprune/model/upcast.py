@@ -9,11 +9,12 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from onnxprune.errors import UnprovedError
+from onnxprune.model.constants import STANDARD
 from onnxprune.model.runtime import open_session
 from onnxprune.model.tensors import all_tensors, subgraphs
 
 WIDENED = (TensorProto.BFLOAT16, TensorProto.DOUBLE)
-_TYPED = ("Cast", "EyeLike", "RandomNormal", "RandomUniform")
+_TYPES = ("to", "dtype", "output_dtype")  # attributes of ONNX operators that hold an element type
 
 
 def upcast_to_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -61,7 +62,7 @@ def _retype(graph: onnx.GraphProto) -> None:
 def _recast(nodes: Iterable[onnx.NodeProto]) -> None:
     for node in nodes:
         for attribute in node.attribute:
-            typed = attribute.name in ("to", "dtype", "output_dtype") and node.op_type in _TYPED
+            typed = attribute.name in _TYPES and node.domain in STANDARD
             if typed and attribute.i in WIDENED:
                 attribute.i = TensorProto.FLOAT
         for inner in subgraphs(node):

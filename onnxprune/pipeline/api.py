@@ -13,12 +13,13 @@ from msgspec.structs import replace
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.functions import inlined
+from onnxprune.analysis.load import load
 from onnxprune.errors import NothingToPrune, UsageError
 from onnxprune.evaluation.latency import BenchResult, BenchSettings, check_provider
 from onnxprune.evaluation.latency import bench as timed
 from onnxprune.model.feeds import check_given, find_feeds
 from onnxprune.model.files import check_file, write_file
-from onnxprune.model.io import check_output, load, save
+from onnxprune.model.io import check_output, save
 from onnxprune.pipeline.apply import apply, verified
 from onnxprune.pipeline.inspect import inspected
 from onnxprune.pipeline.prune import Model, prune

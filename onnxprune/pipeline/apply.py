@@ -14,10 +14,11 @@ from msgspec.structs import replace
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.functions import inlined_again
+from onnxprune.analysis.load import load
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.inline import Inlined
 from onnxprune.model.interface import input_specs
-from onnxprune.model.io import Loaded, check_output, load, save
+from onnxprune.model.io import Loaded, check_output, save
 from onnxprune.oracle.cases import cases, proof
 from onnxprune.oracle.equal import model_differences
 from onnxprune.oracle.prove import FAILED, UNPROVED

@@ -9,9 +9,9 @@ import numpy as np
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs, node_macs
 from onnxprune.analysis.members import Member, members
+from onnxprune.analysis.parameters import parameters
 from onnxprune.analysis.records import PRODUCES
 from onnxprune.analysis.units import Units
-from onnxprune.model.count import parameters
 from onnxprune.reports.data import GroupInfo, Holder, InspectReport, PinReport, Quantities
 from onnxprune.rules.signature import NO_RULE, Pinned
 

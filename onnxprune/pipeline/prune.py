@@ -12,13 +12,14 @@ import onnx
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.functions import inlined
+from onnxprune.analysis.load import load
 from onnxprune.errors import GateFailed, OnnxPruneError
 from onnxprune.evaluation.latency import BenchResult, BenchSettings, bench, check_provider
 from onnxprune.evaluation.profile import Details, details
 from onnxprune.evaluation.validation import Judge, Validated, judge
 from onnxprune.model.files import check_file, write_file
 from onnxprune.model.inline import Inlined
-from onnxprune.model.io import Loaded, check_output, load, save
+from onnxprune.model.io import Loaded, check_output, save
 from onnxprune.oracle.cases import Cases, cases
 from onnxprune.oracle.functions import require_same
 from onnxprune.pipeline.attempt import Candidate, RunContext

@@ -13,12 +13,12 @@ import onnx
 import onnxprune
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs, node_macs
+from onnxprune.analysis.parameters import parameters
 from onnxprune.analysis.replay import Removal
 from onnxprune.analysis.trace import Trace
 from onnxprune.choices import IN_PYTHON
 from onnxprune.data.read import Calibration
 from onnxprune.evaluation.latency import BenchResult
-from onnxprune.model.count import parameters
 from onnxprune.model.files import write_file
 from onnxprune.model.io import Loaded
 from onnxprune.pipeline.attempt import Attempt

@@ -14,6 +14,7 @@ import numpy as np
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs
 from onnxprune.analysis.members import members
+from onnxprune.analysis.parameters import parameters
 from onnxprune.analysis.records import PRODUCES
 from onnxprune.analysis.units import Units
 from onnxprune.choices import DATA_CRITERIA
@@ -21,7 +22,6 @@ from onnxprune.data.moments import Evidence, observed
 from onnxprune.data.read import Calibration, read_calibration
 from onnxprune.data.synthetic import synthesised
 from onnxprune.errors import NothingToPrune, UsageError, nearest
-from onnxprune.model.count import parameters
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.io import Loaded
 from onnxprune.pipeline.inspect import pin_reports

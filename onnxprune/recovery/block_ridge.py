@@ -9,7 +9,7 @@ is the path of the ridge, followed as far as it helps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -17,21 +17,13 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from onnxprune.data.read import Calibration
-from onnxprune.recovery.regression import Linear, sliding, stored
+from onnxprune.recovery.regression import Linear, stored
 from onnxprune.recovery.walk import Walk
+from onnxprune.rules.regressions import FeatureBlock
 
 BLOCK = 2048  # features that are fitted together
 ROWS = 16_384  # of all batches together, at most
 DAMPING = (1.0, 0.1, 0.01, 0.001)  # relative to the mean energy of a feature, one round after the other
-
-
-@dataclass(frozen=True)
-class FeatureBlock:
-    """A block of features: an offset of the kernel, and input channels from one to another."""
-
-    offset: tuple[int, ...]
-    start: int
-    stop: int
 
 
 @dataclass
@@ -47,7 +39,7 @@ class _Side:
 
     def features(self, layer: Linear, part: FeatureBlock) -> np.ndarray:
         """Cut one block of features out of the activations [rows, width]."""
-        cut = [_columns(layer, x, p, part) for x, p in zip(self.inputs, self.places, strict=True)]
+        cut = [layer.form.columns(x, p, part) for x, p in zip(self.inputs, self.places, strict=True)]
         return np.concatenate(cut).astype(np.float32)
 
 
@@ -80,7 +72,7 @@ def block_ridge(
     changed = []
     if change is not None and centre is not None:
         mean = mean - centre @ change
-        walk.store(layer.weight, _changed(layer, stored(walk, layer.weight), change))
+        walk.store(layer.weight, layer.form.changed_by_blocks(stored(walk, layer.weight), change))
         changed.append(layer.weight)
     if layer.bias:
         bias = stored(walk, layer.bias)
@@ -101,7 +93,7 @@ def _path(layer: Linear, sides: tuple[_Side, _Side]) -> tuple[np.ndarray | None,
     """
     fit, held = sides
     judge = held if len(held.residual) else fit
-    parts = list(_parts(layer))
+    parts = list(layer.form.blocks(BLOCK))
     ends = np.cumsum([0, *(p.stop - p.start for p in parts)])
     change = np.zeros((int(ends[-1]), fit.residual.shape[1]), np.float32)
     means = np.zeros(len(change))
@@ -133,14 +125,6 @@ def _step(x: np.ndarray, residual: np.ndarray, change: np.ndarray, damping: floa
     return np.asarray(cho_solve(cho_factor(gram, overwrite_a=True), x.T @ residual - ridge * change))
 
 
-def _parts(layer: Linear) -> Iterator[FeatureBlock]:
-    conv = layer.node.op_type == "Conv"
-    channels = layer.shape[1] if conv else layer.features
-    for offset in np.ndindex(*(layer.shape[2:] if conv else ())):
-        for start in range(0, channels, BLOCK):
-            yield FeatureBlock(offset, start, min(start + BLOCK, channels))
-
-
 def _sides(
     walk: Walk,
     layer: Linear,
@@ -156,8 +140,8 @@ def _sides(
     sides = (_Side([], [], np.zeros(0)), _Side([], [], np.zeros(0)))
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for number, (made, target) in enumerate(results):
-        last = 1 if layer.node.op_type == "Conv" else made.ndim - 1
-        front = (made.shape[0], *made.shape[2:]) if last == 1 and made.ndim != 2 else made.shape[:last]
+        last = layer.axis % made.ndim
+        front = tuple(size for axis, size in enumerate(made.shape) if axis != last)
         every = prod(front)
         chosen = np.arange(every) if every <= most else np.sort(rng.choice(every, most, replace=False))
         places = np.unravel_index(chosen, front)
@@ -168,26 +152,3 @@ def _sides(
     for side, residuals in zip(sides, found, strict=True):
         side.residual = np.concatenate(residuals) if residuals else np.zeros((0, width), np.float32)
     return sides
-
-
-def _columns(
-    layer: Linear, values: np.ndarray, places: tuple[np.ndarray, ...], part: FeatureBlock
-) -> np.ndarray:
-    """Read one block of features of a batch [rows, width]; zero where a kernel reaches into the padding."""
-    if layer.node.op_type != "Conv":
-        return np.asarray(values[places][:, part.start : part.stop])
-    rank = len(layer.shape) - 2
-    strides, dilations, pads = sliding(layer.attrs, rank)
-    at = [places[1 + i] * strides[i] + part.offset[i] * dilations[i] - pads[i] for i in range(rank)]
-    inside = np.all([(a >= 0) & (a < n) for a, n in zip(at, values.shape[2:], strict=True)], axis=0)
-    clipped = [np.clip(a, 0, n - 1) for a, n in zip(at, values.shape[2:], strict=True)]
-    channels = np.moveaxis(values[:, part.start : part.stop], 1, -1)
-    return np.asarray(channels[(places[0], *clipped)] * inside[:, None])
-
-
-def _changed(layer: Linear, weight: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """Add a change [features, outputs], ordered by blocks, to a stored weight."""
-    if layer.node.op_type != "Conv":
-        return np.asarray(weight + (change.T if layer.attrs.get("transB", 0) else change), dtype=weight.dtype)
-    taps = change.reshape(*layer.shape[2:], layer.shape[1], layer.shape[0])
-    return np.asarray(weight + np.moveaxis(taps, (-1, -2), (0, 1)), dtype=weight.dtype)

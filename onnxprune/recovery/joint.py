@@ -20,13 +20,13 @@ from scipy.linalg import cho_factor, cho_solve, solve
 from onnxprune.data.read import Calibration, spread
 from onnxprune.errors import UnprovedError
 from onnxprune.recovery.context import RecoveryContext
-from onnxprune.recovery.gradients import Piece
 from onnxprune.recovery.original import Original
 from onnxprune.recovery.problem import Batch, LayerPart, Problem, Weights, ends_of, error_of, pieced, sessions
 from onnxprune.recovery.regression import Linear, linears, stored
 from onnxprune.recovery.values import with_values
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
+from onnxprune.rules.tape import Piece
 
 ROUNDS = 8
 PATIENCE = 2  # rounds without a gain on the batches held out

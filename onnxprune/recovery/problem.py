@@ -12,10 +12,11 @@ from onnx import helper, numpy_helper
 
 from onnxprune.errors import UnprovedError
 from onnxprune.model.runtime import one_line, open_session, runtime_errors
-from onnxprune.recovery.gradients import OPSET, STEP, NodeUse, Piece, Tape, adjoint, measured, rule_for
+from onnxprune.recovery.gradients import adjoint, gradient_for
 from onnxprune.recovery.regression import Linear
 from onnxprune.recovery.walk import Walk, read_by
 from onnxprune.recovery.windows import Window
+from onnxprune.rules.tape import OPSET, STEP, NodeUse, Piece, Tape, measured
 
 ROWS = 16_384  # of all batches together that a layer's Gram matrix is taken from, at least
 PER_FEATURE = 8  # and as many for each feature
@@ -139,7 +140,7 @@ def pieced(walk: Walk, window: Window) -> Piece:
     read = {name for node in nodes for name in read_by(node)}
     stored = {name: numpy_helper.to_array(walk.weights[name]) for name in read if name in walk.weights}
     shapes = {name: tuple(value.shape) for name, value in {**values, **stored}.items()}
-    return Piece(nodes, shapes, stored)
+    return Piece(nodes, shapes, stored, walk.opsets)
 
 
 def ends_of(walk: Walk, window: Window, piece: Piece) -> list[str]:
@@ -152,7 +153,7 @@ def ends_of(walk: Walk, window: Window, piece: Piece) -> list[str]:
         inside = set(node.input)
         stopped |= (read_by(node) - inside) & moved
         for place, name in enumerate(node.input):
-            if name in moved and rule_for(NodeUse(piece, node, place)) is None:
+            if name in moved and gradient_for(NodeUse(piece, node, place)) is None:
                 stopped.add(name)
             elif name in moved:
                 moved.add(node.output[0])

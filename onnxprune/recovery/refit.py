@@ -22,6 +22,7 @@ from onnxprune.recovery.regression import Linear, linears, stored
 from onnxprune.recovery.ridge import DAMPING, Change, RegressionRows, Ridge
 from onnxprune.recovery.values import with_values
 from onnxprune.recovery.walk import Walk
+from onnxprune.rules.facets import Arithmetic
 
 ROWS = 65_536  # of all batches together, at most
 WIDEST = 8192  # features above which a layer is fitted block by block
@@ -81,7 +82,8 @@ def _aim(walk: Walk, layer: Linear, following: int) -> Aim:
     while True:
         places = walk.readers.get(name, [])
         reader = walk.nodes[places[0]] if len(places) == 1 and places[0] < following else None
-        if reader is None or reader.op_type != "Add" or reader.input[0] == reader.input[1]:
+        adds = reader is not None and walk.facets(reader).arithmetic is Arithmetic.SUM
+        if reader is None or not adds or reader.input[0] == reader.input[1]:
             return Aim(own, ())
         others.append(next(n for n in reader.input if n != name))
         name = reader.output[0]

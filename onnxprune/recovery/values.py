@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnxprune.model.constants import held_tensor
 from onnxprune.model.tensors import raw_bytes
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
@@ -18,9 +19,9 @@ def stored_tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     """Return the initializers of a model and the tensors of its Constant nodes; they are not copies."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                stored[node.output[0]] = attribute.t
+        held = held_tensor(node)
+        if held is not None:
+            stored[node.output[0]] = held
     return stored
 
 

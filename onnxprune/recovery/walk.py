@@ -9,7 +9,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.errors import UsageError
+from onnxprune.model.constants import held_tensor, is_alias
+from onnxprune.model.inline import opsets_of
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
+from onnxprune.rules.facets import Facets
+from onnxprune.rules.registry import facets_of
 
 PIECE_IR = 8  # initializers need not be inputs
 
@@ -24,6 +28,7 @@ class Walk:
 
     def __init__(self, model: onnx.ModelProto, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
         self.model = model
+        self.opsets = opsets_of(model)
         self.weights: dict[str, onnx.TensorProto] = {t.name: t for t in model.graph.initializer}
         self.nodes = self._without_constants()
         self.values: list[dict[str, np.ndarray]] = [dict(batch) for batch in batches]
@@ -46,16 +51,20 @@ class Walk:
             copy.CopyFrom(node)
             for i, name in enumerate(copy.input):
                 copy.input[i] = aliases.get(name, name)
-            stored = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
-            if node.op_type == "Constant" and stored is not None:
+            stored = held_tensor(node)
+            if stored is not None:
                 self.weights[node.output[0]] = stored
-            elif node.op_type == "Identity" and copy.input[0] in self.weights:
+            elif is_alias(node.op_type, node.domain) and copy.input[0] in self.weights:
                 aliases[node.output[0]] = copy.input[0]
             else:
                 kept.append(copy)
         for alias, root in aliases.items():
             self.weights[alias] = self.weights[root]
         return kept
+
+    def facets(self, node: onnx.NodeProto) -> Facets:
+        """Return what the rules know of a node besides its axes."""
+        return facets_of(node, self.opsets)
 
     @property
     def size(self) -> int:

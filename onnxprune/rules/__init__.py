@@ -1,4 +1,4 @@
-"""What each operator does to labels, its MACs and its repair."""
+"""All that is known of operators: what each does to labels, its MACs, its repair, and its facets."""
 
 from onnxprune.rules import (
     attention,
@@ -7,20 +7,33 @@ from onnxprune.rules import (
     fused,
     indexing,
     layout,
+    normalisation,
     quantised,
     recurrent,
     reduction,
     selection,
 )
+from onnxprune.rules.facets import Facets
 from onnxprune.rules.plugins import load_plugins
 from onnxprune.rules.registry import REGISTRY, Registry, Rule, rule
-from onnxprune.rules.signature import Code, Fix, Pinned, Shrunk, Signature, Site, Take, Verdict
+from onnxprune.rules.signature import (
+    Code,
+    Fix,
+    Normalisation,
+    Pinned,
+    Shrunk,
+    Signature,
+    Site,
+    Take,
+    Verdict,
+)
 
 FAMILIES = (
-    attention, contraction, elementwise, fused, indexing, layout, quantised, recurrent, reduction, selection,
+    attention, contraction, elementwise, fused, indexing, layout, normalisation, quantised, recurrent,
+    reduction, selection,
 )  # fmt: skip
 
 __all__ = [
-    "FAMILIES", "REGISTRY", "Code", "Fix", "Pinned", "Registry", "Rule", "Shrunk", "Signature", "Site",
-    "Take", "Verdict", "load_plugins", "rule",
+    "FAMILIES", "REGISTRY", "Code", "Facets", "Fix", "Normalisation", "Pinned", "Registry", "Rule", "Shrunk",
+    "Signature", "Site", "Take", "Verdict", "load_plugins", "rule",
 ]  # fmt: skip

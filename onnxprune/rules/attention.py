@@ -3,6 +3,9 @@
 Letters: b batch, s queries, t keys and values, h heads of K and V, r heads of Q per head of K and V,
 d the head dimension of Q and K, e that of V. Query head i reads head i // r of K and V (Ainslie et al.
 2023, arXiv:2305.13245), so the heads of Q are (h r).
+
+Specification: https://onnx.ai/onnx/operators/onnx__Attention.html and, in the domain com.microsoft,
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
 """
 
 from __future__ import annotations

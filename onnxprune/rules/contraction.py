@@ -1,7 +1,12 @@
-"""Contractions: Conv, ConvTranspose, Gemm, MatMul and Einsum drop the index they sum over."""
+"""Contractions: Conv, ConvTranspose, Gemm, MatMul and Einsum drop the index they sum over.
+
+Specification: https://onnx.ai/onnx/operators/, one page for each (onnx__Conv.html, onnx__Gemm.html).
+"""
 
 from __future__ import annotations
 
+from onnxprune.rules import fits, gradients, regressions
+from onnxprune.rules.facets import Facets
 from onnxprune.rules.registry import rule
 from onnxprune.rules.signature import (
     Axes,
@@ -26,8 +31,7 @@ def _batch(shape: Shape) -> tuple[str, ...]:
 def _spatial(site: Site, weight: Shape) -> tuple[Axes, Axes, Axes, dict[str, str]]:
     """Name the spatial axes of input, kernel and output; a 1-wide kernel lets them pass."""
     rank = len(weight) - 2
-    strides = site.attrs.get("strides") or [1] * rank
-    pads = site.attrs.get("pads") or [0] * (2 * rank)
+    strides, _, pads = regressions.sliding(site.attrs, rank)
     before, after = list(site.shape()[2:]), list(site.out()[2:])
     ins, outs, pins = [], [], {}
     for i in range(rank):
@@ -42,7 +46,10 @@ def _spatial(site: Site, weight: Shape) -> tuple[Axes, Axes, Axes, dict[str, str
     return named(tuple(before), ins), named(weight[2:], kernel), named(tuple(after), outs), pins
 
 
-@rule("Conv")
+@rule(
+    "Conv",
+    facets=Facets(fits=fits.convolution, gradient=gradients.CONVOLVED, regression=regressions.convolution),
+)
 def conv(site: Site) -> Verdict:
     """W is [C_out, C_in/g, k…]; the channel axes split into groups, which `group` follows."""
     shape, weight = site.shape(), site.shape(1)
@@ -54,7 +61,7 @@ def conv(site: Site) -> Verdict:
     return _convolution(site, sizes, filters)
 
 
-@rule("ConvTranspose")
+@rule("ConvTranspose", facets=Facets(fits=fits.transposed_convolution))
 def conv_transpose(site: Site) -> Verdict:
     """W is [C_in, C_out/g, k…]; output channels of different groups are different channels."""
     shape, weight = site.shape(), site.shape(1)
@@ -83,7 +90,7 @@ def _convolution(site: Site, sizes: dict[str, int], filters: Axes) -> Signature:
     )
 
 
-@rule("Gemm")
+@rule("Gemm", facets=Facets(fits=fits.gemm, gradient=gradients.DENSE, regression=regressions.matrix))
 def gemm(site: Site) -> Verdict:
     """A [M, K] times B [K, N], either transposed, plus a C that broadcasts to [M, N]."""
     left = "km" if site.attrs.get("transA", 0) else "mk"
@@ -94,7 +101,10 @@ def gemm(site: Site) -> Verdict:
     return Signature(tuple(inputs), (named(site.out(), "mn"),), macs=("m", "k", "n"))
 
 
-@rule("MatMul")
+@rule(
+    "MatMul",
+    facets=Facets(fits=fits.matmul, gradient=gradients.MULTIPLIED, regression=regressions.matrix),
+)
 def matmul(site: Site) -> Verdict:
     """Numpy's matmul: leading axes broadcast, the inner axis is summed over."""
     a, b = site.shape(0), site.shape(1)

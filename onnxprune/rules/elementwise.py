@@ -1,92 +1,102 @@
-"""Element-wise operators: every output element depends on the input elements at its own place."""
+"""Element-wise operators: every output element depends on the input elements at its own place.
+
+Specification: https://onnx.ai/onnx/operators/, one page for each (onnx__Relu.html, onnx__Add.html).
+"""
 
 from __future__ import annotations
 
-from onnxprune.rules.registry import rule
-from onnxprune.rules.signature import (
-    Axes,
-    Pinned,
-    Shape,
-    Signature,
-    Site,
-    Verdict,
-    attr_size,
-    numbered,
-    packed,
-)
+import numpy as np
 
-UNARY = [
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "BitwiseNot",
-    "Cast",
-    "Ceil",
-    "Celu",
-    "Cos",
-    "Cosh",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "IsInf",
-    "IsNaN",
-    "LeakyRelu",
-    "Log",
-    "Mish",
-    "Neg",
-    "Not",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "Selu",
-    "Shrink",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Swish",
-    "Tan",
-    "Tanh",
-    "ThresholdedRelu",
-]
-BROADCASTING = [
-    "Add",
-    "And",
-    "BitShift",
-    "BitwiseAnd",
-    "BitwiseOr",
-    "BitwiseXor",
-    "Div",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "Max",
-    "Mean",
-    "Min",
-    "Mod",
-    "Mul",
-    "Or",
-    "Pow",
-    "PRelu",
-    "Sub",
-    "Sum",
-    "Where",
-    "Xor",
-]
+from onnxprune.rules import arithmetic_gradients as gradients
+from onnxprune.rules import values
+from onnxprune.rules.active_ranges import above, clipped, hard_sigmoid, passing
+from onnxprune.rules.facets import NOTHING, Arithmetic, Facets
+from onnxprune.rules.gradients import RESHAPED
+from onnxprune.rules.registry import rows
+from onnxprune.rules.signature import Axes, Pinned, Shape, Signature, Site, Verdict, numbered
+from onnxprune.rules.tape import SLOPE
+from onnxprune.rules.values import folded, pointwise, typed
+
+SMOOTH = Facets(gradient=SLOPE)
+UNARY = {
+    "Abs": Facets(evaluate=pointwise(np.abs), gradient=SLOPE),
+    "Acos": Facets(gradient=gradients.ACOS),
+    "Acosh": Facets(gradient=gradients.ACOSH),
+    "Asin": Facets(gradient=gradients.ASIN),
+    "Asinh": SMOOTH,
+    "Atan": SMOOTH,
+    "Atanh": Facets(gradient=gradients.ATANH),
+    "BitwiseNot": NOTHING,
+    "Cast": Facets(evaluate=values.cast, moves=True, element_type="to"),
+    "Ceil": Facets(evaluate=pointwise(np.ceil)),
+    "Celu": SMOOTH,
+    "Cos": SMOOTH,
+    "Cosh": SMOOTH,
+    "Elu": SMOOTH,
+    "Erf": SMOOTH,
+    "Exp": SMOOTH,
+    "Floor": Facets(evaluate=pointwise(np.floor)),
+    "Gelu": SMOOTH,
+    "HardSigmoid": Facets(gradient=SLOPE, active_range=hard_sigmoid),
+    "HardSwish": Facets(gradient=SLOPE, active_range=above(-3.0)),
+    "Identity": Facets(evaluate=pointwise(lambda x: x), moves=True, gradient=RESHAPED, active_range=passing),
+    "IsInf": NOTHING,
+    "IsNaN": NOTHING,
+    "LeakyRelu": SMOOTH,
+    "Log": Facets(gradient=gradients.LOG),
+    "Mish": SMOOTH,
+    "Neg": Facets(evaluate=pointwise(np.negative), gradient=SLOPE),
+    "Not": Facets(evaluate=pointwise(np.logical_not)),
+    "Reciprocal": Facets(evaluate=typed(np.reciprocal), gradient=gradients.RECIPROCAL),
+    "Relu": Facets(gradient=SLOPE, active_range=above(0.0)),
+    "Round": NOTHING,
+    "Selu": SMOOTH,
+    "Shrink": Facets(gradient=gradients.OUTSIDE),
+    "Sigmoid": SMOOTH,
+    "Sign": NOTHING,
+    "Sin": SMOOTH,
+    "Sinh": SMOOTH,
+    "Softplus": SMOOTH,
+    "Softsign": SMOOTH,
+    "Sqrt": Facets(evaluate=typed(np.sqrt), gradient=gradients.SQRT),
+    "Swish": SMOOTH,
+    "Tan": Facets(gradient=gradients.TAN),
+    "Tanh": SMOOTH,
+    "ThresholdedRelu": Facets(gradient=gradients.ABOVE),
+}
+BROADCASTING = {
+    "Add": Facets(evaluate=pointwise(np.add), arithmetic=Arithmetic.SUM, gradient=gradients.SUM),
+    "And": Facets(evaluate=pointwise(np.logical_and)),
+    "BitShift": NOTHING,
+    "BitwiseAnd": NOTHING,
+    "BitwiseOr": NOTHING,
+    "BitwiseXor": NOTHING,
+    "Div": Facets(
+        evaluate=pointwise(values.quotient), arithmetic=Arithmetic.QUOTIENT, gradient=gradients.QUOTIENT
+    ),
+    "Equal": Facets(evaluate=pointwise(np.equal)),
+    "Greater": Facets(evaluate=pointwise(np.greater)),
+    "GreaterOrEqual": Facets(evaluate=pointwise(np.greater_equal)),
+    "Less": Facets(evaluate=pointwise(np.less)),
+    "LessOrEqual": Facets(evaluate=pointwise(np.less_equal)),
+    "Max": Facets(evaluate=folded(np.maximum), gradient=gradients.EXTREME),
+    "Mean": Facets(gradient=gradients.MEAN),
+    "Min": Facets(evaluate=folded(np.minimum), gradient=gradients.EXTREME),
+    "Mod": Facets(evaluate=values.remainder),
+    "Mul": Facets(evaluate=pointwise(np.multiply), arithmetic=Arithmetic.PRODUCT, gradient=gradients.PRODUCT),
+    "Or": Facets(evaluate=pointwise(np.logical_or)),
+    "Pow": Facets(evaluate=typed(np.power), gradient=gradients.POWER),
+    "PRelu": SMOOTH,
+    "Sub": Facets(evaluate=pointwise(np.subtract), gradient=gradients.DIFFERENCE),
+    "Sum": Facets(gradient=gradients.SUM),
+    "Where": Facets(evaluate=pointwise(np.where), gradient=gradients.CHOSEN),
+    "Xor": NOTHING,
+}
+GUARDED = {
+    "CastLike": NOTHING,
+    "Clip": Facets(gradient=SLOPE, active_range=clipped),
+    "Dropout": Facets(gradient=RESHAPED, active_range=passing),
+}
 
 
 def aligned(shape: Shape, out: Shape) -> Axes:
@@ -94,13 +104,13 @@ def aligned(shape: Shape, out: Shape) -> Axes:
     return numbered(shape, start=len(out) - len(shape))
 
 
-@rule(*UNARY)
+@rows(UNARY)
 def unary(site: Site) -> Verdict:
     """Labels pass; one input, one output."""
     return Signature((numbered(site.shape()),), (numbered(site.out()),))
 
 
-@rule(*BROADCASTING)
+@rows(BROADCASTING)
 def broadcasting(site: Site) -> Verdict:
     """Labels that meet at the same index are tied; operands broadcast to the right (ONNX spec)."""
     out = site.out()
@@ -108,7 +118,7 @@ def broadcasting(site: Site) -> Verdict:
     return Signature(axes, (numbered(out),))
 
 
-@rule("Affine", "ImageScaler")
+@rows({"Affine": SMOOTH, "ImageScaler": SMOOTH})
 def scaled(site: Site) -> Verdict:
     """Labels pass but for ImageScaler's bias attribute, which has one value per channel."""
     axes = numbered(site.shape())
@@ -118,7 +128,7 @@ def scaled(site: Site) -> Verdict:
     return Signature((axes,), (axes,), pins=pins)
 
 
-@rule("Clip", "Dropout", "CastLike")
+@rows(GUARDED)
 def guarded(site: Site) -> Verdict:
     """Labels of the first input pass; the others are scalars or only lend their type."""
     training = site.value(2)
@@ -127,108 +137,3 @@ def guarded(site: Site) -> Verdict:
     axes = numbered(site.shape())
     others = tuple(None for _ in site.inputs[1:])
     return Signature((axes, *others), tuple(axes for _ in site.outputs))
-
-
-@rule("BatchNormalization")
-def batch_normalization(site: Site) -> Verdict:
-    """Per channel: scale, bias, mean and variance are carried along axis 1."""
-    if site.attrs.get("training_mode", 0) or len([s for s in site.outputs if s is not None]) > 1:
-        return Pinned("BatchNormalization in training mode")
-    axes = numbered(site.shape())
-    channel = axes[1] if len(axes) > 1 else ()
-    return Signature((axes, *((channel,) for _ in site.inputs[1:])), (axes,))
-
-
-@rule("InstanceNormalization")
-def instance_normalization(site: Site) -> Verdict:
-    """Normalises each channel over its spatial axes; scale and bias are carried along axis 1."""
-    axes = numbered(site.shape())
-    spatial = frozenset(subscript for axis in axes[2:] for subscript in axis)
-    return Signature((axes, (axes[1],), (axes[1],)), (axes,), normalised=spatial)
-
-
-@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-def layer_normalization(site: Site) -> Verdict:
-    """Normalises over the axes from `axis` on; the statistic is taken over the kept channels."""
-    axes = numbered(site.shape())
-    first = int(site.attrs.get("axis", -1)) % len(axes)
-    subscripts = frozenset(subscript for axis in axes[first:] for subscript in axis)
-    params = tuple(aligned(s, site.shape()) if s is not None else None for s in site.inputs[1:])
-    statistics = tuple(numbered(s) if s is not None else None for s in site.outputs[1:])
-    return Signature((axes, *params), (axes, *statistics), normalised=subscripts)
-
-
-@rule("GroupNormalization", since=18)
-def group_normalization_18(site: Site) -> Verdict:
-    """Normalises groups of channels; scale and bias hold one value per group (opset 18)."""
-    return _group_normalization(site, per_group=True)
-
-
-@rule("GroupNormalization", since=21)
-def group_normalization_21(site: Site) -> Verdict:
-    """Normalises groups of channels; scale and bias hold one value per channel (opset 21)."""
-    return _group_normalization(site, per_group=False)
-
-
-def _group_normalization(site: Site, per_group: bool) -> Signature:
-    shape = site.shape()
-    groups = int(site.attrs["num_groups"])
-    sizes = {"g": groups, "k": shape[1] // groups}
-    channel = packed(**sizes)
-    axes = numbered(shape)
-    axes = (axes[0], channel, *axes[2:])
-    param = packed(g=groups) if per_group else channel
-    subscripts = frozenset(packed(k=sizes["k"])) | {subscript for axis in axes[2:] for subscript in axis}
-    return Signature(
-        (axes, (param,), (param,)),
-        (axes,),
-        sizes=sizes,
-        normalised=subscripts,
-        repair=attr_size("num_groups", packed(g=groups)),
-    )
-
-
-@rule("LRN", "LpNormalization", "MeanVarianceNormalization")
-def neighbours(site: Site) -> Verdict:
-    """Mixes values along the channel axis, which is pinned; the others pass."""
-    axes = numbered(site.shape())
-    pins = dict.fromkeys(_mixed(site, axes), f"{site.op} mixes neighbouring channels")
-    return Signature((axes,), (axes,), pins=pins)
-
-
-def _mixed(site: Site, axes: Axes) -> list[str]:
-    if site.op == "LRN":
-        return list(axes[1])
-    if site.op == "LpNormalization":
-        return list(axes[int(site.attrs.get("axis", -1)) % len(axes)])
-    chosen = site.attrs.get("axes", [0, 2, 3])
-    return [subscript for axis in chosen for subscript in axes[axis % len(axes)]]
-
-
-@rule("Softmax", "LogSoftmax", "Hardmax")
-def softmax_1(site: Site) -> Verdict:
-    """Pins the axes it runs over: all from `axis` on (before opset 13)."""
-    axes = numbered(site.shape())
-    first = int(site.attrs.get("axis", 1)) % max(len(axes), 1)
-    return _pinned_along(site, axes, range(first, len(axes)))
-
-
-@rule("Softmax", "LogSoftmax", "Hardmax", since=13)
-def softmax_13(site: Site) -> Verdict:
-    """Pins the one axis it runs over."""
-    axes = numbered(site.shape())
-    return _pinned_along(site, axes, [int(site.attrs.get("axis", -1)) % max(len(axes), 1)])
-
-
-@rule("CumSum")
-def cumulative(site: Site) -> Verdict:
-    """Pins the axis it accumulates along; the others pass."""
-    axes = numbered(site.shape())
-    axis = site.value(1)
-    along = range(len(axes)) if axis is None else [int(axis.ravel()[0]) % len(axes)]
-    return _pinned_along(site, axes, along)
-
-
-def _pinned_along(site: Site, axes: Axes, along: range | list[int]) -> Signature:
-    pins = {subscript: f"{site.op} runs over this axis" for a in along for subscript in axes[a]}
-    return Signature((axes, *(None for _ in site.inputs[1:])), (axes,), pins=pins)

@@ -1,6 +1,9 @@
 """Operators that onnxruntime's optimisers make of several: norms with a skip, activations with a bias.
 
 Those of them that onnxruntime's CPU provider can run; the others have no rule and are pinned.
+
+Specification: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md; RotaryEmbedding is
+also one of ONNX (https://onnx.ai/onnx/operators/onnx__RotaryEmbedding.html).
 """
 
 from __future__ import annotations
@@ -9,11 +12,13 @@ from dataclasses import replace
 
 from onnxprune.rules.contraction import conv, gemm, matmul
 from onnxprune.rules.elementwise import aligned
+from onnxprune.rules.facets import Facets
 from onnxprune.rules.registry import rule
 from onnxprune.rules.signature import (
     Axes,
     Axis,
     Fix,
+    Normalisation,
     Pinned,
     Repair,
     Shape,
@@ -25,34 +30,52 @@ from onnxprune.rules.signature import (
     numbered,
     packed,
 )
+from onnxprune.rules.tape import SLOPE
 
 MICROSOFT = "com.microsoft"
+EPSILON = 1e-12
+SMOOTH = Facets(gradient=SLOPE)
 
 
-@rule("Gelu", "QuickGelu", domain=MICROSOFT)
+@rule("Gelu", "QuickGelu", domain=MICROSOFT, facets=SMOOTH)
 def unary(site: Site) -> Verdict:
     """Labels pass; one input, one output."""
     return Signature((numbered(site.shape()),), (numbered(site.out()),))
 
 
-@rule("BiasGelu", "FastGelu", domain=MICROSOFT)
+@rule("BiasGelu", "FastGelu", domain=MICROSOFT, facets=SMOOTH)
 def biased(site: Site) -> Verdict:
     """Adds a vector along the last axis, then Gelu."""
     axes = numbered(site.shape())
     return Signature((axes, (axes[-1],)) if site.has(1) else (axes,), (axes,))
 
 
-@rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+@rule("SkipLayerNormalization", domain=MICROSOFT)
 def skip_normalization(site: Site) -> Verdict:
     """Adds a skip, then normalises over the last axis; the statistic is taken over the kept channels."""
+    bias = 3 if site.has(3) else None
+    return _skip(site, Normalisation(_epsilon(site), scale=2, bias=bias, summed=3, mean=1, inverse=2))
+
+
+@rule("SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+def skip_rms_normalization(site: Site) -> Verdict:
+    """Adds a skip, then divides by the root mean square over the kept channels of the last axis."""
+    return _skip(site, Normalisation(_epsilon(site), centred=False, scale=2, summed=3, inverse=2))
+
+
+def _epsilon(site: Site) -> float:
+    return float(site.attrs.get("epsilon", EPSILON))
+
+
+def _skip(site: Site, how: Normalisation) -> Signature:
     shape = site.shape()
     axes = numbered(shape)
     params = tuple(aligned(s, shape) if s is not None else None for s in site.inputs[1:])
     statistics = tuple(None if s is None else numbered(s) for s in site.outputs[1:])
-    return Signature((axes, *params), (axes, *statistics), normalised=frozenset(axes[-1]))
+    return Signature((axes, *params), (axes, *statistics), normalised=frozenset(axes[-1]), normalisation=how)
 
 
-@rule("EmbedLayerNormalization", domain=MICROSOFT)
+@rule("EmbedLayerNormalization", domain=MICROSOFT, facets=Facets(tables={0: 2, 1: 4}))
 def embedding(site: Site) -> Verdict:
     """Adds rows of up to three tables, then normalises over the last axis."""
     ids = named(site.shape(), "bs")
@@ -70,6 +93,7 @@ def embedding(site: Site) -> Verdict:
         axes[: len(site.outputs)],
         pins=pins,
         normalised=frozenset(channel[0]),
+        normalisation=Normalisation(_epsilon(site), scale=5, bias=6, summed=2),
     )
 
 

@@ -1,4 +1,7 @@
-"""Movement by tables of places: GatherND, GatherElements, ScatterND and ScatterElements."""
+"""Movement by tables of places: GatherND, GatherElements, ScatterND and ScatterElements.
+
+Specification: https://onnx.ai/onnx/operators/, one page for each (onnx__GatherND.html, onnx__ScatterND.html).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Movement that regroups axes: reshapes, transposes, expansion, depth and space."""
+"""Movement that regroups axes: reshapes, transposes, expansion, depth and space; and what reads sizes.
+
+Specification: https://onnx.ai/onnx/operators/, one page for each (onnx__Reshape.html, onnx__Shape.html).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from onnxprune.rules.registry import rule
+from onnxprune.rules import values
+from onnxprune.rules.facets import Facets
+from onnxprune.rules.gradients import RESHAPED, TRANSPOSED
+from onnxprune.rules.registry import rows, rule
 from onnxprune.rules.signature import (
     Axes,
     Fix,
@@ -22,6 +28,13 @@ from onnxprune.rules.signature import (
     numbered,
     packed,
 )
+from onnxprune.rules.values import moved
+
+REFITS = {
+    "Flatten": Facets(evaluate=moved(values.flattened), moves=True, gradient=RESHAPED),
+    "Squeeze": Facets(evaluate=moved(values.squeezed), moves=True, gradient=RESHAPED),
+    "Unsqueeze": Facets(evaluate=moved(values.unsqueezed), moves=True, gradient=RESHAPED),
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +126,7 @@ def _still_right(old: int, place: int, size: int, data: Shape | None, keep_one: 
     return keep_one and old == 1
 
 
-@rule("Reshape")
+@rule("Reshape", facets=Facets(evaluate=moved(values.reshaped), moves=True, gradient=RESHAPED))
 def reshape(site: Site) -> Verdict:
     """Regroups axes in row-major order; the target is repaired from what is kept."""
     found = regrouped(site.shape(), site.out())
@@ -145,7 +158,7 @@ def _reshape_attribute(site: Site, shrunk: Shrunk) -> list[Fix]:
     ]
 
 
-@rule("Flatten", "Squeeze", "Unsqueeze")
+@rows(REFITS)
 def refit(site: Site) -> Verdict:
     """Joins axes, or drops and adds axes of size 1."""
     found = regrouped(site.shape(), site.out())
@@ -163,7 +176,7 @@ def _squeezed_axes(site: Site, shrunk: Shrunk) -> list[Fix]:
     return [Fix(1 if site.opset >= 13 else "axes", dropped)]
 
 
-@rule("Transpose")
+@rule("Transpose", facets=Facets(evaluate=moved(values.turned), moves=True, gradient=TRANSPOSED))
 def transpose(site: Site) -> Verdict:
     """Permutes axes."""
     axes = numbered(site.shape())
@@ -171,7 +184,7 @@ def transpose(site: Site) -> Verdict:
     return Signature((axes,), (tuple(axes[i] for i in perm),))
 
 
-@rule("Expand")
+@rule("Expand", facets=Facets(evaluate=values.expanded))
 def expand(site: Site) -> Verdict:
     """Passes the axes it keeps; an axis made from size 1 is created by the node."""
     shape, out = site.shape(), site.out()
@@ -186,7 +199,7 @@ def expand(site: Site) -> Verdict:
     )
 
 
-@rule("ConstantOfShape")
+@rule("ConstantOfShape", facets=Facets(evaluate=values.filled))
 def constant_of_shape(site: Site) -> Verdict:
     """Creates the elements of every axis."""
     axes = numbered(site.out())
@@ -234,7 +247,13 @@ def space_to_depth(site: Site) -> Verdict:
     return Signature((before,), (after,), sizes=sizes, tied=frozenset("pq"))
 
 
-@rule("Shape", "Size")
+@rows({"Shape": Facets(from_shape=values.shape_value), "Size": Facets(from_shape=values.size_value)})
 def shape(site: Site) -> Verdict:
     """Reads sizes only: followed as values, not as labels."""
     return Signature((None,), tuple(None for _ in site.outputs))
+
+
+@rule("Range", facets=Facets(evaluate=values.counted))
+def count(site: Site) -> Verdict:
+    """Counts from one number to another: places, which are no channels."""
+    return Signature(tuple(None for _ in site.inputs), (None,))

@@ -2,6 +2,9 @@
 
 Scales and zero points hold one value for a tensor, for each index of an axis, or for each block of it;
 then they are cut along with it.
+
+Specification: https://onnx.ai/onnx/operators/ (onnx__QuantizeLinear.html, onnx__QLinearConv.html) and, in the
+domain com.microsoft, https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxprune.rules.contraction import conv, gemm, matmul
-from onnxprune.rules.elementwise import broadcasting, softmax_1, softmax_13, unary
+from onnxprune.rules.elementwise import broadcasting, unary
+from onnxprune.rules.facets import Facets, Quantisation
+from onnxprune.rules.normalisation import softmax_1, softmax_13
 from onnxprune.rules.reduction import global_pool, pool
-from onnxprune.rules.registry import RuleFunction, rule
+from onnxprune.rules.registry import RuleFunction, rows, rule
 from onnxprune.rules.selection import concat
 from onnxprune.rules.signature import (
     Axes,
@@ -29,6 +34,10 @@ from onnxprune.rules.signature import (
 )
 
 MICROSOFT = "com.microsoft"
+LINEAR = {
+    "QuantizeLinear": Facets(quantisation=Quantisation(decodes=False)),
+    "DequantizeLinear": Facets(quantisation=Quantisation(decodes=True), coded=(0,)),
+}
 
 
 def _whole(shape: Shape) -> Axes:
@@ -59,8 +68,8 @@ def _blocked(axes: Axes, axis: int, block: int, size: int) -> tuple[Axes, Axes] 
     return (*axes[:axis], own, *axes[axis + 1 :]), (*axes[:axis], scale, *axes[axis + 1 :])
 
 
-@rule("QuantizeLinear", "DequantizeLinear", since=10)
-@rule("QuantizeLinear", "DequantizeLinear", domain=MICROSOFT)
+@rows(LINEAR, since=10)
+@rows(LINEAR, domain=MICROSOFT)
 def linear(site: Site) -> Verdict:
     """Labels pass; scale and zero point follow the axis, or the blocks, that they hold values for."""
     shape = site.shape()
@@ -89,7 +98,7 @@ def linear(site: Site) -> Verdict:
     )  # fmt: skip
 
 
-@rule("DynamicQuantizeLinear", since=11)
+@rule("DynamicQuantizeLinear", since=11, facets=Facets(quantisation=Quantisation(decodes=False, zero=2)))
 def dynamic(site: Site) -> Verdict:
     """Labels pass; zero is always in the range of the quantisation, so a removed element reads 0."""
     axes = numbered(site.shape())
@@ -144,28 +153,28 @@ def _coded(
     return replace(verdict, inputs=tuple(inputs), codes=found)
 
 
-@rule("QLinearConv", since=10)
+@rule("QLinearConv", since=10, facets=Facets(coded=(3, 8)))
 def qlinear_conv(site: Site) -> Verdict:
     """A Conv of codes; W's scales and zero points follow its output channels."""
     verdict = _inner(site, "Conv", (0, 3, 8), conv)
     return _coded(site, verdict, {0: (1, 2), 3: (4, 5)}, {})
 
 
-@rule("ConvInteger", since=10)
+@rule("ConvInteger", since=10, facets=Facets(coded=(1,)))
 def conv_integer(site: Site) -> Verdict:
     """A Conv of codes into int32; W's zero points follow its output channels."""
     verdict = _inner(site, "Conv", (0, 1, len(site.inputs)), conv)
     return _coded(site, verdict, {0: (None, 2), 1: (None, 3)}, {})
 
 
-@rule("QLinearMatMul", since=10)
+@rule("QLinearMatMul", since=10, facets=Facets(coded=(0, 3)))
 def qlinear_matmul(site: Site) -> Verdict:
     """A MatMul of codes; scales follow the rows of A and the columns of B."""
     verdict = _coded(site, _inner(site, "MatMul", (0, 3), matmul), {0: (1, 2), 3: (4, 5)}, {0: -2, 3: -1})
     return _result_scaled(site, verdict, (6, 7))
 
 
-@rule("MatMulInteger", since=10)
+@rule("MatMulInteger", since=10, facets=Facets(coded=(0, 1)))
 def matmul_integer(site: Site) -> Verdict:
     """A MatMul of codes into int32; zero points follow the rows of A and the columns of B."""
     verdict = _inner(site, "MatMul", (0, 1), matmul)
@@ -178,7 +187,7 @@ def _result_scaled(site: Site, verdict: Verdict, places: Sequence[int]) -> Verdi
     return Pinned(f"{site.op} whose result has a scale for each row") if vectors else verdict
 
 
-@rule("QGemm", domain=MICROSOFT)
+@rule("QGemm", domain=MICROSOFT, facets=Facets(coded=(0, 3, 6)))
 def qgemm(site: Site) -> Verdict:
     """A Gemm of codes; B's scales and zero points follow its output channels."""
     verdict = _inner(site, "Gemm", (0, 3, 6), gemm)
@@ -187,7 +196,7 @@ def qgemm(site: Site) -> Verdict:
     return _result_scaled(site, verdict, (7, 8))
 
 
-@rule("MatMulIntegerToFloat", domain=MICROSOFT)
+@rule("MatMulIntegerToFloat", domain=MICROSOFT, facets=Facets(coded=(0, 1)))
 def matmul_integer_to_float(site: Site) -> Verdict:
     """A MatMul of codes into floats, plus a bias for each column."""
     verdict = _inner(site, "MatMul", (0, 1), matmul)
@@ -195,7 +204,7 @@ def matmul_integer_to_float(site: Site) -> Verdict:
     return _with_bias(site, verdict, 6)
 
 
-@rule("DynamicQuantizeMatMul", domain=MICROSOFT)
+@rule("DynamicQuantizeMatMul", domain=MICROSOFT, facets=Facets(coded=(1,)))
 def dynamic_quantize_matmul(site: Site) -> Verdict:
     """Quantises A by its range, to which zero belongs, and multiplies it by codes; adds a bias."""
     verdict = _coded(site, _inner(site, "MatMul", (0, 1), matmul), {1: (2, 3)}, {1: -1})
@@ -214,7 +223,7 @@ def _with_bias(site: Site, verdict: Verdict, place: int) -> Verdict:
     return replace(verdict, inputs=tuple(inputs))
 
 
-@rule("QLinearAdd", "QLinearMul", domain=MICROSOFT)
+@rule("QLinearAdd", "QLinearMul", domain=MICROSOFT, facets=Facets(coded=(0, 3)))
 def qlinear_binary(site: Site) -> Verdict:
     """Labels that meet at the same index are tied; scales hold one value for a tensor."""
     verdict = _inner(site, site.op.removeprefix("QLinear"), (0, 3), broadcasting)
@@ -246,7 +255,7 @@ def qlinear_softmax(site: Site) -> Verdict:
     return _coded(site, verdict, {0: (1, 2)}, {})
 
 
-@rule("QLinearWhere", domain=MICROSOFT)
+@rule("QLinearWhere", domain=MICROSOFT, facets=Facets(coded=(1, 4)))
 def qlinear_where(site: Site) -> Verdict:
     """Labels that meet at the same index are tied; scales hold one value for a tensor."""
     verdict = _inner(site, "Where", (0, 1, 4), broadcasting)
@@ -260,7 +269,7 @@ def qlinear_concat(site: Site) -> Verdict:
     return _coded(site, _inner(site, "Concat", places, concat), {p: (p + 1, p + 2) for p in places}, {})
 
 
-@rule("MatMulNBits", domain=MICROSOFT)
+@rule("MatMulNBits", domain=MICROSOFT, facets=Facets(coded=(1,)))
 def matmul_nbits(site: Site) -> Verdict:
     """Output channels may go, N follows; weights are packed in blocks along the input channels."""
     columns = int(site.attrs["N"])
@@ -292,7 +301,7 @@ def _per_column(shape: Shape, columns: int, place: int, sizes: dict[str, int]) -
     return (("n", f"p{place}"),)
 
 
-@rule("GatherBlockQuantized", domain=MICROSOFT)
+@rule("GatherBlockQuantized", domain=MICROSOFT, facets=Facets(coded=(0,)))
 def gather_block_quantized(_site: Site) -> Verdict:
     """Freezes its indices' labels; the table is packed in blocks, several codes to a byte."""
     return Pinned("GatherBlockQuantized reads a table that is packed in blocks")

@@ -1,4 +1,7 @@
-"""Recurrent layers: LSTM, GRU and RNN read their own hidden units again at every step."""
+"""Recurrent layers: LSTM, GRU and RNN read their own hidden units again at every step.
+
+Specification: https://onnx.ai/onnx/operators/, one page for each (onnx__LSTM.html, onnx__GRU.html).
+"""
 
 from __future__ import annotations
 

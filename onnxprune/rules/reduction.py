@@ -1,19 +1,36 @@
-"""Reductions, pooling and the operators that pick by value along an axis."""
+"""Reductions, pooling and the operators that pick by value along an axis.
+
+Specification: https://onnx.ai/onnx/operators/, one page for each (onnx__ReduceSum.html, onnx__MaxPool.html).
+"""
 
 from __future__ import annotations
 
 import math
 
-from onnxprune.rules.registry import rule
+import numpy as np
+
+from onnxprune.rules.active_ranges import pooled
+from onnxprune.rules.facets import NOTHING, Arithmetic, Facets
+from onnxprune.rules.registry import rows, rule
 from onnxprune.rules.signature import Axes, Fix, Pinned, Shrunk, Signature, Site, Verdict, named, numbered
+from onnxprune.rules.values import reduced
 
 NEUTRAL = {"ReduceMax": -math.inf, "ReduceMin": math.inf, "ReduceProd": 1.0, "ReduceLogSumExp": -math.inf}
+REDUCTIONS = {
+    "ReduceL1": NOTHING,
+    "ReduceL2": NOTHING,
+    "ReduceLogSum": NOTHING,
+    "ReduceLogSumExp": NOTHING,
+    "ReduceMax": Facets(evaluate=reduced(np.max)),
+    "ReduceMean": NOTHING,
+    "ReduceMin": Facets(evaluate=reduced(np.min)),
+    "ReduceProd": Facets(evaluate=reduced(np.prod)),
+    "ReduceSum": Facets(evaluate=reduced(np.sum), arithmetic=Arithmetic.TOTAL),
+    "ReduceSumSquare": NOTHING,
+}
 
 
-@rule(
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax",
-    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
-)  # fmt: skip
+@rows(REDUCTIONS)
 def reduce(site: Site) -> Verdict:
     """Drops the labels of the axes it reduces; a mean divides by what is kept."""
     axes = numbered(site.shape())
@@ -42,7 +59,7 @@ def global_pool(site: Site) -> Verdict:
     return Signature((axes,), (tuple(axes[:2]) + tuple(() for _ in axes[2:]),), pins=pins)
 
 
-@rule("AveragePool", "Crop", "LpPool", "MaxPool")
+@rows({"AveragePool": NOTHING, "Crop": NOTHING, "LpPool": NOTHING, "MaxPool": Facets(active_range=pooled)})
 def pool(site: Site) -> Verdict:
     """Channels pass; spatial axes go under a window, or are cropped."""
     if site.op == "MaxPool" and len([s for s in site.outputs if s is not None]) > 1:

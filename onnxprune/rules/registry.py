@@ -1,23 +1,30 @@
-"""The operator table: one rule for each (domain, op_type, since_version)."""
+"""The operator table: one row for each (domain, op_type, since_version), with all that is known of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import onnx
+
 from onnxprune.errors import OnnxPruneError, UsageError
+from onnxprune.rules.facets import NOTHING, Facets
 from onnxprune.rules.signature import Pinned, Signature, Site, Verdict
 
 RuleFunction: TypeAlias = Callable[[Site], Verdict]
 OURS = "onnxprune"
 _ALIASES = {"ai.onnx": ""}
+UNSAID = "{} normalises over this axis, and its rule does not say how"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of the operator table; origin: the distribution or module that it comes from."""
+    """One row of the operator table; origin: the distribution or module that it comes from.
+
+    apply: says of a node what its axes are; facets: what else is known of the operator.
+    """
 
     domain: str
     op: str
@@ -25,12 +32,20 @@ class Rule:
     apply: RuleFunction
     family: str
     origin: str = OURS
+    facets: Facets = NOTHING
 
     def verdict(self, site: Site) -> Verdict:
-        """Ask the rule.
+        """Ask the rule; what is normalised is pinned where it does not say how.
 
         Raises UsageError that names the rule where one of another package fails.
         """
+        found = self._asked(site)
+        if isinstance(found, Signature) and found.normalised and found.normalisation is None:
+            unsaid = dict.fromkeys(found.normalised, UNSAID.format(site.op))
+            return replace(found, pins={**unsaid, **found.pins})
+        return found
+
+    def _asked(self, site: Site) -> Verdict:
         if self.origin == OURS:
             return self.apply(site)
         where = f"the rule '{self.apply.__name__}' of '{self.origin}', at {site.op} '{site.name}'"
@@ -59,17 +74,33 @@ class Registry:
         self._origin = ""
         self.complete = False
 
-    def rule(self, *ops: str, domain: str = "", since: int = 1) -> Callable[[RuleFunction], RuleFunction]:
+    def rule(
+        self, *ops: str, domain: str = "", since: int = 1, facets: Facets = NOTHING
+    ) -> Callable[[RuleFunction], RuleFunction]:
         """Register a function as the rule of these operators from this opset on.
+
+        facets: what else is known of each of them. Raises OnnxPruneError when an operator already has a rule
+        of that version.
+        """
+        return self._registering([(op, facets) for op in ops], domain, since)
+
+    def rows(
+        self, facets: Mapping[str, Facets], domain: str = "", since: int = 1
+    ) -> Callable[[RuleFunction], RuleFunction]:
+        """Register a function as the rule of several operators that differ in their facets.
 
         Raises OnnxPruneError when an operator already has a rule of that version.
         """
+        return self._registering(list(facets.items()), domain, since)
 
+    def _registering(
+        self, operators: Sequence[tuple[str, Facets]], domain: str, since: int
+    ) -> Callable[[RuleFunction], RuleFunction]:
         def register(function: RuleFunction) -> RuleFunction:
-            for op in ops:
-                module = function.__module__
-                origin = self._origin or (OURS if module.split(".")[0] == OURS else module)
-                self._add(Rule(domain, op, since, function, module.rsplit(".", 1)[-1], origin))
+            module = function.__module__
+            origin = self._origin or (OURS if module.split(".")[0] == OURS else module)
+            for op, facets in operators:
+                self._add(Rule(domain, op, since, function, module.rsplit(".", 1)[-1], origin, facets))
             return function
 
         return register
@@ -101,6 +132,15 @@ class Registry:
         fitting = [row for row in rows if row.since <= opset]
         return fitting[-1] if fitting else None
 
+    def facets(self, domain: str, op: str, opset: int) -> Facets:
+        """Return what is known of an operator besides its axes: nothing where it has no rule."""
+        found = self.find(domain, op, opset)
+        return NOTHING if found is None else found.facets
+
+    def facets_of(self, node: onnx.NodeProto, opsets: Mapping[str, int]) -> Facets:
+        """Return what is known of a node besides its axes; opsets: version by domain, ONNX's own under ''."""
+        return self.facets(node.domain, node.op_type, opsets.get(_ALIASES.get(node.domain, node.domain), 1))
+
     def table(self) -> list[Rule]:
         """Return all rules, sorted by domain, operator and version."""
         rules = [row for rows in self._rules.values() for row in rows]
@@ -109,3 +149,5 @@ class Registry:
 
 REGISTRY = Registry()
 rule = REGISTRY.rule
+rows = REGISTRY.rows
+facets_of = REGISTRY.facets_of

@@ -1,4 +1,7 @@
-"""Movement that picks along an axis: Concat, Split, Slice, Gather and Pad."""
+"""Movement that picks along an axis: Concat, Split, Slice, Gather and Pad.
+
+Specification: https://onnx.ai/onnx/operators/, one page for each (onnx__Concat.html, onnx__Gather.html).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.rules import gradients, values
+from onnxprune.rules.facets import Facets
 from onnxprune.rules.indexing import AT_RUN_TIME, CROSSED
 from onnxprune.rules.layout import regrouped
 from onnxprune.rules.registry import rule
@@ -24,13 +29,14 @@ from onnxprune.rules.signature import (
     numbered,
     positive,
 )
+from onnxprune.rules.values import moved
 
 
 def _replaced(axes: Axes, place: int, subscript: str) -> Axes:
     return (*axes[:place], (subscript,), *axes[place + 1 :])
 
 
-@rule("Concat")
+@rule("Concat", facets=Facets(evaluate=values.joined, gradient=gradients.JOINED))
 def concat(site: Site) -> Verdict:
     """Joins labels along the axis; the other axes of the operands are tied."""
     axis = positive(int(site.attrs["axis"]), len(site.out()))
@@ -41,7 +47,7 @@ def concat(site: Site) -> Verdict:
     return Signature(inputs, (out,), takes={"joined": take})
 
 
-@rule("Split")
+@rule("Split", facets=Facets(evaluate=values.split))
 def split(site: Site) -> Verdict:
     """Cuts labels along the axis; the sizes follow what is kept of each part."""
     if any(shape is None for shape in site.outputs):
@@ -77,7 +83,7 @@ def _slice_bounds(site: Site) -> tuple[list[int], list[int], list[int], list[int
     return starts, ends, [positive(a, len(site.shape())) for a in axes], steps
 
 
-@rule("Slice")
+@rule("Slice", facets=Facets(evaluate=moved(values.sliced), gradient=gradients.SLICED))
 def slice_(site: Site) -> Verdict:
     """Keeps a range of the labels of an axis; the bounds follow what is kept."""
     bounds = _slice_bounds(site)
@@ -133,7 +139,10 @@ def _slice_repair(site: Site, shrunk: Shrunk) -> list[Fix]:
     return [ints_fix(site, "starts", 1, starts), ints_fix(site, "ends", 2, ends)]
 
 
-@rule("Gather")
+@rule(
+    "Gather",
+    facets=Facets(evaluate=moved(values.gathered), tables={1: 0}, gradient=gradients.GATHERED),
+)
 def gather(site: Site) -> Verdict:
     """Picks labels by a constant index; one that counts through the axis regroups it, even if computed.
 
@@ -198,7 +207,7 @@ def _regather(site: Site, axis: int, rank: int) -> Verdict:
     return Signature((found.before, None), (found.after,), sizes=found.sizes, repair=repair)
 
 
-@rule("Pad")
+@rule("Pad", facets=Facets(gradient=gradients.PADDED))
 def pad(site: Site) -> Verdict:
     """Adds labels of its own at both ends of a labelled axis."""
     shape = site.shape()

@@ -135,6 +135,25 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Normalisation:
+    """How a node normalises along `normalised` subscripts, so that it can be written over kept channels only.
+
+    y = (x - mean) / sqrt(mean of squares + epsilon) * scale + bias, the means over these subscripts; without
+    `centred` no mean is taken off. scale, bias: inputs, whose axes the signature names as those of others.
+    x is input 0, or, where the node makes a sum first, what the output `summed` holds. mean, inverse: outputs
+    that hold the mean and one over the root.
+    """
+
+    epsilon: float
+    centred: bool = True
+    scale: int | None = None
+    bias: int | None = None
+    summed: int | None = None
+    mean: int | None = None
+    inverse: int | None = None
+
+
+@dataclass(frozen=True)
 class Signature:
     """The axes of one node, and what happens along them.
 
@@ -150,6 +169,7 @@ class Signature:
     takes: output subscripts assembled from others by index.
     created: output subscripts whose elements the node creates (Expand, ConstantOfShape).
     normalised: subscripts over which a statistic is taken and that stay in the output.
+    normalisation: how; without it nothing may be removed along them.
     inner: subscripts that are summed over inside the node although an output may hold them: the head
         dimension of attention in one node. What is removed along them must read 0 in every input.
     neutral: what a removed element must read so that a reduction over it ignores it.
@@ -173,6 +193,7 @@ class Signature:
     takes: Mapping[str, Take] = field(default_factory=dict)
     created: frozenset[str] = frozenset()
     normalised: frozenset[str] = frozenset()
+    normalisation: Normalisation | None = None
     inner: frozenset[str] = frozenset()
     neutral: float | None = 0.0
     ranged: frozenset[str] = frozenset()

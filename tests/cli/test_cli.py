@@ -20,11 +20,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import onnxprune
+from onnxprune.analysis.load import load
 from onnxprune.cli import options, screen, tables
 from onnxprune.cli.app import program
 from onnxprune.cli.errors import Terminated
 from onnxprune.errors import UsageError, nearest, printable, shortened
-from onnxprune.model.io import load
 from onnxprune.model.runtime import one_line
 from onnxprune.reports.data import Dropped, GroupReport, PinReport, PruneReport, Quantities, VerifyReport
 

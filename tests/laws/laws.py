@@ -19,12 +19,13 @@ import onnx
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.cost import macs
 from onnxprune.analysis.labels import Factor
+from onnxprune.analysis.load import load
 from onnxprune.analysis.replay import Removal
 from onnxprune.analysis.trace import Trace
 from onnxprune.analysis.units import Units
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.feeds import feeds_for
-from onnxprune.model.io import Loaded, load
+from onnxprune.model.io import Loaded
 from onnxprune.model.tensors import raw_bytes
 from onnxprune.oracle.cases import Cases, proof
 from onnxprune.oracle.prove import FAILED, PROVED, WEAK

@@ -184,7 +184,7 @@ def altered(rule: RuleFunction, mutation: Mutation, node: str | None) -> Registr
 
     for row in REGISTRY.table():
         function = wrong if row.apply is rule else row.apply
-        registry.rule(row.op, domain=row.domain, since=row.since)(function)
+        registry.rule(row.op, domain=row.domain, since=row.since, facets=row.facets)(function)
     return registry
 
 

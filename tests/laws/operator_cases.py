@@ -216,7 +216,7 @@ LAYOUT: Sequence[OperatorCase] = (
     case("DepthToSpace", (1, 12, 2, 2), blocksize=2, mode="CRD"),
     case("DepthToSpace", (2, 4, 3, 2), blocksize=2), case("SpaceToDepth", (1, 3, 4, 2), blocksize=2),
     case("SpaceToDepth", (2, 1, 4, 4), blocksize=2), case("Shape", (3, 4)), case("Size", (3, 4)),
-    case("Shape", (3, 4), start=1),
+    case("Shape", (3, 4), start=1), case("Range", plain(), scalar(5.0), scalar(1.0)),
 )  # fmt: skip
 SELECTION: Sequence[OperatorCase] = (
     case("Concat", (2, 3), (2, 4), axis=1), case("Concat", (2, 3), stored(2, 4), axis=-1),

@@ -6,8 +6,8 @@ import pytest
 
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
+from onnxprune.analysis.load import load
 from onnxprune.analysis.replay import replay
-from onnxprune.model.io import load
 from onnxprune.pipeline.resolve import requested
 from onnxprune.planning import decide as planner
 from scripts.build_deep_model import build

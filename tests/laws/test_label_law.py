@@ -8,7 +8,7 @@ from onnxprune.rules import REGISTRY
 from tests.laws.label_law import bench, broken, removals
 from tests.laws.operator_cases import CASES, OperatorCase
 
-UNLABELLED = {"ConstantOfShape", "Shape", "Size"}
+UNLABELLED = {"ConstantOfShape", "Range", "Shape", "Size"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{i}-{c.op}" for i, c in enumerate(CASES)])

@@ -16,7 +16,7 @@ from tests.laws.operator_cases import CASES
 
 RULES = (
     "contraction.conv", "contraction.gemm", "contraction.matmul", "elementwise.broadcasting",
-    "elementwise.group_normalization_21", "elementwise.layer_normalization", "layout.depth_to_space",
+    "normalisation.group_normalization_21", "normalisation.layer_normalization", "layout.depth_to_space",
     "layout.expand", "layout.refit", "layout.reshape", "layout.transpose", "reduction.reduce",
     "selection.concat", "selection.gather", "selection.pad", "selection.slice_", "selection.split",
 )  # fmt: skip

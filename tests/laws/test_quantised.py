@@ -16,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
+from onnxprune.analysis.load import load
+from onnxprune.analysis.parameters import parameters
 from onnxprune.errors import NothingToPrune
-from onnxprune.model.count import parameters
-from onnxprune.model.io import load
 from onnxprune.model.mapped import light
 from onnxprune.model.runtime import open_session, run
 from onnxprune.oracle.cases import cases, proof

@@ -11,8 +11,8 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.analysis.load import load
 from onnxprune.model.carry import to_graph, to_model
-from onnxprune.model.io import load
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "models"
 FILES = sorted(SHARED.glob("*/*.onnx"))

@@ -72,7 +72,10 @@ CONV = {"w": drawn(4, 3, 3, 3), "b": drawn(4), "v": drawn(2, 4, 1, 1, seed=1)}
 DENSE = {"w": drawn(5, 6), "b": drawn(6), "v": drawn(6, 3, seed=1)}
 IMAGE, ROWS = (2, 3, 6, 6), (4, 5)
 FIRST, LAST = node("Conv", "x w b", "y", pads=[1, 1, 1, 1]), node("Conv", "z v", "out")
-ACTIVATIONS = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus", "Erf")
+ACTIVATIONS = (
+    "Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus", "Erf", "Atan",
+    "Cos",
+)  # fmt: skip
 CASES: dict[str, tuple[Nodes, Mapping[str, np.ndarray], Sequence[int]]] = {
     **{kind: ([FIRST, node(kind, "y", "z"), LAST], CONV, IMAGE) for kind in ACTIVATIONS},
     "Clip": (
@@ -109,6 +112,15 @@ CASES: dict[str, tuple[Nodes, Mapping[str, np.ndarray], Sequence[int]]] = {
         [FIRST, node("Sub", "c y", "d"), node("Div", "d q", "z"), LAST],
         {**CONV, "c": drawn(4, 1, 1), "q": drawn(4, 1, 1) + 3}, IMAGE,
     ),
+    "square, root, larger": (
+        [FIRST, node("Pow", "y two", "p"), node("Add", "p one", "q"), node("Sqrt", "q", "r"),
+         node("Max", "r one", "z"), LAST],
+        {**CONV, "two": np.float32(2), "one": np.full((4, 1, 1), 1.5, np.float32)}, IMAGE,
+    ),
+    "chosen, divided": (
+        [FIRST, node("Where", "m y c", "d"), node("Exp", "d", "e"), node("Div", "c e", "z"), LAST],
+        {**CONV, "m": np.asarray([1, 0, 1, 1], bool)[:, None, None], "c": drawn(4, 1, 1)}, IMAGE,
+    ),
     "slice": (
         [FIRST, node("Slice", "y a e axes s", "z"), LAST],
         {**CONV, "a": ints(0, -1), "e": ints(99, -99), "axes": ints(2, 3), "s": ints(2, -2)}, IMAGE,
@@ -143,7 +155,9 @@ def test_a_gradient_is_what_differences_say(name: str) -> None:
     weight_gradients = problem.weight_gradients(weights, batches)
     for layer, pull in zip(problem.layers, weight_gradients, strict=True):
         way = np.random.default_rng(3).normal(size=pull.shape)
-        change = {layer.weight: layer.changed(np.zeros(layer.shape), way[:, : layer.features])}
+        change = {
+            layer.weight: layer.changed(np.zeros(weights[layer.weight].shape), way[:, : layer.features])
+        }
         if layer.bias:
             change[layer.bias] = way[:, layer.features].ravel()
         ends = []

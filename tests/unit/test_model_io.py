@@ -19,9 +19,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data
 
+from onnxprune.analysis.load import load
 from onnxprune.errors import ModelError, OnnxPruneError, ResourceError, UsageError
 from onnxprune.model import io
-from onnxprune.model.io import check_output, load, save, weightless
+from onnxprune.model.io import check_output, save, weightless
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "models"
 FILES = sorted(SHARED.glob("*/*.onnx"))
