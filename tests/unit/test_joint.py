@@ -151,7 +151,9 @@ def test_a_gradient_is_what_differences_say(name: str) -> None:
     weight_gradients = problem.weight_gradients(weights, batches)
     for layer, pull in zip(problem.layers, weight_gradients, strict=True):
         way = np.random.default_rng(3).normal(size=pull.shape)
-        change = {layer.weight: layer.changed(np.zeros(weights[layer.weight].shape), way[:, : layer.features])}
+        change = {
+            layer.weight: layer.changed(np.zeros(weights[layer.weight].shape), way[:, : layer.features])
+        }
         if layer.bias:
             change[layer.bias] = way[:, layer.features].ravel()
         ends = []
