@@ -153,9 +153,10 @@ def reshaped(data: np.ndarray, given: Given) -> np.ndarray:
     return data.reshape([data.shape[i] if t == 0 else t for i, t in enumerate(target)])
 
 
-def flattened(data: np.ndarray, _given: Given) -> np.ndarray:
-    """Flatten a vector, as shapes are, into a row."""
-    return data.reshape(1, -1)
+def flattened(data: np.ndarray, given: Given) -> np.ndarray:
+    """Join the axes in front of one, and those from it on."""
+    axis = int(given.attrs.get("axis", 1))
+    return data.reshape(int(np.prod(data.shape[:axis], dtype=np.int64)), -1)
 
 
 def turned(data: np.ndarray, given: Given) -> np.ndarray:
