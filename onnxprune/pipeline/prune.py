@@ -36,6 +36,7 @@ from onnxprune.planning.decide import Decision, Request, criterion_warnings, res
 from onnxprune.planning.patterns import groups_matching
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.plan_file import derived, group_plans
+from onnxprune.planning.target import Measured, amount_of
 from onnxprune.progress import Progress, silent
 from onnxprune.quantities import amount
 from onnxprune.reports.data import GroupReport, Layer, PruneReport, Quantities, SensitivityReport, SourceFacts
@@ -233,9 +234,10 @@ def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Re
     stored = units.traced.network.everything()
     weights = sum(int(np.prod(s.shape, dtype=np.int64)) * s.itemsize for s in stored)
     overhead = max(loaded.nbytes - int(weights), 0) + STAMP_BYTES
-    whole = {"macs": macs(units.traced), "params": parameters(loaded.model), "size": loaded.nbytes}
-    asked = {k: v for k, v in settings.targets.items() if k not in settings.sought}
-    limits = {k: v * whole[k] if v <= 1 else v for k, v in asked.items()}
+    asked = {k: amount_of(k) for k in settings.targets if k not in settings.sought}
+    original = Measured(loaded.model, loaded.nbytes, units.traced)
+    whole = {k: target.measure(original) for k, target in asked.items()}
+    limits = {k: target.limit(settings.targets[k], whole[k]) for k, target in asked.items()}
     if limits and all(whole[k] <= limit for k, limit in limits.items()):
         met = ", ".join(f"{k} {amount(k, whole[k])} of {amount(k, v)} allowed" for k, v in limits.items())
         raise NothingToPrune(f"nothing to prune: the model meets the target as it is ({met}); set it lower")
@@ -346,8 +348,10 @@ def reported(
         )
         for g in units.groups if g.level == 0
     )  # fmt: skip
-    reached = {"macs": after.macs, "params": after.params, "size": after.bytes}
-    targets = {k: {"limit": v, "reached": float(reached[k])} for k, v in request.limits.items()}
+    reached = Measured(result, after.bytes, traced, decision.replayed.sizes)
+    targets = {
+        k: {"limit": v, "reached": float(amount_of(k).measure(reached))} for k, v in request.limits.items()
+    }
     return PruneReport(
         before=before,
         after=after,

@@ -14,7 +14,6 @@ from onnx import numpy_helper
 
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.replay import Replayed
-from onnxprune.choices import DATA_CRITERIA
 from onnxprune.data.consumers import ActivationView, Consumer, consumers
 from onnxprune.data.images import mirrored
 from onnxprune.data.moments import Gram, collect
@@ -23,9 +22,9 @@ from onnxprune.data.synthetic import synthesised
 from onnxprune.evaluation.drift import drift
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.tensors import raw_bytes
-from onnxprune.planning.criteria import importance
-from onnxprune.planning.data_criteria import data_importance
-from onnxprune.planning.decide import score, slices_of
+from onnxprune.planning.criterion import criterion_of
+from onnxprune.planning.data_criteria import readers_of
+from onnxprune.planning.decide import score
 from onnxprune.progress import Progress, Steps, silent
 from onnxprune.recovery.activation_budget import activation_budget
 from onnxprune.recovery.fold import folded_into
@@ -133,11 +132,10 @@ def scored(
     analysis: Analysis, evidence: Evidence | None, settings: PruneSettings, progress: Progress = silent
 ) -> np.ndarray:
     """Score every unit by the criterion of the settings; where groups compete, by measured drift."""
-    units, criterion = analysis.units, settings.resolved_criterion
-    if evidence is None or criterion not in DATA_CRITERIA:
+    units = analysis.units
+    if evidence is None or not criterion_of(settings.resolved_criterion).needs_data:
         return score(units, settings)
-    norms = importance("l2", units.count, slices_of(units), settings.seed)
-    scores = data_importance(criterion, units, evidence.readers, evidence.grams, norms)
+    scores = score(units, settings, readers_of(evidence.readers, evidence.grams))
     if settings.resolved_scope == "local" and not settings.targets:
         return scores
     probes = _probes(analysis, evidence, settings.memory_limit, progress)

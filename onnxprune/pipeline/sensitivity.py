@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs
-from onnxprune.choices import DATA_CRITERIA, SHARES
+from onnxprune.choices import SHARES
 from onnxprune.data.read import Calibration
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.evaluation.drift import distance
@@ -25,6 +25,7 @@ from onnxprune.oracle.masked import masked_original
 from onnxprune.pipeline.inspect import inspected
 from onnxprune.pipeline.recover import calibration, cautions, described, observed, scored
 from onnxprune.planning.constraints import bundles
+from onnxprune.planning.criterion import criterion_of
 from onnxprune.planning.decide import Decision, Request, decide
 from onnxprune.planning.patterns import groups_matching
 from onnxprune.progress import Progress, silent
@@ -109,7 +110,8 @@ def measured(
     pruning = settings.pruning(settings.shares[0])
     excluded = groups_matching(units, settings.exclude)
     evidence = None
-    if pruning.resolved_criterion in DATA_CRITERIA:
+    criterion = criterion_of(pruning.resolved_criterion)
+    if criterion.needs_data:
         evidence = observed(analysis, data, pruning, progress)
     meter = _Meter(analysis, sample, scored(analysis, evidence, pruning, progress), excluded)
     shown = inspected(analysis, nbytes, ())
@@ -119,7 +121,7 @@ def measured(
         result.append(meter.measured(shown.groups[group.id], settings))
         progress("sensitivity", number + 1, len(leaves))
     told = {
-        "shares": settings.ordered, "criterion": pruning.resolved_criterion,
+        "shares": settings.ordered, "criterion": criterion.name,
         "granularity": settings.granularity, "exclude": list(settings.exclude), "seed": settings.seed,
         "calibration": described(data),
     }  # fmt: skip
