@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxprune.data.read import Validation
-from onnxprune.data.scripts import function_in, guarded, is_script
+from onnxprune.data.scripts import function_in, guarded
 from onnxprune.errors import UsageError
 from onnxprune.evaluation.drift import distance
 from onnxprune.registries import METRICS
+from onnxprune.settings.kinds import is_script
 
 Answers: TypeAlias = Sequence[Mapping[str, np.ndarray]]
 MOST_DB = 100.0  # PSNR of equal signals: the drop of a gate is finite

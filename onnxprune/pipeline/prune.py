@@ -17,7 +17,6 @@ from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.cost import macs, node_macs
 from onnxprune.analysis.functions import inlined
 from onnxprune.analysis.trace import Trace
-from onnxprune.choices import IN_PYTHON
 from onnxprune.errors import GateFailed, NothingToPrune, OnnxPruneError
 from onnxprune.evaluation.latency import BenchSettings, bench, check_provider
 from onnxprune.evaluation.profile import Details, details
@@ -259,9 +258,8 @@ def _plan(analysis: Analysis, decision: Decision, request: Request, sha256: str)
     units = analysis.units
     asked = {g.id: _asked(len(g.units), request.ratios.get(g.id, 0.0), request) for g in units.groups}
     parts = derived(units, decision.replayed, decision.removed)
-    settings = public_settings(request.settings) | {
-        "input_shapes": {n: list(s) for n, s in analysis.sizes.items()}
-    }
+    sizes = {name: list(shape) for name, shape in analysis.sizes.items()}
+    settings = request.settings.of_plan() | {"input_shapes": sizes}
     groups = group_plans(units, decision.removed, asked)
     return Plan(sha256, settings, request.step, groups, parts["slices"], parts["masks"], parts["repairs"])
 
@@ -270,33 +268,6 @@ def _asked(channels: int, ratio: float, request: Request) -> int:
     if request.limits:
         return channels
     return channels - int(np.floor(ratio * channels + 1e-9))
-
-
-def public_settings(settings: PruneSettings) -> dict[str, object]:
-    """Return the settings that shape a plan, as plain data."""
-    keys = (
-        "ratio",
-        "ratios",
-        "targets",
-        "criterion",
-        "scope",
-        "granularity",
-        "min_channels",
-        "exclude",
-        "seed",
-        "steps",
-    )
-    result: dict[str, object] = {key: getattr(settings, key) for key in keys}
-    result["scope"] = settings.resolved_scope
-    result["criterion"] = settings.resolved_criterion
-    result["recover"] = settings.resolved_recover
-    result["ratios"] = [list(pair) for pair in settings.ratios]
-    result["exclude"] = list(settings.exclude)
-    result["targets"] = dict(settings.targets)
-    result["calibration"] = None
-    if settings.calib is not None:
-        result["calibration"] = "synthesised" if settings.synthetic else "given"
-    return result
 
 
 def stamped(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
@@ -363,8 +334,8 @@ def reported(
         bench=timing,
         timings=watch.seconds,
         settings={
-            **public_settings(request.settings),
-            **_run_settings(request.settings),
+            **request.settings.of_plan(),
+            **request.settings.of_run(),
             "align": request.step,
         },
         warnings=(*loaded.warnings, *_interface_warning(loaded.model, result)),
@@ -385,19 +356,6 @@ def _layers(traced: Trace, sizes: Mapping[int, Mapping[str, int]]) -> Iterator[L
     for step in traced.steps:
         if before.get(step.number):
             yield Layer(step.site.name, step.node.op, step.number, before[step.number], after[step.number])
-
-
-def _run_settings(settings: PruneSettings) -> dict[str, object]:
-    """Return the settings that shape a run and not the plan, as plain data; what is no text is only named."""
-    keys = ("max_drop", "inline", "threads", "provider", "allow_unproved", "memory_limit")
-    result: dict[str, object] = {key: getattr(settings, key) for key in keys}
-    for key in ("calib", "validate", "metric"):
-        value = getattr(settings, key)
-        named = value is None or isinstance(value, (str, os.PathLike))
-        result[key] = value and os.fspath(value) if named else IN_PYTHON
-    result["input_shapes"] = {name: list(shape) for name, shape in settings.input_shapes.items()}
-    result["input_values"] = sorted(settings.input_values)
-    return result
 
 
 def _interface_warning(before: onnx.ModelProto, after: onnx.ModelProto) -> Iterator[str]:

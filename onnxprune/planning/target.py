@@ -25,7 +25,7 @@ LEAST = 1000  # of an absolute amount: between 1 and this a number was probably 
 
 @dataclass(frozen=True)
 class Target(ABC):
-    """What --target takes, by a name. example: a value, for help texts."""
+    """What --target takes, by a name. example: a value, for help texts, and what it is of."""
 
     name: str
     summary: str
@@ -120,11 +120,10 @@ class QualityData:
 class Quality(Target):
     """How much worse a model may get; the fewest MACs at which it holds are searched for.
 
-    of: what the number refers to. judge: returns what measures it; its `drop` is compared with the value.
+    judge: returns what measures it; its `drop` is compared with the value.
     only_validation: calibration data will not do; zero: that nothing is lost can be asked for.
     """
 
-    of: str
     judge: Callable[[QualityData], Judge]
     only_validation: bool = False
     zero: bool = False

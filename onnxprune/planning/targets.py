@@ -75,7 +75,7 @@ def _drift(found: QualityData) -> Judge:
     return Judge(data, reference, METRICS.get("drift"), 0.0, None)
 
 
-TARGETS.add(Quality("drift", "distance of the outputs from the original's", "0.05", "of the outputs", _drift))
+TARGETS.add(Quality("drift", "distance of the outputs from the original's", "0.05 of the outputs", _drift))
 
 
 def _drop(found: QualityData) -> Judge:
@@ -87,7 +87,7 @@ def _drop(found: QualityData) -> Judge:
 
 TARGETS.add(
     Quality(
-        "drop", "by how much the metric gets worse, in its own units", "0.01", "of the metric", _drop,
+        "drop", "by how much the metric gets worse, in its own units", "0.01 of the metric", _drop,
         only_validation=True, zero=True,
     )
 )  # fmt: skip
