@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from onnxprune.batches.run import batch
     from onnxprune.evaluation.latency import BenchResult, BenchSettings
     from onnxprune.pipeline.api import apply, bench, inspect, prune, sensitivity, sparsify, verify
-    from onnxprune.pipeline.prune import PruneResult, SideFiles
+    from onnxprune.pipeline.prune import SideFiles
+    from onnxprune.pipeline.report import PruneResult
     from onnxprune.planning.plan import Plan
     from onnxprune.reports.record import Record
     from onnxprune.rewrite.sparsify import SparsifySettings
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "BatchSettings": "batches.options", "BenchResult": "evaluation.latency",
-    "BenchSettings": "evaluation.latency", "Plan": "planning.plan", "PruneResult": "pipeline.prune",
+    "BenchSettings": "evaluation.latency", "Plan": "planning.plan", "PruneResult": "pipeline.report",
     "PruneSettings": "settings", "Record": "reports.record", "SensitivitySettings": "settings",
     "SideFiles": "pipeline.prune", "SparsifySettings": "rewrite.sparsify", "apply": "pipeline.api",
     "batch": "batches.run", "bench": "pipeline.api", "inspect": "pipeline.api", "prune": "pipeline.api",

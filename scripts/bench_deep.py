@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from onnxprune import PruneSettings, planner, rewrite
 from onnxprune.analysis.analyse import analyse
 from onnxprune.model.io import load
-from onnxprune.pipeline.prune import requested
+from onnxprune.pipeline.resolve import requested
 from scripts.build_deep_model import build
 
 
@@ -32,7 +32,7 @@ def seconds(layers: int) -> tuple[int, dict[str, float]]:
     request, scores = requested(analysis, settings, loaded), planner.score(analysis.units, settings)
     decision = planner.decide(analysis.units, request, scores)
     marks.append(process_time())
-    rewrite.apply(analysis.model, analysis.units.traced, decision.replayed)
+    rewrite.apply(analysis.model, decision.removal)
     marks.append(process_time())
     spent = [b - a for a, b in pairwise(marks)]
     return len(loaded.model.graph.node), dict(zip(("analyse", "plan", "rewrite"), spent, strict=True))

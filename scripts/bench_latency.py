@@ -24,7 +24,7 @@ import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.evaluation.latency import BenchResult, BenchSettings, Timing, bench
 from onnxprune.model.feeds import find_feeds
-from onnxprune.planning.alignment import machine_step
+from onnxprune.pipeline.resolve import machine_step
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import build_bench_models as zoo

@@ -74,7 +74,7 @@ def _ours(path: Path) -> Call:
     from onnxprune import PruneSettings, planner, rewrite
     from onnxprune.analysis.analyse import analyse
     from onnxprune.model.io import load
-    from onnxprune.pipeline.prune import requested
+    from onnxprune.pipeline.resolve import requested
 
     settings = PruneSettings(ratio=RATIO, scope="local", align=1)
     loaded = load(path)
@@ -84,7 +84,7 @@ def _ours(path: Path) -> Call:
         request = requested(analysis, settings, loaded)
         scores = planner.score(analysis.units, settings)
         decision = planner.decide(analysis.units, request, scores)
-        return rewrite.apply(analysis.model, analysis.units.traced, decision.replayed)
+        return rewrite.apply(analysis.model, decision.removal)
 
     return call
 

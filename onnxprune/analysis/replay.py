@@ -10,6 +10,8 @@ the repaired attributes and shape inputs.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from onnxprune.analysis.constants import Known, evaluate, shape_value, size_value
@@ -17,9 +19,32 @@ from onnxprune.analysis.records import Met
 from onnxprune.analysis.replay_node import replay_node
 from onnxprune.analysis.replay_state import ClashError, Conflict, Cut, Kept, Replayed, ReplayState, Rescale
 from onnxprune.analysis.trace import Step, Trace
+from onnxprune.analysis.units import Units
 from onnxprune.rules.signature import Pinned
 
 NO_CHANNELS = "its axis holds no channels"
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What goes from a graph, and the replay that carries it through.
+
+    removed: booleans by unit; alive: booleans by label.
+    """
+
+    traced: Trace
+    removed: np.ndarray
+    alive: np.ndarray
+    replayed: Replayed
+
+    @staticmethod
+    def of(units: Units, removed: np.ndarray) -> Removal:
+        """Replay a removal.
+
+        removed: booleans by unit, closed over parents and children.
+        """
+        alive = units.alive(removed)
+        return Removal(units.traced, removed, alive, replay(units.traced, alive))
 
 
 def replay(traced: Trace, alive: np.ndarray) -> Replayed:
@@ -144,4 +169,4 @@ def _is_produced(met: Met, place: int) -> bool:
     )
 
 
-__all__ = ["Conflict", "Cut", "Kept", "Replayed", "Rescale", "replay"]
+__all__ = ["Conflict", "Cut", "Kept", "Removal", "Replayed", "Rescale", "replay"]

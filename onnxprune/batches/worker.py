@@ -30,7 +30,8 @@ from onnxprune.errors import (
     shortened,
 )
 from onnxprune.model.tensors import DecodeError, all_tensors, is_external
-from onnxprune.pipeline.prune import PruneResult, SideFiles, prune
+from onnxprune.pipeline.prune import SideFiles, prune
+from onnxprune.pipeline.report import PruneResult
 from onnxprune.progress import Progress
 from onnxprune.reports.plain import plain
 

@@ -1,14 +1,21 @@
-"""Second moments of activations: one Gram matrix for each tensor that consumers read, streamed."""
+"""Second moments of activations: one Gram matrix for each tensor that consumers read, streamed.
+
+The sums of two parts of the data are the sums of the whole, so that nothing is run over twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 
-from onnxprune.data.consumers import ActivationView
+from onnxprune.analysis.units import Units
+from onnxprune.data.consumers import ActivationView, Consumer, consumers
+from onnxprune.data.read import Calibration, Feeds
 from onnxprune.errors import UsageError
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors, with_outputs
 from onnxprune.progress import Steps, unseen
@@ -39,6 +46,48 @@ class Gram:
         """Return the covariance [groups, places, places]."""
         return self.energy - self.mean[:, :, None] * self.mean[:, None, :]
 
+    def __add__(self, other: Gram) -> Gram:
+        return Gram(self.count + other.count, self.first + other.first, self.second + other.second)
+
+
+Moments: TypeAlias = Mapping[ActivationView, Gram]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What calibration data says of a model: its consumers, and the moments of what they read.
+
+    parts: of every so many batches to fit with, each part from another batch on.
+    """
+
+    data: Calibration
+    readers: tuple[Consumer, ...]
+    parts: tuple[Moments, ...]
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Return the moments of all batches to fit with."""
+        first, *others = self.parts
+        return {view: sum((part[view] for part in others), gram) for view, gram in first.items()}
+
+
+def observed(
+    model: onnx.ModelProto,
+    units: Units,
+    data: Calibration,
+    limit: int,
+    parts: int = 1,
+    progress: Steps = unseen,
+) -> Evidence:
+    """Run a model on calibration data, and sum up what its consumers read, in so many parts at most.
+
+    units: of the model. limit: bytes for the Gram matrices of one pass. Raises UsageError where it does
+    not run.
+    """
+    readers = tuple(consumers(units))
+    views = [reader.view for reader in readers]
+    return Evidence(data, readers, collect(model, views, data.fit, limit, parts, progress))
+
 
 def gram_bytes(view: ActivationView) -> int:
     """Return the memory of a view's Gram matrix in bytes."""
@@ -51,15 +100,17 @@ def gram_bytes(view: ActivationView) -> int:
 def collect(
     model: onnx.ModelProto,
     views: Iterable[ActivationView],
-    batches: Sequence[dict[str, np.ndarray]],
+    batches: Sequence[Feeds],
     limit: int,
+    parts: int = 1,
     progress: Steps = unseen,
-) -> dict[ActivationView, Gram]:
+) -> tuple[Moments, ...]:
     """Run a model over the batches and sum up moments; in several passes where they exceed the limit.
 
-    limit: bytes for the Gram matrices of one pass. Raises UsageError where the model does not run.
+    limit: bytes for the Gram matrices of one pass. parts: how many sums there are, the batches going to
+    them in turn. Raises UsageError where the model does not run.
     """
-    result: dict[ActivationView, Gram] = {}
+    found: list[dict[ActivationView, Gram]] = [{} for _ in range(min(parts, len(batches)))]
     passes = _passes(sorted(dict.fromkeys(views), key=gram_bytes), limit)
     for number, chosen in enumerate(passes):
         session = open_session(with_outputs(model, sorted({v.tensor for v in chosen})), optimised=True)
@@ -73,9 +124,9 @@ def collect(
                     f"the model does not run on calibration batch {place}: {one_line(error)}"
                 ) from error
             for view in chosen:
-                _add(result, view, np.asarray(values[view.tensor]), rng)
+                _add(found[place % len(found)], view, np.asarray(values[view.tensor]), rng)
             progress(number * len(batches) + place + 1, len(passes) * len(batches))
-    return result
+    return tuple(found)
 
 
 def _passes(views: Sequence[ActivationView], limit: int) -> list[list[ActivationView]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,6 +22,7 @@ from onnxprune.settings.kinds import is_script
 
 Feeds: TypeAlias = dict[str, np.ndarray]
 Source: TypeAlias = Any
+Item = TypeVar("Item")
 BATCH, ELEMENTS = 32, 1 << 22  # samples of a batch, and elements of its inputs, at most
 HELD_OUT = 5  # every fifth batch is held out
 MAX_SAMPLES = 1024
@@ -50,14 +51,19 @@ class Calibration:
         return [b for i, b in enumerate(self.batches) if self.held(i)]
 
     @property
-    def judge(self) -> list[Feeds]:
+    def judge(self) -> tuple[Feeds, ...]:
         """Return the batches held out; all, where none is."""
-        return self.held_out or self.fit
+        return tuple(self.held_out or self.fit)
 
     @property
     def each(self) -> int:
         """Return the samples of a batch."""
         return max(self.samples // max(len(self.batches), 1), 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON of `calibration`: where the data comes from, and if made up how it was chosen."""
+        source = "synthesised" if self.synthesised else "given"
+        return {"source": source, "samples": self.samples, "chosen": self.synthesised or None}
 
     def thinned(self, most: int) -> Calibration:
         """Return so many batches at most, evenly chosen: as large a part of them held out as before."""
@@ -65,8 +71,8 @@ class Calibration:
             return self
         fewer = replace(self, batches=self.batches[:most], samples=self.each * most)
         sides = (
-            iter(_spread(self.fit, len(fewer.fit))),
-            iter(_spread(self.held_out, len(fewer.held_out))),
+            iter(spread(self.fit, len(fewer.fit))),
+            iter(spread(self.held_out, len(fewer.held_out))),
         )
         return replace(fewer, batches=tuple(next(sides[fewer.held(i)]) for i in range(most)))
 
@@ -115,8 +121,10 @@ def read_calibration(source: Source, model: onnx.ModelProto, most: int = MAX_SAM
     return Calibration(tuple(_batched(rows, form.specs, count // HELD_OUT)), count)
 
 
-def _spread(batches: Sequence[Feeds], count: int) -> list[Feeds]:
-    return [batches[i * len(batches) // count] for i in range(count)]
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Choose so many items at most, evenly, the first and the last among them."""
+    places = np.linspace(0, len(items) - 1, min(most, len(items)))
+    return [items[int(place)] for place in places]
 
 
 def read_validation(source: Source, model: onnx.ModelProto) -> Validation:

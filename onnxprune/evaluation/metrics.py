@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.data.read import Validation
 from onnxprune.data.scripts import function_in, guarded
 from onnxprune.errors import UsageError
-from onnxprune.evaluation.drift import distance
+from onnxprune.evaluation.drift import Distances
 from onnxprune.registries import METRICS
 from onnxprune.settings.kinds import is_script
 
@@ -158,8 +158,11 @@ def _psnr(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 @metric("drift", "distance from the unpruned model's outputs, relative to these", lower_is_better=True)
 def drift(c: Judged) -> float:
     """Return |y - y0|_2 / |y0|_2 to the unpruned model: mean over samples, of the outputs the largest."""
-    bare = Judged(c.found, c.reference, Validation(c.data.batches))
-    return max(float(np.mean([distance(y, t) for y, t in pairs])) for _, pairs in _against(bare))
+    bare, found = Judged(c.found, c.reference, Validation(c.data.batches)), Distances()
+    for name, pairs in _against(bare):
+        for value, reference in pairs:
+            found.add(name, value, reference)
+    return found.worst
 
 
 def _against(c: Judged) -> Iterator[tuple[str, list[tuple[np.ndarray, np.ndarray]]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,10 +96,15 @@ def answers(model: onnx.ModelProto, batches: Sequence[Feeds], name: str) -> Answ
     Raises ModelError where onnxruntime cannot load it, UsageError where it does not run.
     """
     session = opened(model, name)
-    found = [ran(session, batch) for batch in batches]
-    if not any(isinstance(value, np.ndarray) for value in found[0].values()):
+    return answers_in(ran(session, batch) for batch in batches)
+
+
+def answers_in(outputs: Iterable[Mapping[str, Any]]) -> Answers:
+    """Return of a model's outputs, batch by batch, those that are arrays. Raises UsageError where none is."""
+    found = [{n: a for n, a in batch.items() if isinstance(a, np.ndarray)} for batch in outputs]
+    if not found[0]:
         raise UsageError("the model has no output that is a tensor: a metric has nothing to judge")
-    return [{n: a for n, a in batch.items() if isinstance(a, np.ndarray)} for batch in found]
+    return found
 
 
 def samples(batches: Sequence[Feeds]) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.analyse import Analysis
-from onnxprune.analysis.replay import Conflict, Replayed, Rescale, replay
+from onnxprune.analysis.replay import Conflict, Removal, Rescale, replay
 from onnxprune.analysis.trace import Trace, trace
 from onnxprune.analysis.units import build_units
 from onnxprune.errors import UnprovedError, UsageError
@@ -85,32 +85,30 @@ def _other_sizes(
 
 
 def proof(
-    analysis: Analysis, pruned: onnx.ModelProto, replayed: Replayed, removed: np.ndarray, cases: Cases,
-    progress: Steps = unseen,
-) -> Proof:  # fmt: skip
+    analysis: Analysis, pruned: onnx.ModelProto, removal: Removal, cases: Cases, progress: Steps = unseen
+) -> Proof:
     """Prove a pruned model on the cases; unproved where there are none."""
     if not cases.feeds:
         return Proof(UNPROVED, 0, None, reason=cases.reason)
     if cases.wide:
         types = wide_dtypes(analysis.dtypes)
         copy = replace(analysis, model=upcast_to_fp32(analysis.model), dtypes=types)
-        outcome = proof(copy, upcast_to_fp32(pruned), replayed, removed, replace(cases, wide=False), progress)
+        outcome = proof(copy, upcast_to_fp32(pruned), removal, replace(cases, wide=False), progress)
         proved = outcome.status in (PROVED, WEAK)
         return replace(outcome, reason="on a copy in fp32") if proved else outcome
-    alive = analysis.units.alive(removed)
     prepared: list[Case] = []
     for number, feeds in enumerate(cases.feeds):
         label = "inputs " + ", ".join(f"{n} {'x'.join(map(str, a.shape))}" for n, a in feeds.items())
         if number == 0:
-            prepared.append(Case(label, analysis.units.traced, replayed, alive, analysis.dtypes, feeds))
+            prepared.append(Case(label, removal, analysis.dtypes, feeds))
             continue
-        case = _at_sizes(analysis, alive, feeds)
-        clash = _clash(case, replayed)
+        case = _at_sizes(analysis, removal, feeds)
+        clash = _clash(case.removal, removal)
         if clash is not None:
             return _failed(clash, label)
         prepared.append(replace(case, label=label))
-    if replayed.rescales:
-        clash = _far_clash(analysis, replayed, alive, cases.feeds[0])
+    if removal.replayed.rescales:
+        clash = _far_clash(analysis, removal, cases.feeds[0])
         if clash is not None:
             return _failed(clash, "inputs of other sizes")
     return prove((analysis.light, pruned), prepared, progress)
@@ -121,17 +119,17 @@ def _failed(clash: Conflict, label: str) -> Proof:
     return Proof(FAILED, 0, worst, (worst,), reason=clash.reason, labels=clash.labels)
 
 
-def _clash(case: Case, base: Replayed) -> Conflict | None:
+def _clash(other: Removal, base: Removal) -> Conflict | None:
     """Return why a removal at other sizes is not the one that was written, or None."""
-    if case.replayed.conflicts:
-        return case.replayed.conflicts[0]
-    wanted = {(r.step, r.operand): r for r in base.rescales}
-    found = {(r.step, r.operand): r for r in case.replayed.rescales}
+    if other.replayed.conflicts:
+        return other.replayed.conflicts[0]
+    wanted = {(r.step, r.operand): r for r in base.replayed.rescales}
+    found = {(r.step, r.operand): r for r in other.replayed.rescales}
     for place in wanted.keys() | found.keys():
         if place not in wanted or place not in found or not _same_factors(wanted[place], found[place]):
-            step = next(s for s in case.traced.steps if s.number == place[0])
+            step = next(s for s in other.traced.steps if s.number == place[0])
             name = step.node.inputs[place[1]].name
-            labels = case.traced.labels_behind(name)
+            labels = other.traced.labels_behind(name)
             return Conflict(step.site.name, f"'{name}' is not proportional to the channels kept", labels)
     return None
 
@@ -144,9 +142,7 @@ def _same_factors(left: Rescale, right: Rescale) -> bool:
     )
 
 
-def _far_clash(
-    analysis: Analysis, replayed: Replayed, alive: np.ndarray, base: Mapping[str, np.ndarray]
-) -> Conflict | None:
+def _far_clash(analysis: Analysis, removal: Removal, base: Mapping[str, np.ndarray]) -> Conflict | None:
     """Check factors at sizes far from those that are run: a value may follow an input only from there on."""
     sizes = {
         name: tuple(
@@ -156,35 +152,38 @@ def _far_clash(
         for name, spec in input_specs(analysis.model).items()
     }
     info = infer(analysis.model, sizes)
-    known = analysis.units.traced.shapes
+    known = removal.traced.shapes
     if any(value.shape is None and known.get(name) is not None for name, value in info.items()):
         return None
-    return _clash(_traced_at(analysis, alive, info, {}), replayed)
+    return _clash(_carried_over(removal, info), removal)
 
 
-def _at_sizes(analysis: Analysis, alive: np.ndarray, feeds: dict[str, np.ndarray]) -> Case:
+def _at_sizes(analysis: Analysis, removal: Removal, feeds: dict[str, np.ndarray]) -> Case:
     """Trace and replay the removal at other input sizes."""
-    return _traced_at(analysis, alive, all_shapes(analysis.model, feeds), feeds)
+    info = all_shapes(analysis.model, feeds)
+    dtypes = {name: value.dtype for name, value in info.items()}
+    return Case("", _carried_over(removal, info), dtypes, feeds)
 
 
-def _traced_at(
-    analysis: Analysis, alive: np.ndarray, info: Mapping[str, ValueInfo], feeds: Mapping[str, np.ndarray]
-) -> Case:
-    old = analysis.units.traced
-    traced = trace(old.network, {name: value.shape for name, value in info.items()})
-    carried, lost = _carried_over(old, traced, alive)
-    replayed = replay(traced, carried)
-    if lost is not None:
-        replayed.conflicts.append(lost)
-    return Case("", traced, replayed, carried, {name: value.dtype for name, value in info.items()}, feeds)
+def _carried_over(removal: Removal, info: Mapping[str, ValueInfo]) -> Removal:
+    """Carry a removal to a trace at other sizes; whether parents live follows from their children."""
+    old = removal.traced
+    units = build_units(trace(old.network, {name: value.shape for name, value in info.items()}))
+    alive, lost = _living(old, units.traced, removal.alive)
+    removed = np.zeros(units.count, dtype=bool)
+    removed[units.of[~alive]] = True
+    if lost is None:
+        return Removal.of(units, units.rows.close(removed))
+    replayed = replay(units.traced, alive)
+    replayed.conflicts.append(lost)
+    return Removal(units.traced, removed, alive, replayed)
 
 
-def _carried_over(old: Trace, new: Trace, alive: np.ndarray) -> tuple[np.ndarray, Conflict | None]:
-    """Carry living labels to a trace at other sizes.
+def _living(old: Trace, new: Trace, alive: np.ndarray) -> tuple[np.ndarray, Conflict | None]:
+    """Return which labels of a trace at other sizes live, parents aside, and what is lost on the way.
 
     Both make the same labels at a node in the same order, but for those along an axis that follows an
-    input size: these are told apart by name, and none of them may be dead. Whether parents live follows
-    from their children.
+    input size: these are told apart by name, and none of them may be dead.
     """
     found = np.ones(new.book.count, dtype=bool)
     produced = {int(labels.flat[0]) for labels in old.book.produced if labels.size}
@@ -200,15 +199,12 @@ def _carried_over(old: Trace, new: Trace, alive: np.ndarray) -> tuple[np.ndarray
             elif not part.all() and mine.start in produced:
                 labels = np.arange(mine.start, mine.start + mine.size)
                 return found, Conflict("", "an axis that follows an input size is cut", labels)
-    there_units = build_units(new)
-    removed = np.zeros(there_units.count, dtype=bool)
-    removed[there_units.of[~found]] = True
-    return there_units.alive(there_units.rows.close(removed)), None
+    return found, None
 
 
-def suspects(analysis: Analysis, replayed: Replayed, removed: np.ndarray, outcome: Proof) -> set[int]:
+def suspects(analysis: Analysis, removal: Removal, outcome: Proof) -> set[int]:
     """Return the groups to drop after a failed proof: those removed at the first node that differs."""
-    units = analysis.units
+    units, removed, replayed = analysis.units, removal.removed, removal.replayed
     group_of = units.group_of_units
     changed = {int(g) for g in np.unique(group_of[removed]) if g >= 0}
     if outcome.status != FAILED:

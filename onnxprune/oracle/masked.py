@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.analysis.axes import merged
 from onnxprune.analysis.labels import Factor, Labelled
 from onnxprune.analysis.records import Met, View
-from onnxprune.analysis.replay import Replayed
+from onnxprune.analysis.replay import Removal
 from onnxprune.analysis.replay_state import Mean
 from onnxprune.analysis.trace import Step, Trace
 from onnxprune.model.carry import to_graph, to_model
@@ -40,14 +40,12 @@ class Masked:
     watched: tuple[str, ...]
 
 
-def masked_original(
-    model: MappedModel, traced: Trace, replayed: Replayed, alive: np.ndarray, dtypes: Mapping[str, int]
-) -> Masked:
+def masked_original(model: MappedModel, removal: Removal, dtypes: Mapping[str, int]) -> Masked:
     """Build the masked original on a copy that shares the weights.
 
-    alive: booleans by label; dtypes: ONNX element types by tensor name.
+    dtypes: ONNX element types by tensor name.
     """
-    return _Masker(model.model, traced, replayed, alive, dtypes).run(model)
+    return _Masker(model.model, removal, dtypes).run(model)
 
 
 def shown(labelled: Labelled, alive: np.ndarray) -> np.ndarray | None:
@@ -66,24 +64,17 @@ def shown(labelled: Labelled, alive: np.ndarray) -> np.ndarray | None:
 
 
 class _Masker:
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        traced: Trace,
-        replayed: Replayed,
-        alive: np.ndarray,
-        dtypes: Mapping[str, int],
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, removal: Removal, dtypes: Mapping[str, int]) -> None:
         self.graph = to_graph(model)
-        self.traced, self.replayed, self.alive = traced, replayed, alive
+        self.traced, self.replayed, self.alive = removal.traced, removal.replayed, removal.alive
         self.dtypes = dict(dtypes)
-        self.opset = traced.network.opset("")
+        self.opset = self.traced.network.opset("")
         self.zeros = Zeros(self)
-        self.decoding = Decoding(traced)
+        self.decoding = Decoding(self.traced)
         self.restricted: list[str] = []
         self.watched: list[str] = []
         self.count = 0
-        self.prefix = _free_prefix(traced)
+        self.prefix = _free_prefix(self.traced)
 
     def run(self, model: MappedModel) -> Masked:
         nodes = list(self.graph.nodes)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.labels import Labelled
-from onnxprune.analysis.replay import Kept, Replayed
+from onnxprune.analysis.replay import Kept, Removal
 from onnxprune.analysis.replay_state import selected
 from onnxprune.analysis.trace import Trace
 from onnxprune.errors import UnprovedError
@@ -135,15 +135,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs to prove with, and the graph as it is traced and replayed at their sizes.
-
-    alive: booleans by label.
-    """
+    """Inputs to prove with, and the removal from the graph as it is traced at their sizes."""
 
     label: str
-    traced: Trace
-    replayed: Replayed
-    alive: np.ndarray
+    removal: Removal
     dtypes: Mapping[str, int]
     feeds: Feeds
 
@@ -161,16 +156,16 @@ def prove(
     case: Case | None = None
     try:
         for number, case in enumerate(cases):
-            masked = masked_original(original, case.traced, case.replayed, case.alive, case.dtypes)
+            masked = masked_original(original, case.removal, case.dtypes)
             restricted = restricted or masked.restricted
-            claim = Claim(case.traced.tensors, case.replayed.tensors)
+            claim = Claim(case.removal.traced.tensors, case.removal.replayed.tensors)
             _unoptimised(masked, pruned, claim, case, tally)
             if number == 0 and not tally.failures:
                 _optimised(original, masked, pruned, case, tally)
             progress(number + 1, len(cases))
     except BrokenError as error:
         assert case is not None
-        tally.add(Difference(_named_in(str(error), case.traced), case.label, float("inf"), 1.0, 0.0))
+        tally.add(Difference(_named_in(str(error), case.removal.traced), case.label, float("inf"), 1.0, 0.0))
         return Proof(FAILED, tally.cases, tally.worst, tuple(tally.failures), reason=str(error))
     except UnprovedError as error:
         return Proof(UNPROVED, tally.cases, tally.worst, reason=str(error))
@@ -244,7 +239,8 @@ def _noise(masked: Masked, names: Sequence[str], case: Case, claim: Claim) -> di
     rounded = run_nudged(exposed, feeds)
     others += [] if rounded is None else [rounded]
     moved = inexact(masked.model.model, masked.watched, case.dtypes)
-    known = {n: (labelled.shape, case.dtypes.get(n, 0)) for n, labelled in case.traced.tensors.items()}
+    tensors = case.removal.traced.tensors
+    known = {n: (labelled.shape, case.dtypes.get(n, 0)) for n, labelled in tensors.items()}
     for seed in range(NUDGES):
         other = nudged(exposed.model, moved, known, seed)
         others += [run(open_session(replace(exposed, model=other)), feeds)] if other is not None else []
@@ -298,7 +294,7 @@ def _optimised(original: MappedModel, masked: Masked, pruned: MappedModel, case:
         difference = compare(name, f"{case.label}, optimisation on", found[name], wanted, slack)
         if not difference.ratio <= 1:
             noise = _noise(masked, [name], case, whole).get(name, 0.0)
-            if _is_quantised(case.traced):
+            if _is_quantised(case.removal.traced):
                 # Both are fused in their own way; with optimisation off they were compared already.
                 noise += 2 * _gap(found[name], _ran(pruned, feeds)[name])
             difference = replace(difference, tolerance=difference.tolerance + noise)

@@ -21,7 +21,8 @@ from onnxprune.model.files import check_file, write_file
 from onnxprune.model.io import check_output, load, save
 from onnxprune.pipeline.apply import apply, verified
 from onnxprune.pipeline.inspect import inspected
-from onnxprune.pipeline.prune import Model, PruneResult, prune
+from onnxprune.pipeline.prune import Model, prune
+from onnxprune.pipeline.report import PruneResult
 from onnxprune.pipeline.sensitivity import SensitivitySettings, measured
 from onnxprune.planning.plan import Plan
 from onnxprune.progress import Progress, silent

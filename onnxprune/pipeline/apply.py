@@ -8,10 +8,11 @@ from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import onnx
 
-from onnxprune.analysis.analyse import Analysis, analyse
+from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.functions import inlined_again
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.inline import Inlined
@@ -20,24 +21,18 @@ from onnxprune.model.io import Loaded, check_output, load, save
 from onnxprune.oracle.cases import cases, proof
 from onnxprune.oracle.equal import model_differences
 from onnxprune.oracle.prove import FAILED, UNPROVED
-from onnxprune.pipeline.attempt import Attempt, Stopwatch
-from onnxprune.pipeline.prune import (
-    Model,
-    PruneResult,
-    Values,
-    check_inlined,
-    reported,
-    stamped,
-)
-from onnxprune.pipeline.recover import hashes
+from onnxprune.pipeline.attempt import Attempt
+from onnxprune.pipeline.prune import Model, check_inlined
+from onnxprune.pipeline.report import Outcome, PruneResult, reported, stamped
 from onnxprune.planning.decide import Decision, Request
-from onnxprune.planning.plan import Plan, read_plan
-from onnxprune.planning.plan_file import removal
-from onnxprune.progress import Progress, silent
+from onnxprune.planning.plan import Plan, planned_removal, read_plan
+from onnxprune.progress import Progress, Stopwatch, silent
+from onnxprune.recovery.values import hashes
 from onnxprune.reports.data import VerifyReport
 from onnxprune.rewrite.apply import apply as rewritten
 from onnxprune.settings import PruneSettings
 
+Values: TypeAlias = Mapping[str, Any]
 MAX_ELEMENTS = 1 << 30
 
 
@@ -67,16 +62,17 @@ def apply(
     read, loaded = read_plan(plan), load(model)
     watch.lap("load")
     written_out = inlined_again(loaded.model, _planned_functions(read))
-    attempt, analysis, request = _applied(read, (loaded, written_out), input_values or {}, seed, watch)
-    if attempt.outcome.status == FAILED:
+    outcome = _applied(read, (loaded, written_out), input_values or {}, seed, watch)
+    proved = outcome.attempt.outcome
+    if proved.status == FAILED:
         raise UnprovedError(
-            f"the plan's result differs from the masked original at '{attempt.outcome.failures[0].tensor}'"
+            f"the plan's result differs from the masked original at '{proved.failures[0].tensor}'"
         )
-    result = stamped(attempt.model, read)
+    result = stamped(outcome.model, read)
     if output is not None:
         save(result, output, force=force)
         watch.lap("write")
-    report = reported(analysis, attempt, request, loaded, result, None, watch)
+    report = reported(outcome, None, watch.seconds)
     asked = {g.id: g.asked for g in read.groups}
     groups = tuple(replace(g, asked=asked.get(g.id, g.channels)) for g in report.groups)
     settings = {**read.settings, "align": read.align}
@@ -101,23 +97,24 @@ def _unrepaired(plan: Plan) -> Iterator[str]:
 
 def _applied(
     plan: Plan, given: tuple[Loaded, Inlined], values: Values, seed: int, watch: Stopwatch
-) -> tuple[Attempt, Analysis, Request]:
+) -> Outcome:
+    """Carry out a plan and prove it; given: the original as it was read, and its functions written out."""
     loaded, written_out = given
     shapes = _planned_shapes(plan, loaded)
     analysis = analyse(written_out.model, shapes, values)
     watch.lap("analyse")
-    removed, replayed = removal(analysis.units, plan, loaded.sha256)
-    pruned = rewritten(analysis.model, analysis.units.traced, replayed)
+    removal = planned_removal(analysis.units, plan, loaded.sha256)
+    pruned = rewritten(analysis.model, removal)
     watch.lap("rewrite")
     found = cases(analysis, {}, values, seed)
     check_inlined(loaded, written_out, found)
-    outcome = proof(analysis, pruned, replayed, removed, found, partial(watch.progress, "proof"))
+    outcome = proof(analysis, pruned, removal, found, partial(watch.progress, "proof"))
     watch.lap("verify")
     if outcome.status == UNPROVED:
         raise UnprovedError(f"the result cannot be proved: {outcome.reason}")
-    decision = Decision(removed, replayed, {}, ())
+    attempt = Attempt(Decision(removal, {}, ()), pruned, outcome, ())
     request = Request({}, {}, frozenset(), plan.align, 0, PruneSettings(ratio=0.0))
-    return Attempt(decision, pruned, outcome, ()), analysis, request
+    return Outcome(loaded, analysis, request, attempt, pruned)
 
 
 def _planned_shapes(plan: Plan, loaded: Loaded) -> dict[str, tuple[int | None, ...]]:
@@ -161,12 +158,12 @@ def verified(
     """Prove the plan on the original, and compare what it makes with the model given."""
     read = read_plan(plan)
     written_out = inlined_again(original.model, _planned_functions(read))
-    attempt, _, _ = _applied(read, (original, written_out), values, seed, Stopwatch(progress))
+    outcome = _applied(read, (original, written_out), values, seed, Stopwatch(progress))
     differences = (
-        *model_differences(attempt.model, pruned, frozenset(read.repaired)),
+        *model_differences(outcome.model, pruned, frozenset(read.repaired)),
         *_other_repairs(pruned, read.repaired),
     )
-    return VerifyReport(attempt.outcome.to_dict(), not differences, differences)
+    return VerifyReport(outcome.attempt.outcome.to_dict(), not differences, differences)
 
 
 def _other_repairs(pruned: onnx.ModelProto, repaired: Mapping[str, str]) -> Iterator[str]:

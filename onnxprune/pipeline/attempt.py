@@ -1,51 +1,34 @@
-"""Attempts: decide, rewrite, prove, and drop what fails; then repair what is left."""
+"""An attempt: decide, rewrite, prove, drop what fails, and again; then repair what is left."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from time import perf_counter
+from functools import cached_property, partial
 
 import numpy as np
 import onnx
 
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs
-from onnxprune.analysis.replay import Replayed
-from onnxprune.errors import NothingToPrune, OnnxPruneError, UnprovedError
-from onnxprune.evaluation.drift import drift
+from onnxprune.analysis.replay import Removal
+from onnxprune.data.moments import Evidence
+from onnxprune.errors import NothingToPrune, UnprovedError
 from onnxprune.oracle.cases import Cases, proof, suspects
-from onnxprune.oracle.equal import model_differences
 from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Proof
-from onnxprune.pipeline.iterative_schedule import Stage, differing, scheduled
-from onnxprune.pipeline.recover import Evidence, Recovery, joined, recovered
+from onnxprune.pipeline.iterative_schedule import Stage, scheduled
 from onnxprune.planning.decide import Decision, Request, decide
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Stopwatch
+from onnxprune.recovery.repair import Recovery, Repairs
 from onnxprune.reports.data import Dropped
 from onnxprune.rewrite.apply import apply as rewritten
 
 MAX_DROPS = 20
 
 
-class Stopwatch:
-    """Seconds by stage, in the order in which the stages end; progress: whom to tell within a stage."""
-
-    def __init__(self, progress: Progress = silent) -> None:
-        self.progress = progress
-        self.seconds: dict[str, float] = {}
-        self._last = perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """End a stage."""
-        now = perf_counter()
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 4)
-        self._last = now
-
-
 @dataclass(frozen=True)
 class Attempt:
-    """A decision carried out and judged."""
+    """A decision carried out and judged; dropped: groups that stay, unproved, and why."""
 
     decision: Decision
     model: onnx.ModelProto
@@ -55,8 +38,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A proved removal and its repair; reached: the qualities that were searched for, trials: the search;
-    steps: what was left after those before the last.
+    """A proved removal and its repair: what may become the result.
+
+    reached: the qualities that were searched for; trials: the search; steps: what was left after those
+    before the last.
     """
 
     attempt: Attempt
@@ -70,6 +55,11 @@ class Candidate:
         return {k: {"limit": v, "reached": self.reached[k]} for k, v in sought.items()}
 
     @property
+    def removal(self) -> Removal:
+        """Return what goes."""
+        return self.attempt.decision.removal
+
+    @property
     def model(self) -> onnx.ModelProto:
         """Return the pruned model, repaired where that helped."""
         return self.attempt.model if self.repair is None else self.repair.model
@@ -77,7 +67,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What every attempt of a run starts from; scores: importance by unit of the original."""
+    """What every attempt of a run starts from, worked out once.
+
+    request: what is asked for; cases: inputs to prove with; scores: importance by unit of the original;
+    evidence: what the calibration data says of it, None without data.
+    """
 
     analysis: Analysis
     request: Request
@@ -86,70 +80,51 @@ class RunContext:
     evidence: Evidence | None
     watch: Stopwatch
 
+    @cached_property
+    def repairs(self) -> Repairs | None:
+        """Return how models are repaired; None without data."""
+        if self.evidence is None:
+            return None
+        settings = self.request.settings
+        return Repairs(
+            self.analysis.model, settings.resolved_recover, self.evidence.data, settings.memory_limit,
+            self.watch.progress,
+        )  # fmt: skip
+
     def carried_out(self, limits: Mapping[str, float]) -> Candidate:
         """Remove, prove and repair. Raises as `attempted` does.
 
         limits: what may remain, instead of the request's.
         """
         request = replace(self.request, limits=limits)
-        if self.evidence is None:
+        if self.evidence is None or self.repairs is None:
             return Candidate(attempted(self.analysis, request, self.cases, self.scores, self.watch), None)
-        stage, taken = self._stepped(request, Stage(self.analysis, self.scores, self.evidence))
+        stage, taken = self._stepped(request, Stage(self.analysis, self.scores, self.evidence), self.repairs)
         attempt = attempted(self.analysis, request, self.cases, stage.scores, self.watch)
-        begun = stage.pruned(attempt.decision.removed) if taken else attempt.model
-        repair = self._repaired(stage.evidence, begun, attempt.decision)
-        if repair is not None and taken:
-            repair = _since(self.analysis.model, attempt.model, repair, self.evidence)
+        removal = attempt.decision.removal
+        begun = stage.pruned(removal.removed) if taken else attempt.model
+        repair = self.repairs.repaired(begun, removal, stage.evidence)
+        if repair is not None:
+            repair = self.repairs.since(attempt.model, repair) if taken else repair
+            repair = self.repairs.finished(repair, removal, self.evidence)
         self.watch.lap("recover")
-        return self._joined(Candidate(attempt, repair, steps=tuple(taken)))
+        return Candidate(attempt, repair, steps=tuple(taken))
 
-    def _joined(self, candidate: Candidate) -> Candidate:
-        """Fit the layers of what was chosen together, where that is asked for."""
-        if self.evidence is None or candidate.repair is None or candidate.repair.method != "joint":
-            return candidate
-        replayed, progress = candidate.attempt.decision.replayed, self.watch.progress
-        limit = self.request.settings.memory_limit
-        repair = joined(self.analysis, replayed, candidate.repair, self.evidence.data, limit, progress)
-        self.watch.lap("recover")
-        return replace(candidate, repair=repair)
-
-    def _stepped(self, request: Request, stage: Stage) -> tuple[Stage, list[Mapping[str, float]]]:
+    def _stepped(
+        self, request: Request, stage: Stage, repairs: Repairs
+    ) -> tuple[Stage, list[Mapping[str, float]]]:
         """Take the steps before the last; return where they lead, and what each left."""
         units, steps = self.analysis.units, request.settings.steps
         taken: list[Mapping[str, float]] = []
         for number in range(1, steps):
-            decision = decide(units, scheduled(request, units, number / steps), stage.scores)
-            if decision.removed.any():
-                begun = stage.pruned(decision.removed)
-                repair = self._repaired(stage.evidence, begun, decision)
-                left = begun if repair is None else repair.model
-                stage = stage.after((decision.removed, decision.replayed), left, request)
-                taken.append({"macs": macs(units.traced, decision.replayed.sizes)})
+            removal = decide(units, scheduled(request, units, number / steps), stage.scores).removal
+            if removal.removed.any():
+                begun = stage.pruned(removal.removed)
+                repair = repairs.repaired(begun, removal, stage.evidence)
+                stage = stage.after(removal, begun if repair is None else repair.model, request)
+                taken.append({"macs": macs(units.traced, removal.replayed.sizes)})
             self.watch.lap("steps")
         return stage, taken
-
-    def _repaired(self, evidence: Evidence, pruned: onnx.ModelProto, decision: Decision) -> Recovery | None:
-        settings, removal = self.request.settings, (decision.removed, decision.replayed)
-        if settings.resolved_recover == "none":
-            return None
-        return recovered(self.analysis, pruned, removal, evidence, settings, self.watch.progress)
-
-
-def _since(
-    original: onnx.ModelProto, plain: onnx.ModelProto, repair: Recovery, evidence: Evidence
-) -> Recovery:
-    """Tell of a repair in several steps what it changed of the model that was proved, and what it gained.
-
-    Raises OnnxPruneError where they differ in more than values.
-    """
-    found = differing(plain, repair.model)
-    others = model_differences(plain, repair.model, frozenset(found))
-    if others:
-        raise OnnxPruneError(f"internal error: several steps lead to another model: {others[0]}")
-    before = drift(original, plain, evidence.data.judge)
-    if before <= repair.drift_after:
-        return replace(repair, model=plain, repaired={}, drift_before=before, drift_after=before)
-    return replace(repair, repaired=found, drift_before=before)
 
 
 def attempted(
@@ -160,18 +135,17 @@ def attempted(
     scores: importance by unit. Raises NothingToPrune where no channel goes, UnprovedError where
     nothing could be proved.
     """
-    units = analysis.units
     dropped: list[Dropped] = []
     banned: set[int] = set()
     for _ in range(MAX_DROPS):
-        decision = decide(units, request, scores, banned)
+        decision = decide(analysis.units, request, scores, banned)
         watch.lap("decide")
-        if not decision.removed.any():
+        if not decision.removal.removed.any():
             break
-        pruned = rewritten(analysis.model, units.traced, decision.replayed)
+        pruned = rewritten(analysis.model, decision.removal)
         watch.lap("rewrite")
         steps = partial(watch.progress, "proof")
-        outcome = proof(analysis, pruned, decision.replayed, decision.removed, cases, steps)
+        outcome = proof(analysis, pruned, decision.removal, cases, steps)
         watch.lap("verify")
         if outcome.status in (PROVED, WEAK) or (
             outcome.status == UNPROVED and request.settings.allow_unproved
@@ -181,7 +155,7 @@ def attempted(
             raise UnprovedError(
                 f"nothing could be proved: {outcome.reason}; --allow-unproved writes it all the same"
             )
-        banned |= _drop(analysis, decision.replayed, decision.removed, outcome, dropped)
+        banned |= _drop(analysis, decision.removal, outcome, dropped)
     if dropped:
         raise UnprovedError(
             f"nothing could be proved: {len(dropped)} groups failed, the first: {dropped[0].reason}"
@@ -199,11 +173,9 @@ def _why_whole(request: Request) -> str:
     )
 
 
-def _drop(
-    analysis: Analysis, replayed: Replayed, removed: np.ndarray, outcome: Proof, dropped: list[Dropped]
-) -> set[int]:
+def _drop(analysis: Analysis, removal: Removal, outcome: Proof, dropped: list[Dropped]) -> set[int]:
     assert outcome.status == FAILED
-    groups = suspects(analysis, replayed, removed, outcome)
+    groups = suspects(analysis, removal, outcome)
     first = outcome.failures[0]
     reason = (
         f"'{first.tensor}' differs by {first.max_abs_error:.2g}, allowed {first.tolerance:.2g} ({first.case})"

@@ -8,25 +8,23 @@ masked original of these weights, which computes what the pruned model computes,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
 from onnxprune.analysis.analyse import Analysis, analyse
-from onnxprune.analysis.replay import Cut, Replayed, replay
+from onnxprune.analysis.replay import Cut, Removal, Replayed
 from onnxprune.analysis.units import Units
-from onnxprune.data.consumers import ActivationView, Consumer, consumers
-from onnxprune.data.moments import Gram, collect
+from onnxprune.data.moments import Evidence, Gram
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.graph import Stored
 from onnxprune.model.mapped import MappedModel
 from onnxprune.oracle.masked import masked_original
-from onnxprune.pipeline.recover import Evidence, hashes, scored, values_of
+from onnxprune.pipeline.resolve import evidence_of, scored
 from onnxprune.planning.cost_model import CostModel
 from onnxprune.planning.decide import Request
-from onnxprune.recovery.least_squares import with_values
+from onnxprune.recovery.values import values_of, with_values
 from onnxprune.rewrite.apply import apply as rewritten
 from onnxprune.rewrite.apply import sliced
 
@@ -41,31 +39,22 @@ class Stage:
 
     def pruned(self, removed: np.ndarray) -> onnx.ModelProto:
         """Remove units from the original with the weights so far."""
-        units = self.analysis.units
-        return rewritten(self.analysis.model, units.traced, replay(units.traced, units.alive(removed)))
+        return rewritten(self.analysis.model, Removal.of(self.analysis.units, removed))
 
-    def after(
-        self, removal: tuple[np.ndarray, Replayed], repaired: onnx.ModelProto, request: Request
-    ) -> Stage:
-        """Go on from a repaired model: take its weights over, and score what is left.
-
-        removal: booleans by unit, and their replay.
-        """
-        removed, replayed = removal
+    def after(self, removal: Removal, repaired: onnx.ModelProto, request: Request) -> Stage:
+        """Go on from a repaired model: take its weights over, and score what is left."""
         base, settings = self.analysis, request.settings
-        model = with_values(base.model, _taken_over(base.units, replayed, repaired))
+        model = with_values(base.model, _taken_over(base.units, removal.replayed, repaired))
         again = analyse(model, base.sizes, settings.input_values)
-        units = again.units
-        if not np.array_equal(units.of, base.units.of):
+        if not np.array_equal(again.units.of, base.units.of):
             raise OnnxPruneError("internal error: the channels of the model are others after a repair")
-        alive = units.alive(removed)
-        seen = replay(units.traced, alive)
-        masked = masked_original(MappedModel(model), units.traced, seen, alive, again.dtypes).model.model
-        readers = tuple(consumers(units))
-        grams = collect(masked, [c.view for c in readers], self.evidence.data.fit, settings.memory_limit)
-        evidence = Evidence(self.evidence.data, readers, _without(readers, grams, removed))
-        scores = scored(replace(again, model=masked, units=_left(units, removed)), evidence, settings)
-        return Stage(again, np.where(removed, 0.0, scores), evidence)
+        seen = Removal.of(again.units, removal.removed)
+        masked = masked_original(MappedModel(model), seen, again.dtypes).model.model
+        shown = replace(again, model=masked)
+        evidence = _without(evidence_of(shown, self.evidence.data, settings), removal.removed)
+        left = replace(shown, units=_left(again.units, removal.removed))
+        scores = scored(left, evidence, settings)
+        return Stage(again, np.where(removal.removed, 0.0, scores), evidence)
 
 
 def scheduled(request: Request, units: Units, part: float) -> Request:
@@ -74,12 +63,6 @@ def scheduled(request: Request, units: Units, part: float) -> Request:
     ratios = {g: 1.0 - (1.0 - ratio) ** part for g, ratio in request.ratios.items()}
     limits = {k: whole[k] * min(v / max(whole[k], 1.0), 1.0) ** part for k, v in request.limits.items()}
     return replace(request, ratios=ratios, limits=limits)
-
-
-def differing(plain: onnx.ModelProto, repaired: onnx.ModelProto) -> dict[str, str]:
-    """Name the tensors whose values a repair changed, with the SHA-256 of the new ones."""
-    before = hashes(plain)
-    return {name: new for name, new in sorted(hashes(repaired).items()) if before.get(name) != new}
 
 
 def _taken_over(units: Units, replayed: Replayed, repaired: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -114,13 +97,14 @@ def _left(units: Units, removed: np.ndarray) -> Units:
     return replace(units, groups=[replace(g, units=g.units[~removed[g.units]]) for g in units.groups])
 
 
-def _without(
-    readers: tuple[Consumer, ...], grams: Mapping[ActivationView, Gram], removed: np.ndarray
-) -> dict[ActivationView, Gram]:
-    """Return the moments without removed places: what is gone says nothing of what is left."""
-    result = dict(grams)
-    for consumer in readers:
-        alive, gram = ~removed[consumer.units], grams[consumer.view]
-        second = gram.second * alive[:, :, None] * alive[:, None, :]
-        result[consumer.view] = Gram(gram.count, gram.first * alive, second)
-    return result
+def _without(evidence: Evidence, removed: np.ndarray) -> Evidence:
+    """Return the evidence without removed places: what is gone says nothing of what is left."""
+    parts = []
+    for moments in evidence.parts:
+        left = dict(moments)
+        for consumer in evidence.readers:
+            alive, gram = ~removed[consumer.units], moments[consumer.view]
+            second = gram.second * alive[:, :, None] * alive[:, None, :]
+            left[consumer.view] = Gram(gram.count, gram.first * alive, second)
+        parts.append(left)
+    return replace(evidence, parts=tuple(parts))

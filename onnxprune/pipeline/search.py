@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune.analysis.cost import macs
+from onnxprune.data.read import Validation
 from onnxprune.errors import NothingToPrune
-from onnxprune.evaluation.validation import Judge
+from onnxprune.evaluation.validation import Judge, answers_in
 from onnxprune.pipeline.attempt import Candidate, RunContext
 from onnxprune.planning.target import QualityData, quality_of
 
@@ -44,7 +45,7 @@ def searched(context: RunContext, judged: Judge | None) -> Candidate:
     while len(trials) < TRIALS and high - low > NEAR:
         asked = (low + high) / 2
         candidate = context.carried_out({"macs": asked * whole})
-        share = macs(context.analysis.units.traced, candidate.attempt.decision.replayed.sizes) / max(whole, 1)
+        share = macs(context.analysis.units.traced, candidate.removal.replayed.sizes) / max(whole, 1)
         reached = {key: judge(candidate.model).drop for key, judge in judges.items()}
         context.watch.lap("measure")
         trials.append(Trial(asked, share, reached, all(reached[k] <= limits[k] for k in limits)))
@@ -61,8 +62,11 @@ def searched(context: RunContext, judged: Judge | None) -> Candidate:
 
 def _judges(context: RunContext, judged: Judge | None) -> dict[str, Judge]:
     """Return what measures each quality that is sought."""
-    held = None if context.evidence is None else context.evidence.data.judge
-    data = QualityData(context.analysis.model, judged, held)
+    held = None
+    if judged is None and context.repairs is not None:
+        known = context.repairs.reference
+        held = Validation(context.repairs.data.judge), answers_in(known.outputs())
+    data = QualityData(judged, held)
     return {key: quality_of(key).judge(data) for key in context.request.settings.sought}
 
 

@@ -17,16 +17,16 @@ from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs
 from onnxprune.data.read import Calibration
 from onnxprune.errors import UnprovedError, UsageError
-from onnxprune.evaluation.drift import distance
+from onnxprune.evaluation.drift import distances
 from onnxprune.model.mapped import MappedModel
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.oracle.masked import masked_original
 from onnxprune.pipeline.inspect import inspected
-from onnxprune.pipeline.recover import calibration, cautions, described, observed, scored
+from onnxprune.pipeline.report import cautions
+from onnxprune.pipeline.resolve import calibration, evidence_of, groups_matching, scored
 from onnxprune.planning.constraints import bundles
 from onnxprune.planning.criterion import criterion_of
 from onnxprune.planning.decide import Decision, Request, decide
-from onnxprune.planning.patterns import groups_matching
 from onnxprune.progress import Progress, silent
 from onnxprune.reports.data import GroupInfo, GroupSensitivity, Point, SensitivityReport
 from onnxprune.settings import PruneSettings, SensitivitySettings
@@ -63,7 +63,7 @@ def measured(
     evidence = None
     criterion = criterion_of(pruning.resolved_criterion)
     if criterion.needs_data:
-        evidence = observed(analysis, data, pruning, progress)
+        evidence = evidence_of(analysis, data, pruning, progress)
     meter = _Meter(analysis, sample, scored(analysis, evidence, pruning, progress), excluded)
     shown = inspected(analysis, nbytes, ())
     leaves = [g for g in units.groups if g.level == 0 and g.id not in excluded]
@@ -74,7 +74,7 @@ def measured(
     told = {
         "shares": settings.ordered, "criterion": criterion.name,
         "granularity": settings.granularity, "exclude": list(settings.exclude), "seed": settings.seed,
-        "calibration": described(data),
+        "calibration": data.to_dict(),
     }  # fmt: skip
     return SensitivityReport(
         shown.quantities, tuple(result), sample.count, meter.top1, told, warnings=cautions(data)
@@ -142,7 +142,7 @@ class _Meter:
         try:
             for share in settings.ordered:
                 decision = self._decided(place, settings.pruning(share))
-                others |= set(units.group_of_units[decision.removed].tolist()) - {place, -1}
+                others |= set(units.group_of_units[decision.removal.removed].tolist()) - {place, -1}
                 points.append(self._point(place, share, decision, known))
         except failures as error:
             reason = one_line(error)
@@ -160,27 +160,32 @@ class _Meter:
         for ratios in ({place: share}, dict.fromkeys(self.linked[place], share)):
             request = Request(ratios, {}, self.excluded, 1, 0, settings)
             decision = decide(units, request, self.scores)
-            if decision.removed[units.groups[place].units].any() or len(self.linked[place]) == 1:
+            if decision.removal.removed[units.groups[place].units].any() or len(self.linked[place]) == 1:
                 break
         assert decision is not None
         return decision
 
     def _point(self, place: int, share: float, decision: Decision, known: dict[bytes, Point]) -> Point:
         analysis = self.analysis
-        units, removed = analysis.units, decision.removed
+        units, removal = analysis.units, decision.removal
+        removed = removal.removed
         key = removed.tobytes()
         count = int(removed[units.groups[place].units].sum())
         if key in known:
             seen = known[key]
             return Point(share, count, seen.macs, seen.drift, seen.top1)
-        cost = macs(units.traced, decision.replayed.sizes)
+        cost = macs(units.traced, removal.replayed.sizes)
         if not removed.any():
             return Point(share, 0, cost, 0.0, self.top1)
-        masked = masked_original(
-            analysis.light, units.traced, decision.replayed, units.alive(removed), analysis.dtypes
-        )
+        masked = masked_original(analysis.light, removal, analysis.dtypes)
         outputs = list(self._outputs(masked.model))
-        known[key] = Point(share, count, cost, self._drift(outputs), self._top1(outputs))
+        known[key] = Point(
+            share,
+            count,
+            cost,
+            distances(zip(self.reference, outputs, strict=True)).worst,
+            self._top1(outputs),
+        )
         return known[key]
 
     def _outputs(self, model: MappedModel) -> Iterator[dict[str, np.ndarray]]:
@@ -188,14 +193,6 @@ class _Meter:
         for batch in self.sample.batches:
             values = run(session, batch)
             yield {n: a for n, a in values.items() if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
-
-    def _drift(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> float:
-        """Return the largest drift of an output, its mean over batches."""
-        names = list(self.reference[0])
-        return max(
-            float(np.mean([distance(a[n], b[n]) for a, b in zip(outputs, self.reference, strict=True)]))
-            for n in names
-        )
 
     def _top1(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> float | None:
         """Return the share of samples whose largest value of the first output stands at the label."""

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.analysis.members import members
-from onnxprune.analysis.replay import Conflict, Replayed, replay
+from onnxprune.analysis.replay import Conflict, Removal
 from onnxprune.analysis.units import Units
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.collection import uncollected
-from onnxprune.planning.alignment import machine_step
 from onnxprune.planning.allocate import RemovalSequence, by_ratio, by_target, measured_loss, norm_loss, ranked
 from onnxprune.planning.constraints import Bundle, CandidateSet, Granularity, bundles, candidate_sets
 from onnxprune.planning.cost_model import CostModel, SequenceCosts
@@ -40,10 +39,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Decision:
-    """The units that go, the replay that holds, and the granularity on which every bundle ended."""
+    """A removal whose replay holds, and the granularity on which every bundle ended."""
 
-    removed: np.ndarray
-    replayed: Replayed
+    removal: Removal
     granularities: Mapping[int, Granularity]
     bundles: tuple[Bundle, ...]
     clashes: tuple[Conflict, ...] = field(default=())
@@ -84,11 +82,6 @@ def criterion_warnings(units: Units, settings: PruneSettings) -> tuple[str, ...]
     )
 
 
-def resolved_step(settings: PruneSettings) -> int:
-    """Return the alignment in channels: the machine's where it is `auto`."""
-    return settings.align or machine_step()
-
-
 @uncollected
 def decide(units: Units, request: Request, scores: np.ndarray, banned: Iterable[int] = ()) -> Decision:
     """Find a removal that the replay accepts.
@@ -105,22 +98,23 @@ def decide(units: Units, request: Request, scores: np.ndarray, banned: Iterable[
         sequences = [sequence for b in every for sequence in cache.sequences(b, granularities)]
         sequences, chosen = _depths(held, sequences, request)
         removed = _guarded(held, sequences, chosen)
-        replayed = replay(units.traced, units.alive(removed))
-        if not replayed.conflicts:
+        removal = Removal.of(units, removed)
+        conflicts = removal.replayed.conflicts
+        if not conflicts:
             unfit = _idle(units, every, granularities, request, removed)
             unfit += _overdone(units, every, granularities, request, (sequences, chosen, removed))
             if not unfit:
-                return Decision(removed, replayed, granularities, tuple(every), tuple(clashes))
+                return Decision(removal, granularities, tuple(every), tuple(clashes))
             for bundle in unfit:
                 granularities[bundle.id] = Granularity(granularities[bundle.id] + 1)
             continue
-        clashes += replayed.conflicts
+        clashes += conflicts
         if not removed.any():
-            first = replayed.conflicts[0]
+            first = conflicts[0]
             raise OnnxPruneError(
                 f"internal error: with nothing removed, node '{first.node}' clashes: {first.reason}"
             )
-        stuck = _descend(units, every, granularities, replayed.conflicts, removed)
+        stuck = _descend(units, every, granularities, conflicts, removed)
         if stuck:
             # Below whole rows there is nothing but to keep the groups that clash; the rest may go on.
             held = held.holding(stuck)
@@ -156,7 +150,7 @@ def _overdone(
     every: list[Bundle],
     granularities: Mapping[int, Granularity],
     request: Request,
-    removal: tuple[list[RemovalSequence], list[int], np.ndarray],
+    taken: tuple[list[RemovalSequence], list[int], np.ndarray],
 ) -> list[Bundle]:
     """List the bundles that lose more than was asked: what was chosen empties a row, whose parent dies.
 
@@ -164,15 +158,15 @@ def _overdone(
     """
     if request.limits or request.settings.resolved_scope != "local":
         return []
-    sequences, chosen, removed = removal
-    taken = np.zeros(len(units.groups), np.int64)
+    sequences, chosen, removed = taken
+    counts = np.zeros(len(units.groups), np.int64)
     for sequence, depth in zip(sequences, chosen, strict=True):
-        np.add.at(taken, list(sequence.groups), sequence.taken[:depth].sum(axis=0))
+        np.add.at(counts, list(sequence.groups), sequence.taken[:depth].sum(axis=0))
 
     def over(group: int) -> bool:
         indices = units.groups[group].units
         asked = int(np.floor(request.ratios.get(group, 0.0) * len(indices) + 1e-9))
-        return int(removed[indices].sum()) > max(asked, int(taken[group]))
+        return int(removed[indices].sum()) > max(asked, int(counts[group]))
 
     return [b for b in every if granularities[b.id] < Granularity.ROWS and any(over(g) for g in b.groups)]
 

@@ -6,15 +6,16 @@ Targets register themselves in `onnxprune.registries.TARGETS`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import onnx
 
 from onnxprune.analysis.trace import Trace
+from onnxprune.data.read import Validation
 from onnxprune.errors import UsageError
+from onnxprune.evaluation.metrics import Answers
 from onnxprune.evaluation.validation import Judge
 from onnxprune.planning.cost_terms import CostTerms, Term
 from onnxprune.quantities import count, parse_amount
@@ -109,11 +110,13 @@ class Amount(Target):
 
 @dataclass(frozen=True)
 class QualityData:
-    """What there is to measure a quality on; held_out: calibration batches that nothing is fitted to."""
+    """What there is to measure a quality on: a judge with validation data, else calibration data.
 
-    original: onnx.ModelProto
+    held_out: calibration data that nothing is fitted to, and what the unpruned model gives on it.
+    """
+
     judged: Judge | None
-    held_out: Sequence[Mapping[str, np.ndarray]] | None
+    held_out: tuple[Validation, Answers] | None
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxprune.analysis.cost import macs, product
-from onnxprune.data.read import Validation
 from onnxprune.errors import UsageError
-from onnxprune.evaluation.validation import Judge, answers
+from onnxprune.evaluation.validation import Judge
 from onnxprune.model.count import parameters
 from onnxprune.model.graph import Stored
 from onnxprune.planning.cost_terms import CostTerms, Term
@@ -68,8 +67,7 @@ def _drift(found: QualityData) -> Judge:
     if found.judged is not None:
         data, reference = found.judged.data, found.judged.reference
     elif found.held_out is not None:
-        data = Validation(tuple(dict(batch) for batch in found.held_out))
-        reference = answers(found.original, data.batches, "the original")
+        data, reference = found.held_out
     else:
         raise UsageError("target drift is measured on data: give calib or validate")
     return Judge(data, reference, METRICS.get("drift"), 0.0, None)

@@ -61,15 +61,13 @@ def block_ridge(
 ) -> list[str]:
     """Refit a wide layer; return the names of the tensors that changed.
 
-    results: by batch what it makes and what it is to make. fits: whether weights change, or only the bias.
-    limit: bytes for rows and what is solved. A layer that does not get better on the batches held out stays
-    as it is; so does a grouped Conv.
+    results: by batch what it makes and what it is to make, of equal shapes. fits: whether
+    weights change, or only the bias. limit: bytes for rows and what is solved. A layer that does not get
+    better on the batches held out stays as it is; so does a grouped Conv.
     """
     if layer.groups > 1:
         return []
     sides = _sides(walk, layer, results, data, limit)
-    if sides is None:
-        return []
     fit, held = sides
     judge = held if len(held.residual) else fit
     before = _energy(judge.residual)
@@ -149,11 +147,8 @@ def _sides(
     results: Iterable[tuple[np.ndarray, np.ndarray]],
     data: Calibration,
     limit: int,
-) -> tuple[_Side, _Side] | None:
-    """Draw rows of every batch; as many as fit into half of the limit, each held three times.
-
-    None where what is made has other shapes than what is to be.
-    """
+) -> tuple[_Side, _Side]:
+    """Draw rows of every batch; as many as fit into half of the limit, each held three times."""
     width = layer.outputs
     budget = limit // (2 * 3 * 4 * (min(BLOCK, layer.features) + width))
     most = max(min(ROWS, budget) // len(walk.values), 1)
@@ -161,8 +156,6 @@ def _sides(
     sides = (_Side([], [], np.zeros(0)), _Side([], [], np.zeros(0)))
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for number, (made, target) in enumerate(results):
-        if made.shape != target.shape:
-            return None
         last = 1 if layer.node.op_type == "Conv" else made.ndim - 1
         front = (made.shape[0], *made.shape[2:]) if last == 1 and made.ndim != 2 else made.shape[:last]
         every = prod(front)

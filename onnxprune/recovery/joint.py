@@ -17,16 +17,14 @@ import numpy as np
 import onnx
 from scipy.linalg import cho_factor, cho_solve, solve
 
-from onnxprune.analysis.replay_state import Replayed
-from onnxprune.analysis.trace import Trace
-from onnxprune.data.read import Calibration
+from onnxprune.data.read import Calibration, spread
 from onnxprune.errors import UnprovedError
-from onnxprune.progress import Steps, unseen
+from onnxprune.recovery.context import RecoveryContext
 from onnxprune.recovery.gradients import Piece
-from onnxprune.recovery.least_squares import with_values
 from onnxprune.recovery.original import Original
 from onnxprune.recovery.problem import Batch, LayerPart, Problem, Weights, ends_of, error_of, pieced, sessions
 from onnxprune.recovery.regression import Linear, linears, stored
+from onnxprune.recovery.values import with_values
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
 
@@ -44,33 +42,26 @@ PART, FEW = 8, 8  # of the batches of a round, steps are measured on every so ma
 WIDEST = 2560  # features; layers of more stay as they are
 
 
-def fit_jointly(
-    models: tuple[onnx.ModelProto, onnx.ModelProto],
-    traced: Trace,
-    replayed: Replayed,
-    data: Calibration,
-    others: Sequence[Mapping[str, np.ndarray]] = (),
-    progress: Steps = unseen,
-) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Fit windows of layers of a pruned model in graph order; returns a copy and the tensors that changed.
+def fitted_jointly(context: RecoveryContext, pruned: onnx.ModelProto) -> onnx.ModelProto:
+    """Fit windows of layers of a pruned model in graph order; returns a copy.
 
-    models: the original and the pruned one. others: another version of each batch to fit with, or none. A
-    window of which no state is better on the batches held out stays as it is, and so do networks of other
-    types than float32. Raises UsageError where a model does not run on the data.
+    Images are fitted to mirrored, too. A window of which no state is better on the batches held out stays as
+    it is, and so do networks of other types than float32. Raises UsageError where a model does not run on
+    the data.
     """
-    batches = [*data.batches, *others]
-    original = Original(Walk(models[0], batches), traced, replayed)
-    walk = Walk(models[1], batches)
+    batches = [*context.data.batches, *context.mirrored()]
+    original = Original(Walk(context.original, batches), context.removal)
+    walk = Walk(pruned, batches)
     covered = windows(walk, [layer for layer in linears(walk) if layer.features <= WIDEST])
-    changed: dict[str, None] = {}
+    changed: Weights = {}
     for number, window in enumerate(covered):
         walk.until(window.start)
         original.follow(walk, window)
-        for name, values in _fitted(walk, original, window, data).items():
+        for name, values in _fitted(walk, original, window, context.data).items():
             walk.store(name, values)
-            changed[name] = None
-        progress(number + 1, len(covered))
-    return with_values(models[1], {name: stored(walk, name) for name in changed}), tuple(changed)
+            changed[name] = values
+        context.progress(number + 1, len(covered))
+    return with_values(pruned, changed)
 
 
 def _fitted(walk: Walk, original: Original, window: Window, data: Calibration) -> Weights:
@@ -136,7 +127,7 @@ def _chosen(
     most = max(ELEMENTS // max(size, 1), -(-SAMPLES // data.each), 1)
     fit, held = ([i for i in range(len(data.batches)) if data.held(i) is which] for which in (False, True))
     versions = [fit, list(range(len(data.batches), count))] if count > len(data.batches) else [fit]
-    return dealt(versions, most)[:ROUNDS], _spread(held, -(-most // 2))
+    return dealt(versions, most)[:ROUNDS], spread(held, -(-most // 2))
 
 
 def dealt(versions: Sequence[Sequence[int]], most: int) -> list[list[int]]:
@@ -156,11 +147,6 @@ def dealt(versions: Sequence[Sequence[int]], most: int) -> list[list[int]]:
 def _part(batches: Sequence[Batch], each: int) -> LayerPart:
     """Take a sample of the batches of a round; each: samples of a batch."""
     return LayerPart(batches, batches[:: max(min(len(batches) * each // FEW, PART), 1)])
-
-
-def _spread(numbers: Sequence[int], most: int) -> list[int]:
-    places = np.unique(np.linspace(0, len(numbers) - 1, min(most, len(numbers))).astype(int))
-    return [numbers[i] for i in places]
 
 
 def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:

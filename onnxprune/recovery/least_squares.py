@@ -7,18 +7,21 @@ kernel offsets of a Conv share one T.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from onnxprune.analysis.axes import joined
 from onnxprune.analysis.records import Slot
-from onnxprune.data.consumers import ActivationView, Consumer
-from onnxprune.data.moments import Gram
+from onnxprune.data.consumers import Consumer
+from onnxprune.data.moments import Gram, Moments
+from onnxprune.model.graph import Stored
 from onnxprune.planning.obs import DAMPING, WIDE
+from onnxprune.recovery.context import RecoveryContext
+from onnxprune.recovery.values import with_values
+from onnxprune.rewrite.apply import sliced
 
 
 @dataclass(frozen=True)
@@ -77,30 +80,34 @@ def _new_bias(consumer: Consumer, bias: Slot, shift: np.ndarray) -> np.ndarray:
     return np.asarray(values + turned.reshape(values.shape), dtype=values.dtype)
 
 
-def with_values(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """Return a copy of a model in which stored tensors have other values of the same shape."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for tensor in copy.graph.initializer:
-        if tensor.name in values:
-            tensor.CopyFrom(_tensor(values[tensor.name], tensor))
-    for node in copy.graph.node:
-        if node.op_type == "Constant" and node.output[0] in values:
-            held = next(a for a in node.attribute if a.name == "value").t
-            held.CopyFrom(_tensor(values[node.output[0]], held))
-    return copy
-
-
-def _tensor(values: np.ndarray, like: onnx.TensorProto) -> onnx.TensorProto:
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(like.data_type)
-    return numpy_helper.from_array(np.asarray(values, order="C").astype(dtype), like.name)
+def folded(context: RecoveryContext, pruned: onnx.ModelProto) -> onnx.ModelProto:
+    """Let the consumers of removed channels take up what these carried; returns a copy."""
+    removal, moments = context.removal, context.evidence.moments
+    cuts = {(cut.step, cut.slot.operand): cut for cut in removal.replayed.cuts}
+    inputs = {node.output[0]: list(node.input) for node in pruned.graph.node}
+    values: dict[str, np.ndarray] = {}
+    for consumer in context.evidence.readers:
+        found = fold(consumer, moments[consumer.view], removal.removed)
+        names = inputs.get(consumer.step.node.outputs[0].name)
+        if found is None or names is None:
+            continue
+        parts = [(consumer.slot, found.weight)]
+        if found.bias is not None and consumer.bias is not None:
+            parts.append((consumer.bias, found.bias[1]))
+        for slot, full in parts:
+            cut = cuts.get((consumer.step.number, slot.operand))
+            stored = Stored(slot.stored.name, None, full.astype(np.asarray(slot.stored.values).dtype))
+            values[names[slot.operand]] = (
+                sliced(replace(cut, slot=replace(slot, stored=stored))) if cut is not None else full
+            )
+    return with_values(pruned, values)
 
 
 class Folds:
     """The folds of all consumers; each is remembered until other places of it are removed."""
 
-    def __init__(self, readers: Sequence[Consumer], grams: Mapping[ActivationView, Gram]) -> None:
-        self._readers, self._grams = tuple(readers), grams
+    def __init__(self, readers: Sequence[Consumer], moments: Moments) -> None:
+        self._readers, self._moments = tuple(readers), moments
         self._known: dict[int, tuple[bytes, Fold | None]] = {}
 
     def values(self, removed: np.ndarray) -> dict[str, np.ndarray]:
@@ -112,7 +119,7 @@ class Folds:
         for number, consumer in enumerate(self._readers):
             gone = removed[consumer.units].tobytes()
             if number not in self._known or self._known[number][0] != gone:
-                self._known[number] = gone, fold(consumer, self._grams[consumer.view], removed)
+                self._known[number] = gone, fold(consumer, self._moments[consumer.view], removed)
             found = self._known[number][1]
             if found is not None:
                 values[consumer.slot.stored.name] = found.weight

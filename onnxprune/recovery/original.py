@@ -7,19 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.analysis.replay_state import Replayed, selected
-from onnxprune.analysis.trace import Trace
+from onnxprune.analysis.replay import Removal
+from onnxprune.analysis.replay_state import selected
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window
 
 
 @dataclass(frozen=True)
 class Original:
-    """A walk of the unpruned network, its labels, and what the pruned one keeps."""
+    """A walk of the unpruned network, and what the pruned one keeps."""
 
     walk: Walk
-    traced: Trace
-    replayed: Replayed
+    removal: Removal
 
     def has(self, name: str) -> bool:
         """Tell whether a tensor is there at the moment."""
@@ -49,5 +48,6 @@ class Original:
         ]
 
     def _kept(self, name: str, values: np.ndarray) -> np.ndarray:
-        labelled, kept = self.traced.tensors.get(name), self.replayed.tensors.get(name)
+        labelled = self.removal.traced.tensors.get(name)
+        kept = self.removal.replayed.tensors.get(name)
         return values if labelled is None or kept is None else selected(values, labelled, kept)

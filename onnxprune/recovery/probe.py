@@ -6,47 +6,39 @@ changes, so the drift tells what the group costs by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx
 
 from onnxprune.analysis.units import Group, Units
-from onnxprune.data.consumers import ActivationView, Consumer
-from onnxprune.data.moments import Gram
-from onnxprune.evaluation.drift import distance
-from onnxprune.model.runtime import open_session, run
+from onnxprune.data.consumers import Consumer
+from onnxprune.data.moments import Moments
+from onnxprune.data.read import Feeds
+from onnxprune.evaluation.drift import Reference
 from onnxprune.progress import Steps, unseen
-from onnxprune.recovery.least_squares import Folds, with_values
+from onnxprune.recovery.least_squares import Folds
+from onnxprune.recovery.values import with_values
 
-Feeds = dict[str, np.ndarray]
 PROBE = 0.4  # share at which a group is measured for the allocation
 
 
 class Probe:
-    """Measures the drift of the outputs when units go, on a few batches."""
+    """Measures the drift of the outputs when units go, on a few batches.
+
+    evidence: the consumers, and the moments of what they read.
+    """
 
     def __init__(
         self,
         model: onnx.ModelProto,
         units: Units,
-        evidence: tuple[Sequence[Consumer], Mapping[ActivationView, Gram]],
+        evidence: tuple[Sequence[Consumer], Moments],
         batches: Sequence[Feeds],
     ) -> None:
-        self.model, self.found, self.batches = model, units, batches
+        self.model, self.found = model, units
         self._folds = Folds(*evidence)
-        self.reference = self._outputs(model)
-
-    def _outputs(self, model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
-        session = open_session(model, optimised=True)
-        return [
-            {
-                n: a
-                for n, a in run(session, batch).items()
-                if isinstance(a, np.ndarray) and a.dtype.kind == "f"
-            }
-            for batch in self.batches
-        ]
+        self._reference = Reference(model, batches)
 
     def removal(self, group: Group, scores: np.ndarray, share: float) -> np.ndarray:
         """Choose the cheapest units of a group, and what must go with them; booleans by unit."""
@@ -64,13 +56,7 @@ class Probe:
         values = self._folds.values(removed)
         if not values:
             return None
-        outputs = self._outputs(with_values(self.model, values))
-        squares = [
-            distance(after[name], value) ** 2
-            for before, after in zip(self.reference, outputs, strict=True)
-            for name, value in before.items()
-        ]
-        return float(np.sqrt(np.mean(squares))) if squares else None
+        return self._reference.distances(with_values(self.model, values)).root_mean_square
 
 
 def calibrated(

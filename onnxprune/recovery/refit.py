@@ -7,22 +7,20 @@ held out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import onnx
 
-from onnxprune.analysis.replay_state import Replayed
-from onnxprune.analysis.trace import Trace
-from onnxprune.data.read import Calibration
-from onnxprune.progress import Steps, unseen
 from onnxprune.recovery.active_range import active_range
 from onnxprune.recovery.block_ridge import block_ridge
-from onnxprune.recovery.least_squares import with_values
+from onnxprune.recovery.context import RecoveryContext
 from onnxprune.recovery.original import Original
 from onnxprune.recovery.regression import Linear, linears, stored
 from onnxprune.recovery.ridge import DAMPING, Change, RegressionRows, Ridge
+from onnxprune.recovery.values import with_values
 from onnxprune.recovery.walk import Walk
 
 ROWS = 65_536  # of all batches together, at most
@@ -47,22 +45,16 @@ class Result:
 
 
 def refitted(
-    models: tuple[onnx.ModelProto, onnx.ModelProto],
-    traced: Trace,
-    replayed: Replayed,
-    data: Calibration,
-    dampings: Sequence[float] = DAMPING,
-    progress: Steps = unseen,
-    limit: int = 2 << 30,
-) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Refit the contractions of a pruned model; returns a copy and the names of the tensors that changed.
+    context: RecoveryContext, pruned: onnx.ModelProto, dampings: Sequence[float] = DAMPING
+) -> onnx.ModelProto:
+    """Refit the contractions of a pruned model; returns a copy.
 
-    models: the original and the pruned one. dampings: of the ridge, relative to the mean energy of a
-    feature; with none of them only biases change. limit: bytes for the rows of a layer and what is solved.
-    Raises UsageError where one does not run on the data.
+    dampings: of the ridge, relative to the mean energy of a feature; with none of them only biases change.
+    Raises UsageError where a model does not run on the data.
     """
-    original = Original(Walk(models[0], data.batches), traced, replayed)
-    first, second = original.walk, Walk(models[1], data.batches)
+    batches = context.data.batches
+    original = Original(Walk(context.original, batches), context.removal)
+    first, second = original.walk, Walk(pruned, batches)
     layers = linears(second)
     changed: list[str] = []
     for number, layer in enumerate(layers):
@@ -73,10 +65,9 @@ def refitted(
             first.until(first.made[aim.name] + 1)
             if original.has(aim.name):
                 results = _results(second, original, layer, aim)
-                changed += _refitted(second, layer, (aim, results), (data, dampings, limit))
-        progress(number + 1, len(layers))
-    values = {name: stored(second, name) for name in changed}
-    return with_values(models[1], values), tuple(changed)
+                changed += _refitted(second, layer, (aim, results), (context, dampings))
+        context.progress(number + 1, len(layers))
+    return with_values(pruned, {name: stored(second, name) for name in changed})
 
 
 def _aim(walk: Walk, layer: Linear, following: int) -> Aim:
@@ -116,17 +107,18 @@ def _refitted(
     walk: Walk,
     layer: Linear,
     goal: tuple[Aim, Iterator[Result]],
-    how: tuple[Calibration, Sequence[float], int],
+    how: tuple[RecoveryContext, Sequence[float]],
 ) -> list[str]:
-    """Refit one layer; return the names of the tensors that changed."""
-    (aim, results), (data, dampings, limit) = goal, how
+    """Refit one layer; return the names of the tensors that changed; none where shapes differ."""
+    (aim, coming), (context, dampings) = goal, how
+    first = next(coming)
+    if first.made.shape != first.own.shape:
+        return []
+    results = chain((first,), coming)
     if layer.features > WIDEST:
         pairs = ((result.made, result.own) for result in results)
-        return block_ridge(walk, layer, pairs, data, bool(dampings), limit)
-    drawn = _rows(walk, layer, results, (data, limit))
-    if drawn is None:
-        return []
-    fit, judge = drawn
+        return block_ridge(walk, layer, pairs, context.data, bool(dampings), context.limit)
+    fit, judge = _rows(walk, layer, results, context)
     if _alike(fit) or fit.count < layer.features:
         # Fewer rows than features, such as one a sample behind a pool, fit anything: by chance also what is
         # held out, which is as little.
@@ -140,19 +132,16 @@ def _refitted(
 
 
 def _rows(
-    walk: Walk, layer: Linear, results: Iterator[Result], how: tuple[Calibration, int]
-) -> tuple[RegressionRows, RegressionRows] | None:
-    """Draw rows of every batch, as many as fit into a quarter of the limit; None where shapes differ."""
-    data, limit = how
+    walk: Walk, layer: Linear, results: Iterable[Result], context: RecoveryContext
+) -> tuple[RegressionRows, RegressionRows]:
+    """Draw rows of every batch to fit with and to judge by, as many as fit into a quarter of the limit."""
     fit, held, rng = RegressionRows(), RegressionRows(), np.random.default_rng(0)
     floats = layer.groups * layer.features + 4 * layer.outputs
-    most = max(min(ROWS, limit // (4 * 4 * floats)) // len(walk.values), 64)
+    most = max(min(ROWS, context.limit // (4 * 4 * floats)) // len(walk.values), 64)
     for number, result in enumerate(results):
-        if result.made.shape != result.own.shape:
-            return None
         values = walk.values[number][layer.node.input[0]]
         drawn = (result.whole - result.own + result.made, result.whole)
-        (held if data.held(number) else fit).add(*layer.rows(values, drawn, most, rng))
+        (held if context.data.held(number) else fit).add(*layer.rows(values, drawn, most, rng))
     return fit, held if held.count else fit
 
 

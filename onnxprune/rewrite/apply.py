@@ -11,7 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxprune.analysis.axes import joined
-from onnxprune.analysis.replay import Cut, Replayed, Rescale
+from onnxprune.analysis.replay import Cut, Removal, Replayed, Rescale
 from onnxprune.analysis.trace import Trace
 from onnxprune.model.carry import to_graph, to_model
 from onnxprune.model.collection import uncollected
@@ -20,8 +20,9 @@ from onnxprune.rules.signature import Fix
 
 
 @uncollected
-def apply(model: onnx.ModelProto, traced: Trace, replayed: Replayed) -> onnx.ModelProto:
+def apply(model: onnx.ModelProto, removal: Removal) -> onnx.ModelProto:
     """Return a copy of the model with the removal carried out; the argument is not changed."""
+    traced, replayed = removal.traced, removal.replayed
     graph = to_graph(model)
     writer = _Writer(network(graph, traced.network.opsets))
     for cut in replayed.cuts:

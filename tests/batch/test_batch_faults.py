@@ -189,7 +189,7 @@ def test_no_model_without_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     (tmp_path / "in").mkdir()
     tiny(tmp_path / "in" / "a.onnx")
-    monkeypatch.setattr("onnxprune.pipeline.prune._write_page", full)
+    monkeypatch.setattr("onnxprune.pipeline.prune.write_page", full)
     job = Job(
         0,
         1,

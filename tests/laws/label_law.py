@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.labels import Labelled
-from onnxprune.analysis.replay import Kept, Replayed, replay
+from onnxprune.analysis.replay import Kept, Removal, Replayed
 from onnxprune.analysis.replay_state import selected
 from onnxprune.analysis.units import Units
 from onnxprune.rewrite.apply import apply as rewritten
@@ -248,11 +248,11 @@ def broken(table: Bench, removed: np.ndarray) -> str | None:
     units = table.units
     if len(units.emptied(removed)):
         return "refused"
-    alive = units.alive(removed)
-    replayed = replay(units.traced, alive)
+    removal = Removal.of(units, removed)
+    alive, replayed = removal.alive, removal.replayed
     if replayed.conflicts:
         return "refused"
-    pruned = rewritten(table.model, units.traced, replayed)
+    pruned = rewritten(table.model, removal)
     try:
         found = run(pruned, table.feeds, (*table.live, *table.outputs))
     except Exception as error:  # noqa: BLE001

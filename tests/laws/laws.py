@@ -19,7 +19,7 @@ import onnx
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.cost import macs
 from onnxprune.analysis.labels import Factor
-from onnxprune.analysis.replay import Replayed, replay
+from onnxprune.analysis.replay import Removal
 from onnxprune.analysis.trace import Trace
 from onnxprune.analysis.units import Units
 from onnxprune.errors import OnnxPruneError
@@ -28,11 +28,10 @@ from onnxprune.model.io import Loaded, load
 from onnxprune.model.tensors import raw_bytes
 from onnxprune.oracle.cases import Cases, proof
 from onnxprune.oracle.prove import FAILED, PROVED, WEAK
-from onnxprune.pipeline.prune import requested
+from onnxprune.pipeline.resolve import requested
 from onnxprune.planning.cost_model import CostModel
 from onnxprune.planning.decide import Decision, decide, score
-from onnxprune.planning.plan import Plan, read_plan
-from onnxprune.planning.plan_file import derived, group_plans, removal
+from onnxprune.planning.plan import Plan, derived, group_plans, planned_removal, read_plan
 from onnxprune.rewrite.apply import apply as rewritten
 from onnxprune.settings import PruneSettings
 from tests.laws.composing import compose, laid_out_otherwise, parameters_read
@@ -105,12 +104,12 @@ class Subject:
         request = requested(self.analysis, settings, self.loaded)
         return decide(self.analysis.units, request, score(self.analysis.units, settings))
 
-    def plan_of(self, removed: np.ndarray, replayed: Replayed) -> Plan:
-        parts = derived(self.analysis.units, replayed, removed)
-        return Plan(self.loaded.sha256, {}, 1, group_plans(self.analysis.units, removed, {}), **parts)
+    def plan_of(self, removal: Removal) -> Plan:
+        groups = group_plans(self.analysis.units, removal.removed, {})
+        return Plan(self.loaded.sha256, {}, 1, groups, **derived(removal))
 
-    def rewrite(self, replayed: Replayed) -> onnx.ModelProto:
-        return rewritten(self.loaded.model, self.analysis.units.traced, replayed)
+    def rewrite(self, removal: Removal) -> onnx.ModelProto:
+        return rewritten(self.loaded.model, removal)
 
 
 def feeds_of(case: Case, shapes: Mapping[str, tuple[int, ...]], salt: int) -> dict[str, np.ndarray]:
@@ -160,11 +159,11 @@ def shown(error: Exception) -> str:
 def check_plan(subject: Subject, name: str, settings: PruneSettings, result: Result) -> None:
     decision = subject.decide(settings)
     result.conflicts += len(decision.clashes)
-    if not decision.removed.any():
+    if not decision.removal.removed.any():
         result.shares.append(0.0)
         return
-    pruned = onnx.ModelProto.FromString(subject.rewrite(decision.replayed).SerializeToString())
-    outcome = proof(subject.analysis, pruned, decision.replayed, decision.removed, subject.cases)
+    pruned = onnx.ModelProto.FromString(subject.rewrite(decision.removal).SerializeToString())
+    outcome = proof(subject.analysis, pruned, decision.removal, subject.cases)
     result.cases += len(subject.cases.feeds)
     result.proved_cases += outcome.cases - 1
     for feeds in subject.cases.feeds[outcome.cases - 1 :]:
@@ -178,7 +177,7 @@ def check_plan(subject: Subject, name: str, settings: PruneSettings, result: Res
     before, after = count_params(subject.loaded.model), count_params(pruned)
     result.shares.append(1 - after / before)
     quantities(subject, name, decision, pruned, result)
-    plan = subject.plan_of(decision.removed, decision.replayed)
+    plan = subject.plan_of(decision.removal)
     round_trip(subject, name, plan, decision, result)
     if settings.resolved_scope == "local":
         composition(subject, name, decision, pruned, result)
@@ -192,13 +191,13 @@ def quantities(
     traced = subject.analysis.units.traced
     params = count_params(pruned) - inserted(subject.loaded.model, pruned)
     wanted = {"macs": count_macs(pruned, subject.own_feeds), "params": params}
-    found = {"macs": macs(traced, decision.replayed.sizes)}
+    found = {"macs": macs(traced, decision.removal.replayed.sizes)}
     prices = CostModel(subject.analysis.units, 0)
-    prices.remove(prices.effect(np.flatnonzero(decision.removed)))
+    prices.remove(prices.effect(np.flatnonzero(decision.removal.removed)))
     priced = {key: round(value) for key, value in prices.quantities().items()}
     if found["macs"] != wanted["macs"]:
         result.fail(name, "macs", f"predicted {found['macs']}, counted {wanted['macs']}")
-    slack = {"macs": 0, "params": copied(traced) + len(decision.replayed.means) + unread(subject)}
+    slack = {"macs": 0, "params": copied(traced) + len(decision.removal.replayed.means) + unread(subject)}
     for key, count in wanted.items():
         if abs(priced[key] - count) > slack[key]:
             result.fail(name, f"price of {key}", f"predicted {priced[key]}, counted {count}")
@@ -232,11 +231,11 @@ def inserted(before: onnx.ModelProto, after: onnx.ModelProto) -> int:
 def empty_plan(subject: Subject, result: Result) -> None:
     """Removing nothing changes no weight and no node."""
     units = subject.analysis.units
-    replayed = replay(units.traced, np.ones(len(units.of), dtype=bool))
-    if replayed.conflicts:
-        result.fail("empty", "empty plan", f"conflict: {replayed.conflicts[0].reason}")
+    nothing = Removal.of(units, np.zeros(units.count, dtype=bool))
+    if nothing.replayed.conflicts:
+        result.fail("empty", "empty plan", f"conflict: {nothing.replayed.conflicts[0].reason}")
         return
-    same = subject.rewrite(replayed)
+    same = subject.rewrite(nothing)
     before, after = weights(subject.loaded.model), weights(same)
     if before != after:
         names = [n for n in {*before, *after} if before.get(n) != after.get(n)]
@@ -260,10 +259,12 @@ def round_trip(subject: Subject, name: str, plan: Plan, decision: Decision, resu
     read = read_plan(plan.to_json())
     if read != plan or read.to_json() != plan.to_json():
         result.fail(name, "plan file", "plan -> JSON -> plan is not identity")
-    removed, _ = removal(subject.analysis.units, read, subject.loaded.sha256)
-    if not np.array_equal(removed, decision.removed):
+    removed = planned_removal(subject.analysis.units, read, subject.loaded.sha256).removed
+    if not np.array_equal(removed, decision.removal.removed):
         result.fail(
-            name, "plan file", f"{int((removed != decision.removed).sum())} units are read back differently"
+            name,
+            "plan file",
+            f"{int((removed != decision.removal.removed).sum())} units are read back differently",
         )
 
 
@@ -273,24 +274,23 @@ def composition(
     """Applying P then Q is applying compose(P, Q)."""
     again = Subject(subject.case, load(pruned), analyse(pruned, subject.case.input_shapes[0]))
     settings = PruneSettings(ratio=0.4, criterion="random", seed=subject.case.seed, align=1, bench=False)
-    second = again.decide(settings)
+    before, second = first.removal, again.decide(settings).removal
     if not second.removed.any():
         return
     units = subject.analysis.units
-    more = compose(units, first.replayed, again.analysis.units, second.removed)
+    more = compose(units, before.replayed, again.analysis.units, second.removed)
     if more is None:
         return
-    removed = units.rows.close(first.removed | more)
-    replayed = replay(units.traced, units.alive(removed))
-    if replayed.conflicts:  # uneven removals one after the other need not be one removal of even rows
+    both = Removal.of(units, units.rows.close(before.removed | more))
+    if both.replayed.conflicts:  # uneven removals one after the other need not be one removal of even rows
         result.refused += 1
         return
     traces = (units.traced, again.analysis.units.traced)
-    if laid_out_otherwise((traces[0], first.replayed), (traces[1], second.replayed), replayed):
+    if laid_out_otherwise((traces[0], before.replayed), (traces[1], second.replayed), both.replayed):
         result.refused += 1
         return
     result.composed += 1
-    left, right = again.rewrite(second.replayed), subject.rewrite(replayed)
+    left, right = again.rewrite(second), subject.rewrite(both)
     same_model(subject, name, (left, right), result)
 
 

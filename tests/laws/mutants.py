@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.replay import Replayed, replay
+from onnxprune.analysis.replay import Removal, Replayed
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.units import Units, build_units
 from onnxprune.model.mapped import light
@@ -224,13 +224,14 @@ class Arena:
     ) -> tuple[str, onnx.ModelProto | None]:
         """Replay, rewrite and prove: "replay", LOADING, FAILED or PROVED, and the pruned model."""
         try:
-            replayed = replay(units.traced, units.alive(removed))
-            if replayed.conflicts:
+            removal = Removal.of(units, removed)
+            if removal.replayed.conflicts:
                 return REPLAY, None
-            pruned = rewritten(self.model, units.traced, change(replayed) if change else replayed)
+            altered = replace(removal, replayed=change(removal.replayed)) if change else removal
+            pruned = rewritten(self.model, altered)
         except CRASHES:
             return LOADING, None
-        case = Case("", units.traced, replayed, units.alive(removed), self.dtypes, self.feeds)
+        case = Case("", removal, self.dtypes, self.feeds)
         try:
             status = prove((light(self.model), pruned), [case]).status
         except CRASHES:
@@ -281,12 +282,12 @@ class Arena:
     def try_rewrites(self) -> Iterator[tuple[str, str]]:
         """Alter what the rewrite does, in every accepted removal; yields the change and who notices."""
         for removed in self.accepted:
-            replayed = replay(self.base.traced, self.base.alive(removed))
-            for name, change in rewrites(replayed):
+            removal = Removal.of(self.base, removed)
+            for name, change in rewrites(removal.replayed):
                 status, pruned = self.verdict(self.base, removed, lambda _r, change=change: change)
                 if status == PROVED:
                     assert pruned is not None
-                    wanted = rewritten(self.model, self.base.traced, replayed)
+                    wanted = rewritten(self.model, removal)
                     yield name, SAME if self.agree(pruned, wanted) else HOLE
                 else:
                     yield name, ORACLE if status == FAILED else status

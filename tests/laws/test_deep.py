@@ -8,7 +8,7 @@ from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.replay import replay
 from onnxprune.model.io import load
-from onnxprune.pipeline.prune import requested
+from onnxprune.pipeline.resolve import requested
 from onnxprune.planning import decide as planner
 from scripts.build_deep_model import build
 
@@ -21,13 +21,13 @@ def replays(layers: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, float]:
         calls.append(1)
         return replay(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(planner, "replay", counted)
+    monkeypatch.setattr("onnxprune.analysis.replay.replay", counted)
     loaded = load(build(layers))
     analysis = analyse(loaded.model)
     settings = PruneSettings(ratio=0.5, align=1)
     request = requested(analysis, settings, loaded)
     decision = planner.decide(analysis.units, request, planner.score(analysis.units, settings))
-    return len(calls), float(decision.removed.mean())
+    return len(calls), float(decision.removal.removed.mean())
 
 
 def test_layers_that_clash_are_found_in_one_replay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def test_prune_does_what_its_stages_do() -> None:
         result = onnxprune.prune(subject.case.model, settings)
         assert result.report.verification["status"] in ("proved", "weak"), f"seed {seed}"
         assert not result.report.dropped, f"seed {seed}"
-        plan = subject.plan_of(decision.removed, decision.replayed)
+        plan = subject.plan_of(decision.removal)
         assert [g.keep for g in result.plan.groups] == [g.keep for g in plan.groups], f"seed {seed}"
         again = onnxprune.apply(subject.case.model, result.plan.to_json())
         assert again.model.SerializeToString() == result.model.SerializeToString(), f"seed {seed}"
@@ -108,15 +108,15 @@ def test_compose_reads_the_second_plan_in_the_first_one_s_result() -> None:
     units, nothing = subject.analysis.units, np.zeros(subject.analysis.units.count, dtype=bool)
     whole = replay(units.traced, units.alive(nothing))
     decision = subject.decide(PruneSettings(ratio=0.5, align=1, bench=False))
-    found = compose(units, whole, units, decision.removed)
+    found = compose(units, whole, units, decision.removal.removed)
     assert found is not None
-    assert np.array_equal(units.rows.close(found), decision.removed)
+    assert np.array_equal(units.rows.close(found), decision.removal.removed)
 
 
 def test_the_composition_law_sees_a_channel_in_another_s_place() -> None:
     subject = Subject.of(generate(1))
     seeds = [PruneSettings(ratio=0.5, criterion="random", seed=s, align=1, bench=False) for s in (0, 0, 1)]
-    models = [subject.rewrite(subject.decide(settings).replayed) for settings in seeds]
+    models = [subject.rewrite(subject.decide(settings).removal) for settings in seeds]
     result = Result(1)
     same_model(subject, "twice", (models[0], models[1]), result)
     assert not result.broken

@@ -25,7 +25,7 @@ from onnxprune.oracle.cases import cases, proof
 from onnxprune.oracle.codes import inexact
 from onnxprune.oracle.masked import masked_original
 from onnxprune.oracle.prove import FAILED
-from onnxprune.pipeline.prune import requested
+from onnxprune.pipeline.resolve import requested
 from onnxprune.planning.decide import decide, score
 from onnxprune.rewrite.apply import apply as rewritten
 from onnxprune.rules.signature import Signature
@@ -150,13 +150,13 @@ def test_two_swapped_codes_fail_the_proof() -> None:
     loaded = load(pair()[0])
     analysis = analyse(loaded.model)
     decision = decide(analysis.units, requested(analysis, SETTINGS, loaded), score(analysis.units, SETTINGS))
-    pruned = rewritten(loaded.model, analysis.units.traced, decision.replayed)
+    pruned = rewritten(loaded.model, decision.removal)
     found = cases(analysis, {}, {}, 0)
-    assert proof(analysis, pruned, decision.replayed, decision.removed, found).status == "proved"
+    assert proof(analysis, pruned, decision.removal, found).status == "proved"
     tensor = next(t for t in pruned.graph.initializer if t.name == "v_q")
     values = numpy_helper.to_array(tensor)[:, [1, 0, 2, 3]]
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), "v_q"))
-    assert proof(analysis, pruned, decision.replayed, decision.removed, found).status == FAILED
+    assert proof(analysis, pruned, decision.removal, found).status == FAILED
 
 
 def test_joined_channels_stay_groups_of_their_own() -> None:
@@ -243,8 +243,7 @@ def test_integers_are_equal_to_the_bit_where_no_float_sum_comes_first() -> None:
     loaded = load(model)
     analysis = analyse(loaded.model)
     decision = decide(analysis.units, requested(analysis, SETTINGS, loaded), score(analysis.units, SETTINGS))
-    alive = analysis.units.alive(decision.removed)
-    masked = masked_original(light(model), analysis.units.traced, decision.replayed, alive, analysis.dtypes)
+    masked = masked_original(light(model), decision.removal, analysis.dtypes)
     assert masked.watched == ("k",)
     assert not inexact(masked.model.model, masked.watched, analysis.dtypes)
     result = onnxprune.prune(model, SETTINGS)

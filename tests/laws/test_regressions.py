@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import Analysis, analyse
-from onnxprune.analysis.replay import Conflict, Replayed, replay
+from onnxprune.analysis.replay import Conflict, Removal, Replayed
 from onnxprune.errors import NothingToPrune, OnnxPruneError
 from onnxprune.planning.cost_model import CostModel
 from tests.laws.counting import count_params
@@ -52,13 +52,13 @@ def settings(ratio: float = 0.5, seed: int = 0) -> PruneSettings:
     return PruneSettings(ratio=ratio, criterion="random", seed=seed, align=1, bench=False)
 
 
-def without(analysis: Analysis, tensor: str, gone: Sequence[int]) -> Replayed:
+def without(analysis: Analysis, tensor: str, gone: Sequence[int]) -> Removal:
     """Replay the removal of these indices of the first labelled axis of a tensor."""
     units = analysis.units
     removed = np.zeros(units.count, dtype=bool)
     labels = units.traced.tensors[tensor].factors[0].labels
     removed[units.of[labels.ravel()[list(gone)]]] = True
-    return replay(units.traced, units.alive(units.rows.close(removed)))
+    return Removal.of(units, units.rows.close(removed))
 
 
 @pytest.mark.parametrize("opset", [18, 21])
@@ -73,10 +73,10 @@ def test_group_normalisation_keeps_its_groups_apart(opset: int) -> None:
     size = 2 if opset == 18 else 8
     params = {"w": (8, 3, 1, 1), "s": (size,), "b": (size,), "v": (2, 8, 1, 1)}
     model = model_of(nodes, {"x": [1, 3, 4, 4]}, {"out": [1, 2, 4, 4]}, params, opset)
-    assert without(analyse(model), "y", [1, 2, 3, 6, 7]).conflicts
-    assert without(analyse(model), "y", [1, 2, 3, 4, 7]).conflicts
-    assert not without(analyse(model), "y", [1, 2, 3, 4, 6, 7]).conflicts
-    assert not without(analyse(model), "y", [1, 2, 3, 5, 6, 7]).conflicts
+    assert without(analyse(model), "y", [1, 2, 3, 6, 7]).replayed.conflicts
+    assert without(analyse(model), "y", [1, 2, 3, 4, 7]).replayed.conflicts
+    assert not without(analyse(model), "y", [1, 2, 3, 4, 6, 7]).replayed.conflicts
+    assert not without(analyse(model), "y", [1, 2, 3, 5, 6, 7]).replayed.conflicts
 
 
 @pytest.mark.parametrize("form", ["Gather", "Split"])
@@ -94,8 +94,8 @@ def test_rows_that_are_picked_keep_columns_of_their_own(form: str) -> None:
     used = {name for n in nodes for name in n.input}
     params = {name: value for name, value in params.items() if name in used}
     model = model_of(nodes, {"x": [1, 3]}, {"out": [1, 2]}, params)
-    assert without(analyse(model), "y", [0, 1, 4]).conflicts
-    assert not without(analyse(model), "y", [0, 1, 4, 7]).conflicts
+    assert without(analyse(model), "y", [0, 1, 4]).replayed.conflicts
+    assert not without(analyse(model), "y", [0, 1, 4, 7]).replayed.conflicts
     result = onnxprune.prune(model, settings())
     assert result.report.verification["status"] == "proved"
     kept = next(s.keep for s in result.plan.slices if s.tensor == "w")
@@ -312,7 +312,7 @@ def test_group_normalisation_of_opset_18_is_loaded_and_pruned() -> None:
 
 def test_a_replay_that_refuses_the_whole_model_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     clash = Replayed(conflicts=[Conflict("first", "rows differ", np.zeros(0, np.int64))])
-    monkeypatch.setattr("onnxprune.planning.decide.replay", lambda *_: clash)
+    monkeypatch.setattr("onnxprune.analysis.replay.replay", lambda *_: clash)
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"]), helper.make_node("Conv", ["y", "v"], ["out"])]
     params = {"w": (8, 3, 1, 1), "v": (2, 8, 1, 1)}
     model = model_of(nodes, {"x": [1, 3, 4, 4]}, {"out": [1, 2, 4, 4]}, params)

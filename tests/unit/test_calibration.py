@@ -23,8 +23,9 @@ from onnxprune.errors import UsageError
 from onnxprune.model.runtime import open_session, run
 from onnxprune.planning.obs import Reader, diagonal_losses, obs_losses
 from onnxprune.recovery.activation_budget import activation_budget
-from onnxprune.recovery.least_squares import Folds, fold, with_values
+from onnxprune.recovery.least_squares import Folds, fold
 from onnxprune.recovery.regression import linears
+from onnxprune.recovery.values import with_values
 from onnxprune.recovery.walk import Walk
 from tests.laws.test_regressions import model_of
 
@@ -124,8 +125,8 @@ def test_a_fifth_is_held_out_and_never_fitted() -> None:
 def test_fewer_batches_are_spread_over_all_and_as_many_of_them_held_out() -> None:
     found = Calibration(tuple({"x": np.full(1, i)} for i in range(20)), 40)
     fewer = found.thinned(10)
-    assert [int(b["x"][0]) for b in fewer.held_out] == [4, 14]
-    assert [int(b["x"][0]) for b in fewer.fit] == [0, 2, 5, 7, 10, 12, 15, 17]
+    assert [int(b["x"][0]) for b in fewer.held_out] == [4, 19]
+    assert [int(b["x"][0]) for b in fewer.fit] == [0, 2, 5, 7, 10, 12, 15, 18]
     assert fewer.samples == 20
     least = found.thinned(2)
     assert [int(b["x"][0]) for b in least.fit + least.held_out] == [0, 4]
@@ -184,16 +185,17 @@ def test_moments_are_those_of_the_activations_in_one_pass_or_several() -> None:
     model = pair()
     readers = list(consumers(analyse(model).units))
     batches = [{"x": rows(5)}, {"x": rows(9)}]
-    grams = collect(model, [c.view for c in readers], batches, 1 << 20)
+    (moments,) = collect(model, [c.view for c in readers], batches, 1 << 20)
     (consumer,) = readers
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     z = np.concatenate([np.maximum(b["x"] @ weights["w"] + weights["b"], 0) for b in batches]).astype(float)
-    gram = grams[consumer.view]
+    gram = moments[consumer.view]
     np.testing.assert_allclose(gram.energy[0], z.T @ z / len(z), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(gram.covariance[0], np.cov(z.T, bias=True), rtol=1e-4, atol=1e-5)
-    again = collect(digits("resnet"), [c.view for c in consumers(analyse(digits("resnet")).units)],
-                    read_calibration(CALIB, digits("resnet")).fit[:2], 1)  # fmt: skip
-    once = collect(digits("resnet"), list(again), read_calibration(CALIB, digits("resnet")).fit[:2], 1 << 30)
+    views = [c.view for c in consumers(analyse(digits("resnet")).units)]
+    few = read_calibration(CALIB, digits("resnet")).fit[:2]
+    (again,) = collect(digits("resnet"), views, few, 1)
+    (once,) = collect(digits("resnet"), views, few, 1 << 30)
     assert all(np.allclose(again[v].second, once[v].second, rtol=0.2) for v in once)
 
 
@@ -238,15 +240,15 @@ def test_a_channel_that_is_a_copy_is_folded_away_without_loss() -> None:
     units = analyse(model).units
     readers = list(consumers(units))
     batches = [{"x": rows(200)}]
-    grams = collect(model, [c.view for c in readers], batches, 1 << 20)
+    (moments,) = collect(model, [c.view for c in readers], batches, 1 << 20)
     removed = np.zeros(units.count, dtype=bool)
     removed[readers[0].units[0, 5]] = True
-    folds = Folds(readers, grams)
+    folds = Folds(readers, moments)
     values = folds.values(removed)
     assert folds.values(np.zeros_like(removed)) == {}
     plain, changed = (run(open_session(m), batches[0])["o"] for m in (model, with_values(model, values)))
     assert np.abs(plain - changed).max() < 0.1 * np.abs(plain).max()
-    assert fold(readers[0], grams[readers[0].view], np.zeros(units.count, dtype=bool)) is None
+    assert fold(readers[0], moments[readers[0].view], np.zeros(units.count, dtype=bool)) is None
 
 
 @pytest.mark.parametrize("name", NAMES)

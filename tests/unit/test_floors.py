@@ -13,14 +13,7 @@ FLOORS = (
     "settings", "model", "rules", "analysis", "data", "rewrite", "oracle", "evaluation", "planning",
     "recovery", "reports", "pipeline", "batches", "cli",
 )  # fmt: skip
-NO_ONNX = {
-    "planning/criteria",
-    "planning/criterion",
-    "planning/obs",
-    "planning/allocate",
-    "planning/plan",
-    "planning/alignment",
-}
+NO_ONNX = {"planning/criteria", "planning/criterion", "planning/obs", "planning/allocate", "planning/plan"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -10,12 +10,15 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.replay import replay
-from onnxprune.data.images import mirrored
+from onnxprune.analysis.replay import Removal
+from onnxprune.data.moments import Evidence
 from onnxprune.data.read import Calibration
-from onnxprune.recovery.joint import dealt, fit_jointly
+from onnxprune.recovery.activation_budget import ActivationBudget
+from onnxprune.recovery.context import RecoveryContext
+from onnxprune.recovery.joint import dealt, fitted_jointly
 from onnxprune.recovery.problem import Batch, LayerPart, Problem, ends_of, pieced, sessions
 from onnxprune.recovery.regression import linears
+from onnxprune.recovery.values import changed
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
 
@@ -208,8 +211,10 @@ def fitted_on(
     models: tuple[onnx.ModelProto, onnx.ModelProto], data: Calibration
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     units = analyse(models[0]).units
-    whole = replay(units.traced, np.ones(units.count, bool))
-    return fit_jointly(models, units.traced, whole, data, mirrored(data.fit))
+    whole = Removal.of(units, np.zeros(units.count, bool))
+    context = RecoveryContext(models[0], whole, data, Evidence(data, (), ({},)), ActivationBudget(0, 0))
+    found = fitted_jointly(context, models[1])
+    return found, tuple(changed(models[1], found))
 
 
 def missed(models: tuple[onnx.ModelProto, onnx.ModelProto]) -> float:
@@ -223,8 +228,8 @@ def missed(models: tuple[onnx.ModelProto, onnx.ModelProto]) -> float:
 
 def test_weights_that_are_off_are_found_again() -> None:
     models = disturbed(0.05)
-    found, changed = fitted(models, 30)
-    assert set(changed) == {f"w{i}{j}" for i in range(3) for j in range(2)}
+    found, names = fitted(models, 30)
+    assert set(names) == {f"w{i}{j}" for i in range(3) for j in range(2)}
     assert missed((models[0], found)) < 0.3 * missed(models)
 
 

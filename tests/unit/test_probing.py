@@ -8,7 +8,7 @@ from onnx import helper
 
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
-from onnxprune.pipeline.recover import gathered, scored
+from onnxprune.pipeline.resolve import gathered, scored
 from onnxprune.recovery.probe import PROBE, Probe
 from tests.laws.test_regressions import model_of
 
@@ -39,7 +39,7 @@ def told_and_seen(samples: int) -> tuple[float, float]:
     evidence = gathered(analysis, settings)
     assert evidence is not None
     scores = scored(analysis, evidence, settings)
-    fitted = Probe(analysis.model, analysis.units, (evidence.readers, evidence.grams), evidence.data.fit)
+    fitted = Probe(analysis.model, analysis.units, (evidence.readers, evidence.moments), evidence.data.fit)
     removed = fitted.removal(analysis.units.groups[0], scores, PROBE)
     drift = fitted.drift(removed)
     assert drift is not None

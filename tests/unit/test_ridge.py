@@ -8,11 +8,14 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.replay import replay
+from onnxprune.analysis.replay import Removal
+from onnxprune.data.moments import Evidence
 from onnxprune.data.read import read_calibration
 from onnxprune.recovery.active_range import ActiveRange, active_range
+from onnxprune.recovery.context import RecoveryContext
 from onnxprune.recovery.refit import refitted
 from onnxprune.recovery.ridge import RegressionRows, Ridge
+from onnxprune.recovery.values import changed
 from onnxprune.recovery.walk import Walk
 from tests.laws.test_regressions import model_of
 
@@ -157,6 +160,6 @@ def test_a_layer_of_fewer_rows_than_features_is_left_alone(samples: int, touched
         [{"x": RNG.normal(size=(1, 16)).astype(np.float32)} for _ in range(samples)], model
     )
     units = analyse(model).units
-    whole = replay(units.traced, units.alive(np.zeros(units.count, dtype=bool)))
-    _, changed = refitted((models[0], models[1]), units.traced, whole, data)
-    assert bool(changed) is touched
+    whole = Removal.of(units, np.zeros(units.count, dtype=bool))
+    context = RecoveryContext(models[0], whole, data, Evidence(data, (), ({},)))
+    assert bool(changed(models[1], refitted(context, models[1]))) is touched

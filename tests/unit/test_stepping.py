@@ -18,9 +18,9 @@ from onnxprune.model.mapped import MappedModel
 from onnxprune.model.runtime import open_session, run
 from onnxprune.oracle.masked import masked_original
 from onnxprune.pipeline.iterative_schedule import Stage, scheduled
-from onnxprune.pipeline.prune import requested
-from onnxprune.pipeline.recover import gathered, recovered, scored
+from onnxprune.pipeline.resolve import gathered, requested, scored
 from onnxprune.planning.decide import decide
+from onnxprune.recovery.repair import Repairs
 from tests.unit.test_calibration import CALIB, NAMES, digits
 
 FEW = {"input": np.load(CALIB)["input"][:64]}
@@ -44,23 +44,20 @@ def test_a_step_begins_where_the_one_before_ended(name: str, method: str) -> Non
     request = requested(analysis, settings, loaded)
     first = Stage(analysis, scored(analysis, evidence, settings), evidence)
     decision = decide(analysis.units, request, first.scores)
-    removal = (decision.removed, decision.replayed)
-    repaired = recovered(analysis, first.pruned(decision.removed), removal, evidence, settings)
+    removal, repairs = decision.removal, Repairs(analysis.model, method, evidence.data)
+    repaired = repairs.repaired(first.pruned(removal.removed), removal, evidence)
+    assert repaired is not None
     assert repaired.repaired
     second = first.after(removal, repaired.model, request)
-    units = second.analysis.units
-    alive = units.alive(decision.removed)
-    masked = masked_original(
-        MappedModel(second.analysis.model), units.traced, decision.replayed, alive, second.analysis.dtypes
-    )
+    masked = masked_original(MappedModel(second.analysis.model), removal, second.analysis.dtypes)
     feeds = {"input": FEW["input"][:8]}
     wanted = run(open_session(repaired.model), feeds)["logits"]
     np.testing.assert_allclose(run(open_session(masked.model), feeds)["logits"], wanted, rtol=1e-4, atol=1e-4)
-    again = second.pruned(decision.removed)
+    again = second.pruned(removal.removed)
     np.testing.assert_allclose(run(open_session(again), feeds)["logits"], wanted, rtol=1e-4, atol=1e-4)
-    assert (second.scores[decision.removed] == 0).all()
-    for view, gram in second.evidence.grams.items():
-        gone = decision.removed[next(r.units for r in second.evidence.readers if r.view == view)]
+    assert (second.scores[removal.removed] == 0).all()
+    for view, gram in second.evidence.moments.items():
+        gone = removal.removed[next(r.units for r in second.evidence.readers if r.view == view)]
         assert not gram.energy[gone].any()
         assert np.array_equal(gram.energy, gram.energy.transpose(0, 2, 1))
 
