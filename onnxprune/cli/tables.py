@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.choices import QUALITIES
 from onnxprune.cli.screen import Column, Table
 from onnxprune.quantities import amount, count, share, size
 from onnxprune.reports.wording import comparison_line, milliseconds, number, pins_by_reason, proof_line
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
         PinReport,
         PruneReport,
         RecoveryReport,
-        Target,
+        TargetReport,
         Trial,
         VerifyReport,
     )
@@ -93,7 +92,7 @@ def _search_facts(trials: Sequence[Trial]) -> list[tuple[str, str]]:
 
 
 def _search_table(trials: Sequence[Trial]) -> Table:
-    keys = [key for key in QUALITIES if getattr(trials[0], key) is not None]
+    keys = list(trials[0].reached)
     columns = (
         Column("MACs asked", right=True), Column("MACs kept", right=True),
         *(Column(key, right=True) for key in keys), Column("good enough"),
@@ -142,7 +141,7 @@ def _groups_line(report: PruneReport, planned: bool) -> str:
     return ", ".join(parts)
 
 
-def _target_line(key: str, target: Target) -> str:
+def _target_line(key: str, target: TargetReport) -> str:
     return f"{key} {amount(key, target.reached)}, {amount(key, target.limit)} allowed"
 
 

@@ -16,7 +16,6 @@ from onnxprune.evaluation.drift import opened, ran
 from onnxprune.evaluation.metrics import Answers, Judged, Metric, metric_of, suited
 from onnxprune.settings import PruneSettings
 
-LOWER_IS_BETTER = ("drift",)
 DIGITS = 9  # of a drop: 0.99 - 0.98 is more than 0.01 by rounding
 
 
@@ -37,12 +36,12 @@ class Validated(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(
-        cls, metric: str, before: float, after: float, samples: int, max_drop: float | None = None
+        cls, metric: Metric, before: float, after: float, samples: int, max_drop: float | None = None
     ) -> Validated:
         """Judge a metric; max_drop: what the gate allows, None without a gate."""
-        lost = after - before if metric in LOWER_IS_BETTER else before - after
-        drop = round(lost, DIGITS)
-        return cls(metric, before, after, drop, max_drop, max_drop is None or drop <= max_drop, samples)
+        drop = round(after - before if metric.lower_is_better else before - after, DIGITS)
+        passed = max_drop is None or drop <= max_drop
+        return cls(metric.name, before, after, drop, max_drop, passed, samples)
 
     def __str__(self) -> str:
         """Say the metric before and after."""
@@ -55,7 +54,6 @@ class Judge:
 
     data: Validation
     reference: Answers
-    name: str
     metric: Metric
     before: float
     max_drop: float | None
@@ -65,7 +63,7 @@ class Judge:
         after = self.metric(
             Judged(answers(model, self.data.batches, "the pruned model"), self.reference, self.data)
         )
-        return Validated.of(self.name, self.before, after, samples(self.data.batches), self.max_drop)
+        return Validated.of(self.metric, self.before, after, samples(self.data.batches), self.max_drop)
 
 
 def judge(model: onnx.ModelProto, settings: PruneSettings) -> Judge | None:
@@ -77,11 +75,9 @@ def judge(model: onnx.ModelProto, settings: PruneSettings) -> Judge | None:
         return None
     data = read_validation(settings.validate, model)
     reference = answers(model, data.batches, "the original")
-    chosen = settings.metric or suited(reference, data)
-    metric = metric_of(chosen)
-    name = chosen if isinstance(chosen, str) else f"{getattr(chosen, '__name__', 'function')}()"
+    metric = metric_of(settings.metric or suited(reference, data))
     before = metric(Judged(reference, reference, data))
-    return Judge(data, reference, name, metric, before, settings.max_drop)
+    return Judge(data, reference, metric, before, settings.max_drop)
 
 
 def answers(model: onnx.ModelProto, batches: Sequence[Feeds], name: str) -> Answers:

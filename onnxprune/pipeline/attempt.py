@@ -20,7 +20,7 @@ from onnxprune.pipeline.iterative_schedule import Stage, scheduled
 from onnxprune.planning.decide import Decision, Request, decide
 from onnxprune.progress import Stopwatch
 from onnxprune.recovery.repair import Recovery, Repairs
-from onnxprune.reports.data import Dropped, Step, Target, Trial
+from onnxprune.reports.data import Dropped, Step, TargetReport, Trial
 from onnxprune.rewrite.apply import apply as rewritten
 
 MAX_DROPS = 20
@@ -50,9 +50,9 @@ class Candidate:
     trials: tuple[Trial, ...] = ()
     steps: tuple[Step, ...] = ()
 
-    def targets(self, sought: Mapping[str, float]) -> dict[str, Target]:
+    def targets(self, sought: Mapping[str, float]) -> dict[str, TargetReport]:
         """Return the limits of what was searched for, and what was reached."""
-        return {k: Target(v, self.reached[k]) for k, v in sought.items()}
+        return {k: TargetReport(v, self.reached[k]) for k, v in sought.items()}
 
     @property
     def removal(self) -> Removal:

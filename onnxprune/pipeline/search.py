@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from onnxprune.analysis.cost import macs
 from onnxprune.data.read import Validation
-from onnxprune.errors import NothingToPrune, UsageError
-from onnxprune.evaluation.metrics import METRICS
+from onnxprune.errors import NothingToPrune
 from onnxprune.evaluation.validation import Judge, answers_in
 from onnxprune.pipeline.attempt import Candidate, RunContext
+from onnxprune.planning.target import QualityData, quality_of
 from onnxprune.reports.data import Trial
 
 TRIALS = 8
@@ -36,7 +36,7 @@ def searched(context: RunContext, judged: Judge | None) -> Candidate:
         reached = {key: judge(candidate.model).drop for key, judge in judges.items()}
         context.watch.lap("measure")
         holds = all(reached[k] <= limits[k] for k in limits)
-        trials.append(Trial(asked=asked, macs_share=share, holds=holds, **reached))
+        trials.append(Trial.of(asked, share, reached, holds))
         if trials[-1].holds:
             best, high = replace(candidate, reached=reached), min(high, share)
         else:
@@ -50,26 +50,17 @@ def searched(context: RunContext, judged: Judge | None) -> Candidate:
 
 def _judges(context: RunContext, judged: Judge | None) -> dict[str, Judge]:
     """Return what measures each quality that is sought."""
-    result: dict[str, Judge] = {}
-    for key in context.request.settings.sought:
-        if key == "drop":
-            assert judged is not None
-            result[key] = judged
-            continue
-        if judged is not None:
-            data, reference = judged.data, judged.reference
-        elif context.repairs is not None:
-            known = context.repairs.reference
-            data, reference = Validation(context.repairs.data.judge), answers_in(known.outputs())
-        else:
-            raise UsageError("target drift is measured on data: give calib or validate")
-        result[key] = Judge(data, reference, "drift", METRICS["drift"], 0.0, None)
-    return result
+    held = None
+    if judged is None and context.repairs is not None:
+        known = context.repairs.reference
+        held = Validation(context.repairs.data.judge), answers_in(known.outputs())
+    data = QualityData(judged, held)
+    return {key: quality_of(key).judge(data) for key in context.request.settings.sought}
 
 
 def _none_holds(trials: Sequence[Trial], limits: Mapping[str, float]) -> str:
     last = max(trials, key=lambda trial: trial.macs_share)
-    told = ", ".join(f"{k} {getattr(last, k):.3g} ({limit:.3g} allowed)" for k, limit in limits.items())
+    told = ", ".join(f"{k} {last.reached[k]:.3g} ({limit:.3g} allowed)" for k, limit in limits.items())
     return (
         f"nothing to prune: with {100 * last.macs_share:.1f} % of the MACs left, the most of {len(trials)} "
         f"trials, the result has {told}; allow more"

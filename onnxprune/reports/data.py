@@ -82,7 +82,7 @@ class PinReport(Struct, frozen=True):
     channels: int
 
 
-class Target(Struct, frozen=True):
+class TargetReport(Struct, frozen=True):
     """What a target allows, and what came of it, in its own unit."""
 
     limit: float
@@ -113,14 +113,28 @@ class CalibrationReport(Struct, frozen=True):
 class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One trial of a search: shares of the MACs that were asked for and reached, and what was measured.
 
-    drift, drop: of the qualities that are sought. holds: whether all of these are good enough.
+    drift, drop, others: of the qualities that are sought. holds: whether all of these are good enough.
     """
 
     asked: float
     macs_share: float
     drift: float | None = None
     drop: float | None = None
+    others: Mapping[str, float] = {}
     holds: bool
+
+    @classmethod
+    def of(cls, asked: float, share: float, reached: Mapping[str, float], holds: bool) -> Trial:
+        """Tell of a trial; reached: what was measured, by quality."""
+        others = {key: value for key, value in reached.items() if key not in ("drift", "drop")}
+        own = {"drift": reached.get("drift"), "drop": reached.get("drop")}
+        return cls(asked=asked, macs_share=share, others=others, holds=holds, **own)
+
+    @property
+    def reached(self) -> dict[str, float]:
+        """Return what was measured, by quality."""
+        own = {"drift": self.drift, "drop": self.drop}
+        return {key: value for key, value in own.items() if value is not None} | dict(self.others)
 
 
 class Step(Struct, frozen=True):
@@ -142,7 +156,7 @@ class PruneReport(Struct, frozen=True):
     groups: tuple[GroupReport, ...]
     dropped: tuple[Dropped, ...]
     pinned: tuple[PinReport, ...]
-    targets: Mapping[str, Target]
+    targets: Mapping[str, TargetReport]
     bench: BenchResult | None
     timings: Mapping[str, float]
     settings: Mapping[str, Any]

@@ -16,7 +16,7 @@ from onnxprune.errors import UsageError
 from onnxprune.evaluation.profile import SampledDrift
 from onnxprune.evaluation.validation import Validated
 from onnxprune.reports.compare import CompareLimits, compare
-from onnxprune.reports.data import PruneReport, Quantities, Target
+from onnxprune.reports.data import PruneReport, Quantities, TargetReport
 from onnxprune.reports.plain import versioned
 from onnxprune.reports.record import GOOD, STATUSES, Record
 from onnxprune.reports.writing import write_all
@@ -96,7 +96,7 @@ def verdicts(folder: Path, old: PruneReport, new: PruneReport, **limits: float) 
             {},
             {"proof": "better"},
         ),
-        ({}, {"targets": {"macs": Target(1.0, 2.0)}}, {}, {"status": "worse"}),
+        ({}, {"targets": {"macs": TargetReport(1.0, 2.0)}}, {}, {"status": "worse"}),
     ],
 )
 def test_verdicts(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from onnxprune.evaluation.profile import SampledDrift
-from onnxprune.reports.data import Target
+from onnxprune.reports.data import TargetReport
 from onnxprune.reports.model_page import Page, model_page
 from onnxprune.reports.outcome import Outcome
 from tests.report_data import bench, harmless, report
@@ -22,7 +22,7 @@ from tests.report_data import bench, harmless, report
         ({"dropped": (), "bench": bench(1.0, 1.0)}, "care", "No faster than the original"),
         ({"dropped": (), "bench": bench(1.0, 1.5)}, "care", "Slower than the original"),
         ({"dropped": (), "bench": None}, "good", "Not timed"),
-        ({"dropped": (), "targets": {"macs": Target(1.0, 2.0)}}, "care", "2.00× as fast"),
+        ({"dropped": (), "targets": {"macs": TargetReport(1.0, 2.0)}}, "care", "2.00× as fast"),
         ({"drift": SampledDrift(math.inf, 8, "generated")}, "care", "drift by not finite"),
     ],
 )
