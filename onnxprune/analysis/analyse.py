@@ -13,12 +13,12 @@ import onnx
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.units import Units, build_units
 from onnxprune.errors import UnprovedError, UsageError
-from onnxprune.model.carry import to_graph
 from onnxprune.model.collection import uncollected
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.graph import network
+from onnxprune.model.imported import to_graph
 from onnxprune.model.mapped import MappedModel, light
-from onnxprune.model.shapes import all_shapes, default_sizes, infer
+from onnxprune.model.shapes import ShapeReader, default_sizes, infer
 from onnxprune.model.upcast import runnable
 from onnxprune.rules import load_plugins
 
@@ -61,13 +61,13 @@ def analyse(
     feeds = None
     if any(value.shape is None for value in info.values()):
         try:
-            ready, _ = runnable(model)
+            ready = light(runnable(model)[0])
             feeds = find_feeds(ready, shapes, values)
         except UnprovedError:
             feeds = None
         else:
             sizes = {name: tuple(array.shape) for name, array in feeds.items()}
-            info = all_shapes(ready, feeds)
+            info = ShapeReader(ready).all(feeds)
     net = network(to_graph(model), {o.domain: o.version for o in model.opset_import})
     units = build_units(trace(net, {name: value.shape for name, value in info.items()}))
     return Analysis(model, units, {name: value.dtype for name, value in info.items()}, sizes, feeds)

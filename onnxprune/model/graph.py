@@ -31,13 +31,14 @@ _SCALARS = {
 class Stored:
     """A constant of the model: an initializer, or the value of a Constant node.
 
-    coded: an operator reads its elements as codes of real numbers, as DequantizeLinear does.
+    place: the number of the Constant node, None for an initializer; quantized: an operator reads its
+    elements as codes of real numbers, as DequantizeLinear does.
     """
 
     name: str
     tensor: Any
     literal: np.ndarray | None = None
-    node: gs.Node | None = None
+    place: int | None = None
     quantized: bool = False
 
     @property
@@ -138,7 +139,7 @@ def network(graph: gs.Graph, opsets: dict[str, int]) -> Network:
         names.append(node.name or f"{node.op}#{number}")
         captured |= _captured(node)
         if node.op == "Constant" and not node.inputs:
-            entry = _constant(node)
+            entry = _constant(node, number)
             if entry is not None:
                 stored[entry.name], roots[entry.name] = entry, entry.name
             continue
@@ -175,13 +176,13 @@ def _inner(graph: gs.Graph, seen: set[int]) -> Iterator[Stored]:
                         yield entry
 
 
-def _constant(node: gs.Node) -> Stored | None:
+def _constant(node: gs.Node, place: int | None = None) -> Stored | None:
     name = node.outputs[0].name
     if isinstance(node.attrs.get("value"), gs.Constant):
-        return Stored(name, node.attrs["value"], node=node)
+        return Stored(name, node.attrs["value"], place=place)
     for attr, dtype in _SCALARS.items():
         if attr in node.attrs:
-            return Stored(name, None, np.asarray(node.attrs[attr], dtype=dtype), node)
+            return Stored(name, None, np.asarray(node.attrs[attr], dtype=dtype), place)
     return None
 
 

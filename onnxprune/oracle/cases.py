@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,28 +14,69 @@ import onnx
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.replay import Conflict, Replayed, Rescale, replay
 from onnxprune.analysis.trace import Trace, trace
-from onnxprune.analysis.units import build_units
+from onnxprune.analysis.units import Units, build_units
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
-from onnxprune.model.interface import ValueInfo, input_specs
+from onnxprune.model.graph import Network
+from onnxprune.model.interface import InputSpec, ValueInfo, input_specs
 from onnxprune.model.mapped import light
 from onnxprune.model.runtime import open_session, run, runtime_errors
-from onnxprune.model.shapes import all_shapes, infer
+from onnxprune.model.shapes import ShapeReader
 from onnxprune.model.upcast import runnable, upcast_to_fp32, wide_dtypes
-from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Case, Difference, Proof, prove
+from onnxprune.oracle.prove import (
+    FAILED,
+    PROVED,
+    UNPROVED,
+    WEAK,
+    Case,
+    Difference,
+    Original,
+    Proof,
+    prove,
+)
 from onnxprune.progress import Steps, unseen
 from onnxprune.rewrite.apply import factors
 
 FAR_BATCH, FAR_FACTOR = 17, 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Sized:
+    """The network at other input sizes than the analysis read it at; found once, when it is asked for."""
+
+    network: Network
+    find: Callable[[], Mapping[str, ValueInfo]]
+
+    @cached_property
+    def info(self) -> Mapping[str, ValueInfo]:
+        """Return shape and type by tensor name."""
+        return self.find()
+
+    @cached_property
+    def traced(self) -> Trace:
+        """Return the trace at these sizes."""
+        return trace(self.network, {name: value.shape for name, value in self.info.items()})
+
+    @cached_property
+    def units(self) -> Units:
+        """Return the units at these sizes."""
+        return build_units(self.traced)
+
+
+@dataclass(frozen=True, eq=False)
 class Cases:
-    """Inputs to prove with; `reason` says why there are none, `wide` that they are for a copy in fp32."""
+    """Inputs to prove with; `reason` says why there are none, `wide` that they are for a copy in fp32.
+
+    original: what runs; others: the network at the sizes of the inputs after the first; far: at sizes far
+    from those that are run.
+    """
 
     feeds: tuple[dict[str, np.ndarray], ...]
     reason: str = ""
     wide: bool = False
+    original: Original | None = None
+    others: tuple[Sized, ...] = ()
+    far: Sized | None = None
 
 
 def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, Any], seed: int) -> Cases:
@@ -44,7 +87,8 @@ def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, An
     try:
         model, wide = runnable(analysis.model)
         ready = light(model) if wide else analysis.light
-        base = analysis.feeds or find_feeds(ready, shapes or analysis.sizes, values, seed)
+        session = open_session(ready)
+        base = analysis.feeds or find_feeds(ready, shapes or analysis.sizes, values, seed, session)
     except UnprovedError as error:
         return Cases((), str(error))
     found = [base]
@@ -53,11 +97,34 @@ def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, An
     for sizes in _other_sizes(specs, {n: a.shape for n, a in base.items()}, set(shapes)):
         try:
             feeds = feeds_for(model, sizes, values, seed + len(found), like=base)
-            run(open_session(ready), feeds)
+            run(session, feeds)
         except failures:
             continue
         found.append(feeds)
-    return Cases(tuple(found), wide=wide)
+    original = Original(ready)
+    with suppress(*failures):  # a proof that needs them says what is wrong with them
+        original.outputs(base, session=session)
+    return replace(cases_of(analysis, found, original), wide=wide)
+
+
+def cases_of(analysis: Analysis, feeds: Sequence[dict[str, np.ndarray]], original: Original) -> Cases:
+    """Return cases of given inputs, the first of the sizes of the analysis."""
+    reader, network = ShapeReader(original.model), analysis.units.traced.network
+    others = tuple(Sized(network, partial(reader.all, fed)) for fed in feeds[1:])
+    specs = input_specs(analysis.model)
+    far = Sized(network, partial(reader.infer, _far_sizes(specs, feeds[0])))
+    return Cases(tuple(feeds), original=original, others=others, far=far)
+
+
+def _far_sizes(specs: Mapping[str, InputSpec], base: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Choose sizes far from those that are run: a value may follow an input only from there on."""
+    return {
+        name: tuple(
+            s if isinstance(d, int) else FAR_BATCH if s == 1 else FAR_FACTOR * s
+            for d, s in zip(spec.dims or base[name].shape, base[name].shape, strict=True)
+        )
+        for name, spec in specs.items()
+    }
 
 
 def _other_sizes(
@@ -89,31 +156,30 @@ def proof(
     progress: Steps = unseen,
 ) -> Proof:  # fmt: skip
     """Prove a pruned model on the cases; unproved where there are none."""
-    if not cases.feeds:
+    if cases.original is None:
         return Proof(UNPROVED, 0, None, reason=cases.reason)
-    if cases.wide:
-        types = wide_dtypes(analysis.dtypes)
-        copy = replace(analysis, model=upcast_to_fp32(analysis.model), dtypes=types)
-        outcome = proof(copy, upcast_to_fp32(pruned), replayed, removed, replace(cases, wide=False), progress)
-        proved = outcome.status in (PROVED, WEAK)
-        return replace(outcome, reason="on a copy in fp32") if proved else outcome
     alive = analysis.units.alive(removed)
-    prepared: list[Case] = []
-    for number, feeds in enumerate(cases.feeds):
-        label = "inputs " + ", ".join(f"{n} {'x'.join(map(str, a.shape))}" for n, a in feeds.items())
-        if number == 0:
-            prepared.append(Case(label, analysis.units.traced, replayed, alive, analysis.dtypes, feeds))
-            continue
-        case = _at_sizes(analysis, alive, feeds)
+    dtypes = wide_dtypes(analysis.dtypes) if cases.wide else analysis.dtypes
+    labels = [_label(feeds) for feeds in cases.feeds]
+    prepared = [Case(labels[0], analysis.units.traced, replayed, alive, dtypes, cases.feeds[0])]
+    for label, feeds, sized in zip(labels[1:], cases.feeds[1:], cases.others, strict=True):
+        case = _at_sizes(analysis, alive, sized)
         clash = _clash(case, replayed)
         if clash is not None:
             return _failed(clash, label)
-        prepared.append(replace(case, label=label))
+        prepared.append(replace(case, label=label, feeds=feeds))
     if replayed.rescales:
-        clash = _far_clash(analysis, replayed, alive, cases.feeds[0])
+        clash = _far_clash(analysis, replayed, alive, cases)
         if clash is not None:
             return _failed(clash, "inputs of other sizes")
-    return prove((analysis.light, pruned), prepared, progress)
+    outcome = prove((cases.original, upcast_to_fp32(pruned) if cases.wide else pruned), prepared, progress)
+    if cases.wide and outcome.status in (PROVED, WEAK):
+        return replace(outcome, reason="on a copy in fp32")
+    return outcome
+
+
+def _label(feeds: Mapping[str, np.ndarray]) -> str:
+    return "inputs " + ", ".join(f"{n} {'x'.join(map(str, a.shape))}" for n, a in feeds.items())
 
 
 def _failed(clash: Conflict, label: str) -> Proof:
@@ -144,52 +210,37 @@ def _same_factors(left: Rescale, right: Rescale) -> bool:
     )
 
 
-def _far_clash(
-    analysis: Analysis, replayed: Replayed, alive: np.ndarray, base: Mapping[str, np.ndarray]
-) -> Conflict | None:
-    """Check factors at sizes far from those that are run: a value may follow an input only from there on."""
-    sizes = {
-        name: tuple(
-            s if isinstance(d, int) else FAR_BATCH if s == 1 else FAR_FACTOR * s
-            for d, s in zip(spec.dims or base[name].shape, base[name].shape, strict=True)
-        )
-        for name, spec in input_specs(analysis.model).items()
-    }
-    info = infer(analysis.model, sizes)
+def _far_clash(analysis: Analysis, replayed: Replayed, alive: np.ndarray, cases: Cases) -> Conflict | None:
+    """Check factors at sizes far from those that are run."""
+    assert cases.far is not None
     known = analysis.units.traced.shapes
-    if any(value.shape is None and known.get(name) is not None for name, value in info.items()):
+    if any(v.shape is None and known.get(name) is not None for name, v in cases.far.info.items()):
         return None
-    return _clash(_traced_at(analysis, alive, info, {}), replayed)
+    return _clash(_at_sizes(analysis, alive, cases.far), replayed)
 
 
-def _at_sizes(analysis: Analysis, alive: np.ndarray, feeds: dict[str, np.ndarray]) -> Case:
-    """Trace and replay the removal at other input sizes."""
-    return _traced_at(analysis, alive, all_shapes(analysis.model, feeds), feeds)
-
-
-def _traced_at(
-    analysis: Analysis, alive: np.ndarray, info: Mapping[str, ValueInfo], feeds: Mapping[str, np.ndarray]
-) -> Case:
-    old = analysis.units.traced
-    traced = trace(old.network, {name: value.shape for name, value in info.items()})
-    carried, lost = _carried_over(old, traced, alive)
-    replayed = replay(traced, carried)
+def _at_sizes(analysis: Analysis, alive: np.ndarray, sized: Sized) -> Case:
+    """Replay the removal at other input sizes."""
+    carried, lost = _carried_over(analysis.units.traced, sized.units, alive)
+    replayed = replay(sized.traced, carried)
     if lost is not None:
         replayed.conflicts.append(lost)
-    return Case("", traced, replayed, carried, {name: value.dtype for name, value in info.items()}, feeds)
+    types = {name: value.dtype for name, value in sized.info.items()}
+    return Case("", sized.traced, replayed, carried, types, {})
 
 
-def _carried_over(old: Trace, new: Trace, alive: np.ndarray) -> tuple[np.ndarray, Conflict | None]:
+def _carried_over(old: Trace, new: Units, alive: np.ndarray) -> tuple[np.ndarray, Conflict | None]:
     """Carry living labels to a trace at other sizes.
 
     Both make the same labels at a node in the same order, but for those along an axis that follows an
     input size: these are told apart by name, and none of them may be dead. Whether parents live follows
     from their children.
     """
-    found = np.ones(new.book.count, dtype=bool)
+    book = new.traced.book
+    found = np.ones(book.count, dtype=bool)
     produced = {int(labels.flat[0]) for labels in old.book.produced if labels.size}
     for place, made in old.book.made.items():
-        there = new.book.made.get(place, [])
+        there = book.made.get(place, [])
         ordered = len(there) == len(made)
         named = {other.what: other for other in there}
         for i, mine in enumerate(made):
@@ -200,10 +251,9 @@ def _carried_over(old: Trace, new: Trace, alive: np.ndarray) -> tuple[np.ndarray
             elif not part.all() and mine.start in produced:
                 labels = np.arange(mine.start, mine.start + mine.size)
                 return found, Conflict("", "an axis that follows an input size is cut", labels)
-    there_units = build_units(new)
-    removed = np.zeros(there_units.count, dtype=bool)
-    removed[there_units.of[~found]] = True
-    return there_units.alive(there_units.rows.close(removed)), None
+    removed = np.zeros(new.count, dtype=bool)
+    removed[new.of[~found]] = True
+    return new.alive(new.rows.close(removed)), None
 
 
 def suspects(analysis: Analysis, replayed: Replayed, removed: np.ndarray, outcome: Proof) -> set[int]:
