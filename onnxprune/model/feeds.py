@@ -103,17 +103,18 @@ def _search(model: onnx.ModelProto, session: Any, candidates: list[Sizes], how: 
     how: values that are given, and the seed of the others.
     """
     specs, (values, seed) = input_specs(model), how
+    outputs = [output.name for output in model.graph.output]
     reason = ""
     for sizes in candidates:
         fallback: Feeds | None = None
         for feeds, extreme in _variants(specs, sizes, values, seed):
             try:
-                finite = _finite(run(session, feeds).values())
+                finite = _finite(run(session, feeds, outputs).values())
             except runtime_errors() as error:
                 reason = reason or one_line(error)
                 continue
             # Ids that fit by luck would not fit with another seed: the largest of the range must, too.
-            if finite and _runs(session, extreme):
+            if finite and (extreme is None or _runs(session, extreme, outputs)):
                 return feeds
             fallback = fallback or feeds
         if fallback is not None:
@@ -126,9 +127,9 @@ def _search(model: onnx.ModelProto, session: Any, candidates: list[Sizes], how: 
     )
 
 
-def _runs(session: Any, feeds: Feeds | None) -> bool:
+def _runs(session: Any, feeds: Feeds, outputs: list[str]) -> bool:
     try:
-        return feeds is None or bool(run(session, feeds))
+        return bool(run(session, feeds, outputs))
     except runtime_errors():
         return False
 

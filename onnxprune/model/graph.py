@@ -15,7 +15,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxprune.model.mapped import HEAVY
 from onnxprune.model.quantized import coded_inputs, is_narrow
-from onnxprune.model.tensors import bits_of
+from onnxprune.model.tensors import bits_of, volume
 from onnxprune.model.values import SharedValues
 
 STANDARD = ("", "ai.onnx")
@@ -41,14 +41,14 @@ class Stored:
     place: int | None = None
     quantized: bool = False
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Return the shape without loading the values."""
         if self.literal is not None:
             return tuple(self.literal.shape)
         return tuple(self.tensor.shape)
 
-    @property
+    @cached_property
     def is_parameter(self) -> bool:
         """Tell whether the elements count as parameters: floats, and the codes of quantised weights."""
         if self.quantized:
@@ -62,7 +62,7 @@ class Stored:
             return dtype == onnx.TensorProto.BFLOAT16
         return bool(np.issubdtype(dtype, np.floating)) or np.dtype(dtype).name in ("bfloat16",)
 
-    @property
+    @cached_property
     def itemsize(self) -> float:
         """Return the bytes of one element; those of 4 bits take half a byte."""
         dtype = self.tensor.dtype if self.literal is None else self.literal.dtype
@@ -74,7 +74,7 @@ class Stored:
         """Load the values; those of a heavy weight are kept nowhere, as they would stay for the whole run."""
         if self.literal is not None:
             return self.literal
-        heavy = int(np.prod(self.shape, dtype=np.int64)) * self.itemsize > HEAVY
+        heavy = volume(self.shape) * self.itemsize > HEAVY
         return self._load() if heavy else self._kept
 
     @cached_property

@@ -192,10 +192,18 @@ class Patch:
 
     def _gone(self, nodes: list[NodeProto]) -> set[str]:
         """Return the tensors that were used and are no longer; what was never used stays where it was."""
-        if not (self._changed or self._removed):
-            return set()
         graph = self.model.graph
-        return _used(graph.node, graph) - _used(nodes, graph)
+        found = _touched(graph.node[place] for place in self._changed.keys() | self._removed)
+        if not found:
+            return found
+        for node in nodes:
+            found.difference_update(node.input)
+            found.difference_update(node.output)
+            for inner in subgraphs(node):
+                found -= _used(inner)
+        constants = {t.name for t in graph.initializer}
+        interface = [info.name for info in graph.input if info.name not in constants]
+        return found.difference(interface, [info.name for info in graph.output], [""])
 
     def _new_dims(self) -> dict[str, tuple[int | str | None, ...]]:
         """Return the dims of initializers that have others now."""
@@ -248,17 +256,22 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
             yield from _names(inner)
 
 
-def _used(nodes: Iterable[NodeProto], graph: onnx.GraphProto) -> set[str]:
-    """Return the tensors that nodes touch, in subgraphs as well, and the inputs and outputs of the graph."""
+def _used(graph: onnx.GraphProto) -> set[str]:
+    """Return the tensors that a subgraph touches."""
     constants = {t.name for t in graph.initializer}
     names = {info.name for info in graph.input if info.name not in constants}
     names.update(info.name for info in graph.output)
+    return names | _touched(graph.node)
+
+
+def _touched(nodes: Iterable[NodeProto]) -> set[str]:
+    """Return the tensors that nodes touch, those of their subgraphs included."""
+    names: set[str] = set()
     for node in nodes:
         names.update(node.input)
         names.update(node.output)
         for inner in subgraphs(node):
-            names |= _used(inner.node, inner)
-    names.discard("")
+            names |= _used(inner)
     return names
 
 

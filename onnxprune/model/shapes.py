@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,18 +11,25 @@ import onnx
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
 from onnxprune.model.interface import InputSpec, ValueInfo, declared_dims, input_specs
-from onnxprune.model.mapped import MappedModel
+from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors, with_outputs
 from onnxprune.model.sizes import default_sizes
 from onnxprune.model.tensors import weightless
 
 
 class ShapeReader:
-    """Finds the shapes of one model at any number of input sizes, on one copy without weights."""
+    """Finds the shapes of one model at any number of input sizes.
+
+    It infers them on one copy without weights; where inference stops, it runs the model, in one session
+    with optimisation off that stays open until it is closed.
+    """
 
     def __init__(self, model: onnx.ModelProto | MappedModel) -> None:
-        self.model = model
-        self._bare = weightless(model.model if isinstance(model, MappedModel) else model)
+        self.model = model if isinstance(model, MappedModel) else light(model)
+        self._bare = weightless(self.model.model)
+        self.source = model
+        self._session: Any = None
+        self._exposed: tuple[str, ...] = ()
         graph = self._bare.graph
         self._inputs = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in graph.input]
         # Stored shapes are of the exporter's example sizes, and symbols would hide the concrete result.
@@ -48,14 +56,58 @@ class ShapeReader:
         _add_missing(self._bare.graph, result)
         return result
 
-    def all(self, feeds: Mapping[str, np.ndarray]) -> dict[str, ValueInfo]:
+    def all(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> dict[str, ValueInfo]:
         """Infer what can be inferred at the sizes of the feeds, and run the model for the rest.
 
-        Raises as `infer` and `run_shapes`.
+        outputs: tensors that must come out of a run, whatever is known of them. Raises as `infer` and `read`.
         """
         found = self.infer({name: tuple(array.shape) for name, array in feeds.items()})
         unknown = [name for name, value in found.items() if value.shape is None]
-        return found | run_shapes(self.model, feeds, unknown) if unknown else found
+        if not unknown and not outputs:
+            return found
+        ran = self.read(feeds, [*unknown, *outputs])
+        return found | {name: ran[name] for name in unknown if name in ran}
+
+    def read(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, ValueInfo]:
+        """Run the model and read off shape and type of the tensors named.
+
+        Names that no node of the main graph makes are left out. Raises UsageError where the model does
+        not run with these feeds, UnprovedError where no session can be opened.
+        """
+        graph = self.model.model.graph
+        constants = _constants(graph)
+        result = {name: constants[name] for name in names if name in constants}
+        result |= {name: _of_array(feeds[name]) for name in names if name in feeds}
+        made = {output for node in graph.node for output in node.output}
+        wanted = [name for name in dict.fromkeys(names) if name in made and name]
+        if not wanted:
+            return result
+        session = self.session(wanted)
+        accepted = {i.name for i in session.get_inputs()}
+        try:
+            outputs = run(session, {n: a for n, a in feeds.items() if n in accepted}, wanted)
+        except runtime_errors() as error:
+            raise UsageError(f"the model does not run with the given inputs: {one_line(error)}") from error
+        for name, value in outputs.items():
+            result[name] = _of_array(value) if isinstance(value, np.ndarray) else ValueInfo(0, None)
+        return result
+
+    def session(self, names: Sequence[str] = ()) -> Any:
+        """Return a session with the outputs of the model and, behind them, the tensors named.
+
+        Raises UnprovedError where onnxruntime refuses the model.
+        """
+        outputs = [output.name for output in self.model.model.graph.output]
+        exposed = dict.fromkeys([*outputs, *self._exposed, *names])
+        if self._session is None or len(exposed) > len(outputs) + len(self._exposed):
+            self._exposed = tuple(exposed)[len(outputs) :]
+            model = with_outputs(self.model, list(exposed)) if self._exposed else self.model
+            self._session = open_session(model)
+        return self._session
+
+    def close(self) -> None:
+        """Let the session go; it is opened again where it is needed."""
+        self._session = None
 
 
 def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, ValueInfo]:
@@ -110,32 +162,10 @@ def _constants(graph: onnx.GraphProto) -> dict[str, ValueInfo]:
 
 
 def run_shapes(
-    model: onnx.ModelProto | MappedModel, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+    model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> dict[str, ValueInfo]:
-    """Run the model once and read off shape and type of the tensors named.
-
-    Names that no node of the main graph makes are left out. Raises UsageError where the model does not
-    run with these feeds, UnprovedError where no session can be opened.
-    """
-    graph = model.model.graph if isinstance(model, MappedModel) else model.graph
-    constants = _constants(graph)
-    result = {name: constants[name] for name in names if name in constants}
-    for name in names:
-        if name in feeds:
-            result[name] = _of_array(feeds[name])
-    made = {output for node in graph.node for output in node.output}
-    wanted = [name for name in dict.fromkeys(names) if name in made and name]
-    if not wanted:
-        return result
-    session = open_session(with_outputs(model, wanted))
-    accepted = {i.name for i in session.get_inputs()}
-    try:
-        outputs = run(session, {name: array for name, array in feeds.items() if name in accepted})
-    except runtime_errors() as error:
-        raise UsageError(f"the model does not run with the given inputs: {one_line(error)}") from error
-    for name, value in outputs.items():
-        result[name] = _of_array(value) if isinstance(value, np.ndarray) else ValueInfo(0, None)
-    return result
+    """Run the model once and read off shapes, as `ShapeReader.read` does."""
+    return ShapeReader(model).read(feeds, names)
 
 
 def _of_array(array: np.ndarray) -> ValueInfo:

@@ -19,8 +19,7 @@ from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
 from onnxprune.model.graph import Network
 from onnxprune.model.interface import InputSpec, ValueInfo, input_specs
-from onnxprune.model.mapped import light
-from onnxprune.model.runtime import open_session, run, runtime_errors
+from onnxprune.model.runtime import runtime_errors
 from onnxprune.model.shapes import ShapeReader
 from onnxprune.model.upcast import runnable, upcast_to_fp32, wide_dtypes
 from onnxprune.oracle.prove import (
@@ -84,36 +83,46 @@ def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, An
 
     Raises UsageError where none runs.
     """
+    reader = analysis.reader
     try:
         model, wide = runnable(analysis.model)
-        ready = light(model) if wide else analysis.light
-        session = open_session(ready)
-        base = analysis.feeds or find_feeds(ready, shapes or analysis.sizes, values, seed, session)
+        if wide and reader.source is analysis.model:
+            reader = ShapeReader(model)
+        session = reader.session()
+        base = analysis.feeds or find_feeds(reader.model, shapes or analysis.sizes, values, seed, session)
     except UnprovedError as error:
         return Cases((), str(error))
-    found = [base]
+    original, found, infos = Original(reader.model), [base], []
     failures: tuple[type[Exception], ...] = (UsageError, *runtime_errors())
+    with suppress(*failures):  # a proof that needs the outputs says what is wrong with them
+        original.outputs(base, session=session)
     specs = input_specs(analysis.model)
     for sizes in _other_sizes(specs, {n: a.shape for n, a in base.items()}, set(shapes)):
         try:
             feeds = feeds_for(model, sizes, values, seed + len(found), like=base)
-            run(session, feeds)
+            infos.append(reader.all(feeds, original.names))
         except failures:
             continue
         found.append(feeds)
-    original = Original(ready)
-    with suppress(*failures):  # a proof that needs them says what is wrong with them
-        original.outputs(base, session=session)
-    return replace(cases_of(analysis, found, original), wide=wide)
+    reader.close()
+    return replace(_sized(analysis, found, infos, reader), wide=wide, original=original)
 
 
-def cases_of(analysis: Analysis, feeds: Sequence[dict[str, np.ndarray]], original: Original) -> Cases:
-    """Return cases of given inputs, the first of the sizes of the analysis."""
-    reader, network = ShapeReader(original.model), analysis.units.traced.network
-    others = tuple(Sized(network, partial(reader.all, fed)) for fed in feeds[1:])
-    specs = input_specs(analysis.model)
-    far = Sized(network, partial(reader.infer, _far_sizes(specs, feeds[0])))
-    return Cases(tuple(feeds), original=original, others=others, far=far)
+def cases_of(analysis: Analysis, feeds: Sequence[dict[str, np.ndarray]]) -> Cases:
+    """Return cases of given inputs, the first of the sizes of the analysis, on the model as it is."""
+    reader = analysis.reader
+    infos = [reader.all(fed) for fed in feeds[1:]]
+    return replace(_sized(analysis, feeds, infos, reader), original=Original(reader.model))
+
+
+def _sized(
+    analysis: Analysis, feeds: Sequence[dict[str, np.ndarray]], infos: Sequence[Mapping[str, ValueInfo]],
+    reader: ShapeReader,
+) -> Cases:  # fmt: skip
+    network = analysis.units.traced.network
+    others = tuple(Sized(network, partial(dict, info)) for info in infos)
+    far = Sized(network, partial(reader.infer, _far_sizes(input_specs(analysis.model), feeds[0])))
+    return Cases(tuple(feeds), others=others, far=far)
 
 
 def _far_sizes(specs: Mapping[str, InputSpec], base: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

@@ -27,7 +27,7 @@ from onnxprune.model.feeds import feeds_for
 from onnxprune.model.io import Loaded, load
 from onnxprune.model.tensors import raw_bytes
 from onnxprune.oracle.cases import Cases, cases_of, proof
-from onnxprune.oracle.prove import FAILED, PROVED, WEAK, Original
+from onnxprune.oracle.prove import FAILED, PROVED, WEAK
 from onnxprune.pipeline.prune import requested
 from onnxprune.planning.cost_model import CostModel
 from onnxprune.planning.decide import Decision, decide, score
@@ -95,7 +95,7 @@ class Subject:
         """Inputs of every shape that the generator promises to run."""
         shapes = list(self.case.input_shapes)
         feeds = [feeds_of(self.case, s, i) for i, s in enumerate(shapes)]
-        return cases_of(self.analysis, feeds, Original(self.analysis.light))
+        return cases_of(self.analysis, feeds)
 
     @cached_property
     def own_feeds(self) -> dict[str, np.ndarray]:
