@@ -14,12 +14,12 @@ from onnxprune.analysis.parameters import with_codes
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.units import Units, build_units
 from onnxprune.errors import UnprovedError, UsageError
-from onnxprune.model.carry import to_graph
 from onnxprune.model.collection import uncollected
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.graph import network
+from onnxprune.model.imported import to_graph
 from onnxprune.model.mapped import MappedModel, light
-from onnxprune.model.shapes import all_shapes, default_sizes, infer
+from onnxprune.model.shapes import ShapeReader, default_sizes
 from onnxprune.model.upcast import runnable
 from onnxprune.rules import load_plugins
 
@@ -30,7 +30,8 @@ Shapes = Mapping[str, "tuple[int | None, ...]"]
 class Analysis:
     """A model, its units, the element types of its tensors, and the input sizes it was read at.
 
-    feeds: inputs that run the model, where it had to be run to learn its shapes.
+    feeds: inputs that run the model, where it had to be run to learn its shapes; reader: of what runs, the
+    model or a copy in fp32.
     """
 
     model: onnx.ModelProto
@@ -38,11 +39,12 @@ class Analysis:
     dtypes: Mapping[str, int]
     sizes: Mapping[str, tuple[int, ...]]
     feeds: dict[str, np.ndarray] | None
+    reader: ShapeReader
 
     @cached_property
     def light(self) -> MappedModel:
-        """Return the model as it is run: the weights of a large one lie in a file, as long as this lives."""
-        return light(self.model)
+        """Return the model as it is run: its weights lie beside it as long as this lives."""
+        return self.reader.model if self.reader.source is self.model else light(self.model)
 
 
 @uncollected
@@ -58,20 +60,23 @@ def analyse(
     load_plugins()
     given = {n: tuple(np.shape(v)) for n, v in (values or {}).items() if np.ndim(v)}
     sizes = default_sizes(model, given | dict(shapes or {}))[0]
-    info = infer(model, sizes)
+    reader = ShapeReader(model)
+    info = reader.infer(sizes)
+    unknown = [name for name, value in info.items() if value.shape is None]
     feeds = None
-    if any(value.shape is None for value in info.values()):
+    if unknown:
         try:
-            ready, _ = runnable(model)
-            feeds = find_feeds(ready, shapes, values)
+            ready, wide = runnable(model)
+            reader = ShapeReader(ready) if wide else reader
+            feeds = find_feeds(reader.model, shapes, values, session=reader.session(unknown))
         except UnprovedError:
             feeds = None
         else:
             sizes = {name: tuple(array.shape) for name, array in feeds.items()}
-            info = all_shapes(ready, feeds)
+            info = reader.all(feeds)
     net = with_codes(network(to_graph(model), {o.domain: o.version for o in model.opset_import}))
     units = build_units(trace(net, {name: value.shape for name, value in info.items()}))
-    return Analysis(model, units, {name: value.dtype for name, value in info.items()}, sizes, feeds)
+    return Analysis(model, units, {name: value.dtype for name, value in info.items()}, sizes, feeds, reader)
 
 
 __all__ = ["Analysis", "UsageError", "analyse"]

@@ -14,6 +14,7 @@ from onnxprune.analysis.node_propagation import NodePropagation
 from onnxprune.analysis.records import Met, Operand
 from onnxprune.model.constants import is_alias, is_constant
 from onnxprune.model.graph import Network
+from onnxprune.model.tensors import volume
 from onnxprune.rules.facets import Facets
 from onnxprune.rules.registry import REGISTRY, Registry
 from onnxprune.rules.signature import NO_RULE, Pinned, Shape, Signature, Site, Verdict
@@ -82,6 +83,7 @@ class _Tracer:
         self.book = LabelConstraints()
         self.tensors: dict[str, Labelled] = {}
         self.known: dict[str, Known] = {}
+        self.constants: dict[str, Known] = {}
         frozen = {t.name for t in net.graph.outputs} | net.captured
         self.frozen = frozen | {net.roots[name] for name in frozen if name in net.roots}
 
@@ -126,9 +128,10 @@ class _Tracer:
         if aliased or is_constant(node.op, domain):
             return None
         facets = self.registry.facets(domain, node.op, self.net.opset(domain))
-        known = self._evaluated(node, facets)
+        values = [self._value(tensor) if tensor.name else None for tensor in node.inputs]
+        known = self._evaluated(node, facets, values)
         operands = tuple(self._operand(tensor) for tensor in node.inputs)
-        site = self._site(number, node, operands)
+        site = self._site(number, node, operands, values)
         if known is not None:
             for tensor, value in zip(node.outputs, known, strict=True):
                 self.known[tensor.name], self.tensors[tensor.name] = value, Labelled(value.value.shape)
@@ -193,9 +196,10 @@ class _Tracer:
             return Operand(stored.name, Labelled(stored.shape))
         return Operand(stored.name, Labelled(stored.shape), stored)
 
-    def _site(self, number: int, node: gs.Node, operands: tuple[Operand | None, ...]) -> Site:
+    def _site(
+        self, number: int, node: gs.Node, operands: tuple[Operand | None, ...], known: list[Known | None]
+    ) -> Site:
         domain = node.domain or ""
-        known = [self._value(tensor) for tensor in node.inputs]
         return Site(
             op=node.op,
             domain=domain,
@@ -214,18 +218,21 @@ class _Tracer:
         if tensor.name in self.known:
             return self.known[tensor.name]
         stored = self.net.root(tensor)
-        if stored is None or int(np.prod(stored.shape, dtype=np.int64)) > SMALL:
+        if stored is None or volume(stored.shape) > SMALL:
             return None
         if stored.is_parameter and len(stored.shape) > 1:
             return None
-        return Known.constant(np.asarray(stored.values))
+        if stored.name not in self.constants:
+            self.constants[stored.name] = Known.constant(np.asarray(stored.values))
+        return self.constants[stored.name]
 
-    def _evaluated(self, node: gs.Node, facets: Facets) -> tuple[Known, ...] | None:
+    def _evaluated(
+        self, node: gs.Node, facets: Facets, inputs: list[Known | None]
+    ) -> tuple[Known, ...] | None:
         """Return the values of the outputs where they follow from shapes and small constants."""
         if facets.from_shape is not None:
             shape = self._shape(node.inputs[0])
             return None if shape is None else (facets.from_shape(shape, node.attrs),)
-        inputs = [self._value(tensor) if tensor.name else None for tensor in node.inputs]
         if any(k is None and t.name for k, t in zip(inputs, node.inputs, strict=True)):
             return None
         present = [k for k in inputs if k is not None]

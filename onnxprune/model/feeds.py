@@ -58,15 +58,18 @@ def find_feeds(
     given_shapes: Given | None = None,
     given_values: Values | None = None,
     seed: int = 0,
+    session: Any = None,
 ) -> Feeds:
     """Find inputs with which onnxruntime runs the model; those giving finite outputs are preferred.
 
-    Raises UsageError where none of the candidates runs, UnprovedError where no session can be opened.
+    session: of the model, where one is open. Raises UsageError where none of the candidates runs,
+    UnprovedError where no session can be opened.
     """
     source = model if isinstance(model, MappedModel) else light(model)
     values = _arrays(source.model, given_values or {})
     given: dict[str, tuple[int | None, ...]] = {n: a.shape for n, a in values.items() if a.ndim}
-    return _search(source, default_sizes(source.model, given | dict(given_shapes or {})), values, seed)
+    candidates = default_sizes(source.model, given | dict(given_shapes or {}))
+    return _search(source.model, session or open_session(source), candidates, (values, seed))
 
 
 def check_given(model: onnx.ModelProto, shapes: Given, values: Values) -> None:
@@ -88,26 +91,30 @@ def feeds_for(
     arrays = _arrays(model, values or {})
     sizes = default_sizes(model, shapes)[0]
     if like is None:
-        return _search(light(model), [sizes], arrays, seed)
+        return _search(model, open_session(model), [sizes], (arrays, seed))
     rng = np.random.default_rng(seed)
     specs = input_specs(model)
     return {n: _fitted(arrays[n], sizes[n]) if n in arrays else _alike(like[n], sizes[n], rng) for n in specs}
 
 
-def _search(model: MappedModel, candidates: list[Sizes], values: Feeds, seed: int) -> Feeds:
-    specs = input_specs(model.model)
-    session = open_session(model)
+def _search(model: onnx.ModelProto, session: Any, candidates: list[Sizes], how: tuple[Feeds, int]) -> Feeds:
+    """Try sizes and kinds of values in turn.
+
+    how: values that are given, and the seed of the others.
+    """
+    specs, (values, seed) = input_specs(model), how
+    outputs = [output.name for output in model.graph.output]
     reason = ""
     for sizes in candidates:
         fallback: Feeds | None = None
         for feeds, extreme in _variants(specs, sizes, values, seed):
             try:
-                finite = _finite(run(session, feeds).values())
+                finite = _finite(run(session, feeds, outputs).values())
             except runtime_errors() as error:
                 reason = reason or one_line(error)
                 continue
             # Ids that fit by luck would not fit with another seed: the largest of the range must, too.
-            if finite and _runs(session, extreme):
+            if finite and (extreme is None or _runs(session, extreme, outputs)):
                 return feeds
             fallback = fallback or feeds
         if fallback is not None:
@@ -120,9 +127,9 @@ def _search(model: MappedModel, candidates: list[Sizes], values: Feeds, seed: in
     )
 
 
-def _runs(session: Any, feeds: Feeds | None) -> bool:
+def _runs(session: Any, feeds: Feeds, outputs: list[str]) -> bool:
     try:
-        return feeds is None or bool(run(session, feeds))
+        return bool(run(session, feeds, outputs))
     except runtime_errors():
         return False
 

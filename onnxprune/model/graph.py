@@ -16,7 +16,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnxprune.model.constants import is_alias, is_constant
 from onnxprune.model.mapped import HEAVY
 from onnxprune.model.quantized import is_parameter
-from onnxprune.model.tensors import bits_of
+from onnxprune.model.tensors import bits_of, volume
 from onnxprune.model.values import SharedValues
 
 _SCALARS = {
@@ -31,23 +31,24 @@ _SCALARS = {
 class Stored:
     """A constant of the model: an initializer, or the value of a Constant node.
 
-    quantized: an operator reads its elements as codes of real numbers, as DequantizeLinear does.
+    place: the number of the Constant node, None for an initializer; quantized: an operator reads its
+    elements as codes of real numbers, as DequantizeLinear does.
     """
 
     name: str
     tensor: Any
     literal: np.ndarray | None = None
-    node: gs.Node | None = None
+    place: int | None = None
     quantized: bool = False
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Return the shape without loading the values."""
         if self.literal is not None:
             return tuple(self.literal.shape)
         return tuple(self.tensor.shape)
 
-    @property
+    @cached_property
     def is_parameter(self) -> bool:
         """Tell whether the elements count as parameters: floats, and the codes of quantised weights."""
         return is_parameter(self.data_type, len(self.shape), self.quantized)
@@ -58,7 +59,7 @@ class Stored:
         dtype = self.tensor.dtype if self.literal is None else self.literal.dtype
         return int(dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
-    @property
+    @cached_property
     def itemsize(self) -> float:
         """Return the bytes of one element; those of 4 bits take half a byte."""
         return bits_of(self.data_type) / 8
@@ -68,7 +69,7 @@ class Stored:
         """Load the values; those of a heavy weight are kept nowhere, as they would stay for the whole run."""
         if self.literal is not None:
             return self.literal
-        heavy = int(np.prod(self.shape, dtype=np.int64)) * self.itemsize > HEAVY
+        heavy = volume(self.shape) * self.itemsize > HEAVY
         return self._load() if heavy else self._kept
 
     @cached_property
@@ -132,8 +133,8 @@ def network(graph: gs.Graph, opsets: dict[str, int]) -> Network:
     for number, node in enumerate(graph.nodes):
         names.append(node.name or f"{node.op}#{number}")
         captured |= _captured(node)
-        if is_constant(node.op, node.domain):
-            entry = _constant(node)
+        if is_constant(node.op, node.domain) and not node.inputs:
+            entry = _constant(node, number)
             if entry is not None:
                 stored[entry.name], roots[entry.name] = entry, entry.name
             continue
@@ -162,13 +163,13 @@ def _inner(graph: gs.Graph, seen: set[int]) -> Iterator[Stored]:
                         yield entry
 
 
-def _constant(node: gs.Node) -> Stored | None:
+def _constant(node: gs.Node, place: int | None = None) -> Stored | None:
     name = node.outputs[0].name
     if isinstance(node.attrs.get("value"), gs.Constant):
-        return Stored(name, node.attrs["value"], node=node)
+        return Stored(name, node.attrs["value"], place=place)
     for attr, dtype in _SCALARS.items():
         if attr in node.attrs:
-            return Stored(name, None, np.asarray(node.attrs[attr], dtype=dtype), node)
+            return Stored(name, None, np.asarray(node.attrs[attr], dtype=dtype), place)
     return None
 
 

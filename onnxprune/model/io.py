@@ -243,7 +243,7 @@ def _write_external(
 
 
 def _goes_outside(tensor: onnx.TensorProto) -> bool:
-    return raw_size(tensor) > BIG and tensor.data_type != onnx.TensorProto.STRING
+    return raw_size(tensor) > BIG and tensor.data_type != onnx.TensorProto.STRING and not is_external(tensor)
 
 
 def _external_chunks(model: onnx.ModelProto) -> Iterator[bytes]:

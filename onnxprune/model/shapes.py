@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,34 +11,113 @@ import onnx
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
 from onnxprune.model.interface import InputSpec, ValueInfo, declared_dims, input_specs
+from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors, with_outputs
 from onnxprune.model.sizes import default_sizes
 from onnxprune.model.tensors import weightless
 
 
-def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, ValueInfo]:
-    """Infer shape and type of every tensor of the main graph, the inputs having the given sizes.
+class ShapeReader:
+    """Finds the shapes of one model at any number of input sizes.
 
-    Shape is None where inference stops. Raises UsageError where a size contradicts the declared rank,
-    ModelError where inference fails altogether.
+    It infers them on one copy without weights; where inference stops, it runs the model, in one session
+    with optimisation off that stays open until it is closed.
     """
-    bare = weightless(model)
-    graph = bare.graph
-    for info in graph.input:
-        if info.name in sizes:
-            _fix(info, sizes[info.name])
-    # Stored shapes are of the exporter's example sizes, and symbols would hide the concrete result.
-    graph.ClearField("value_info")
-    for info in graph.output:
-        if info.type.HasField("tensor_type"):
-            info.type.tensor_type.ClearField("shape")
-    inferred = _inferred(bare)
-    result: dict[str, ValueInfo] = {}
-    for info in (*inferred.input, *inferred.output, *inferred.value_info):
-        if info.type.HasField("tensor_type"):
-            result[info.name] = ValueInfo(info.type.tensor_type.elem_type, _concrete(info))
-    _add_missing(model.graph, result)
-    return result
+
+    def __init__(self, model: onnx.ModelProto | MappedModel) -> None:
+        self.model = model if isinstance(model, MappedModel) else light(model)
+        self._bare = weightless(self.model.model)
+        self.source = model
+        self._session: Any = None
+        self._exposed: tuple[str, ...] = ()
+        graph = self._bare.graph
+        self._inputs = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in graph.input]
+        # Stored shapes are of the exporter's example sizes, and symbols would hide the concrete result.
+        graph.ClearField("value_info")
+        for info in graph.output:
+            if info.type.HasField("tensor_type"):
+                info.type.tensor_type.ClearField("shape")
+
+    def infer(self, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, ValueInfo]:
+        """Infer shape and type of every tensor of the main graph, the inputs having the given sizes.
+
+        Shape is None where inference stops. Raises UsageError where a size contradicts the declared
+        rank, ModelError where inference fails altogether.
+        """
+        for info, declared in zip(self._bare.graph.input, self._inputs, strict=True):
+            info.CopyFrom(declared)
+            if info.name in sizes:
+                _fix(info, sizes[info.name])
+        inferred = _inferred(self._bare)
+        result: dict[str, ValueInfo] = {}
+        for info in (*inferred.input, *inferred.output, *inferred.value_info):
+            if info.type.HasField("tensor_type"):
+                result[info.name] = ValueInfo(info.type.tensor_type.elem_type, _concrete(info))
+        _add_missing(self._bare.graph, result)
+        return result
+
+    def all(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> dict[str, ValueInfo]:
+        """Infer what can be inferred at the sizes of the feeds, and run the model for the rest.
+
+        outputs: tensors that must come out of a run, whatever is known of them. Raises as `infer` and `read`.
+        """
+        found = self.infer({name: tuple(array.shape) for name, array in feeds.items()})
+        unknown = [name for name, value in found.items() if value.shape is None]
+        if not unknown and not outputs:
+            return found
+        ran = self.read(feeds, [*unknown, *outputs])
+        return found | {name: ran[name] for name in unknown if name in ran}
+
+    def read(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, ValueInfo]:
+        """Run the model and read off shape and type of the tensors named.
+
+        Names that no node of the main graph makes are left out. Raises UsageError where the model does
+        not run with these feeds, UnprovedError where no session can be opened.
+        """
+        graph = self.model.model.graph
+        constants = _constants(graph)
+        result = {name: constants[name] for name in names if name in constants}
+        result |= {name: _of_array(feeds[name]) for name in names if name in feeds}
+        made = {output for node in graph.node for output in node.output}
+        wanted = [name for name in dict.fromkeys(names) if name in made and name]
+        if not wanted:
+            return result
+        session = self.session(wanted)
+        accepted = {i.name for i in session.get_inputs()}
+        try:
+            outputs = run(session, {n: a for n, a in feeds.items() if n in accepted}, wanted)
+        except runtime_errors() as error:
+            raise UsageError(f"the model does not run with the given inputs: {one_line(error)}") from error
+        for name, value in outputs.items():
+            result[name] = _of_array(value) if isinstance(value, np.ndarray) else ValueInfo(0, None)
+        return result
+
+    def session(self, names: Sequence[str] = ()) -> Any:
+        """Return a session with the outputs of the model and, behind them, the tensors named.
+
+        Raises UnprovedError where onnxruntime refuses the model.
+        """
+        outputs = [output.name for output in self.model.model.graph.output]
+        exposed = dict.fromkeys([*outputs, *self._exposed, *names])
+        if self._session is None or len(exposed) > len(outputs) + len(self._exposed):
+            self._exposed = tuple(exposed)[len(outputs) :]
+            model = with_outputs(self.model, list(exposed)) if self._exposed else self.model
+            self._session = open_session(model)
+        return self._session
+
+    def close(self) -> None:
+        """Let the session go; it is opened again where it is needed."""
+        self._session = None
+
+
+def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, ValueInfo]:
+    """Infer shapes once, as `ShapeReader.infer` does."""
+    return ShapeReader(model).infer(sizes)
+
+
+def all_shapes(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, ValueInfo]:
+    """Find all shapes once, as `ShapeReader.all` does."""
+    return ShapeReader(model).all(feeds)
 
 
 def _inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
@@ -84,29 +164,8 @@ def _constants(graph: onnx.GraphProto) -> dict[str, ValueInfo]:
 def run_shapes(
     model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> dict[str, ValueInfo]:
-    """Run the model once and read off shape and type of the tensors named.
-
-    Names that no node of the main graph makes are left out. Raises UsageError where the model does not
-    run with these feeds, UnprovedError where no session can be opened.
-    """
-    constants = _constants(model.graph)
-    result = {name: constants[name] for name in names if name in constants}
-    for name in names:
-        if name in feeds:
-            result[name] = _of_array(feeds[name])
-    made = {output for node in model.graph.node for output in node.output}
-    wanted = [name for name in dict.fromkeys(names) if name in made and name]
-    if not wanted:
-        return result
-    session = open_session(with_outputs(model, wanted))
-    accepted = {i.name for i in session.get_inputs()}
-    try:
-        outputs = run(session, {name: array for name, array in feeds.items() if name in accepted})
-    except runtime_errors() as error:
-        raise UsageError(f"the model does not run with the given inputs: {one_line(error)}") from error
-    for name, value in outputs.items():
-        result[name] = _of_array(value) if isinstance(value, np.ndarray) else ValueInfo(0, None)
-    return result
+    """Run the model once and read off shapes, as `ShapeReader.read` does."""
+    return ShapeReader(model).read(feeds, names)
 
 
 def _of_array(array: np.ndarray) -> ValueInfo:
@@ -118,18 +177,9 @@ def _of_array(array: np.ndarray) -> ValueInfo:
     return ValueInfo(int(dtype), tuple(array.shape))
 
 
-def all_shapes(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, ValueInfo]:
-    """Infer what can be inferred at the sizes of the feeds, and run the model for the rest.
-
-    Raises as `infer` and `run_shapes`.
-    """
-    found = infer(model, {name: tuple(array.shape) for name, array in feeds.items()})
-    unknown = [name for name, value in found.items() if value.shape is None]
-    return found | run_shapes(model, feeds, unknown) if unknown else found
-
-
 __all__ = [
     "InputSpec",
+    "ShapeReader",
     "ValueInfo",
     "all_shapes",
     "default_sizes",

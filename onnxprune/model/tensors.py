@@ -14,6 +14,7 @@ BIG = 1024  # bytes; shape inference reads small tensors only (shapes, axes, sca
 TensorCopy = Callable[[onnx.TensorProto, onnx.TensorProto], None]
 
 _TYPED_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+_GRAPHS = frozenset((onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS, onnx.AttributeProto.UNDEFINED))
 _BITS: dict[int, int] = {
     onnx.TensorProto.FLOAT: 32, onnx.TensorProto.INT32: 32, onnx.TensorProto.UINT32: 32,
     onnx.TensorProto.DOUBLE: 64, onnx.TensorProto.INT64: 64, onnx.TensorProto.UINT64: 64,
@@ -56,9 +57,10 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """Graphs held by the node's attributes: If, Loop, Scan and custom operators."""
     for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
+        if attribute.type in _GRAPHS:
+            if attribute.HasField("g"):
+                yield attribute.g
+            yield from attribute.graphs
 
 
 def node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,28 +14,68 @@ import onnx
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.replay import Conflict, Removal, Rescale, replay
 from onnxprune.analysis.trace import Trace, trace
-from onnxprune.analysis.units import build_units
+from onnxprune.analysis.units import Units, build_units
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
-from onnxprune.model.interface import ValueInfo, input_specs
-from onnxprune.model.mapped import light
-from onnxprune.model.runtime import open_session, run, runtime_errors
-from onnxprune.model.shapes import all_shapes, infer
+from onnxprune.model.graph import Network
+from onnxprune.model.interface import InputSpec, ValueInfo, input_specs
+from onnxprune.model.runtime import runtime_errors
+from onnxprune.model.shapes import ShapeReader
 from onnxprune.model.upcast import runnable, upcast_to_fp32, wide_dtypes
-from onnxprune.oracle.prove import FAILED, PROVED, UNPROVED, WEAK, Case, Difference, Proof, prove
+from onnxprune.oracle.prove import (
+    FAILED,
+    PROVED,
+    UNPROVED,
+    WEAK,
+    Case,
+    Difference,
+    Original,
+    Proof,
+    prove,
+)
 from onnxprune.progress import Steps, unseen
 from onnxprune.rewrite.apply import factors
 
 FAR_BATCH, FAR_FACTOR = 17, 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Sized:
+    """The network at other input sizes than the analysis read it at; found once, when it is asked for."""
+
+    network: Network
+    find: Callable[[], Mapping[str, ValueInfo]]
+
+    @cached_property
+    def info(self) -> Mapping[str, ValueInfo]:
+        """Return shape and type by tensor name."""
+        return self.find()
+
+    @cached_property
+    def traced(self) -> Trace:
+        """Return the trace at these sizes."""
+        return trace(self.network, {name: value.shape for name, value in self.info.items()})
+
+    @cached_property
+    def units(self) -> Units:
+        """Return the units at these sizes."""
+        return build_units(self.traced)
+
+
+@dataclass(frozen=True, eq=False)
 class Cases:
-    """Inputs to prove with; `reason` says why there are none, `wide` that they are for a copy in fp32."""
+    """Inputs to prove with; `reason` says why there are none, `wide` that they are for a copy in fp32.
+
+    original: what runs; others: the network at the sizes of the inputs after the first; far: at sizes far
+    from those that are run.
+    """
 
     feeds: tuple[dict[str, np.ndarray], ...]
     reason: str = ""
     wide: bool = False
+    original: Original | None = None
+    others: tuple[Sized, ...] = ()
+    far: Sized | None = None
 
 
 def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, Any], seed: int) -> Cases:
@@ -41,23 +83,57 @@ def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, An
 
     Raises UsageError where none runs.
     """
+    reader = analysis.reader
     try:
         model, wide = runnable(analysis.model)
-        ready = light(model) if wide else analysis.light
-        base = analysis.feeds or find_feeds(ready, shapes or analysis.sizes, values, seed)
+        if wide and reader.source is analysis.model:
+            reader = ShapeReader(model)
+        session = reader.session()
+        base = analysis.feeds or find_feeds(reader.model, shapes or analysis.sizes, values, seed, session)
     except UnprovedError as error:
         return Cases((), str(error))
-    found = [base]
+    original, found, infos = Original(reader.model), [base], []
     failures: tuple[type[Exception], ...] = (UsageError, *runtime_errors())
+    with suppress(*failures):  # a proof that needs the outputs says what is wrong with them
+        original.outputs(base, session=session)
     specs = input_specs(analysis.model)
     for sizes in _other_sizes(specs, {n: a.shape for n, a in base.items()}, set(shapes)):
         try:
             feeds = feeds_for(model, sizes, values, seed + len(found), like=base)
-            run(open_session(ready), feeds)
+            infos.append(reader.all(feeds, original.names))
         except failures:
             continue
         found.append(feeds)
-    return Cases(tuple(found), wide=wide)
+    reader.close()
+    return replace(_sized(analysis, found, infos, reader), wide=wide, original=original)
+
+
+def cases_of(analysis: Analysis, feeds: Sequence[dict[str, np.ndarray]]) -> Cases:
+    """Return cases of given inputs, the first of the sizes of the analysis, on the model as it is."""
+    reader = analysis.reader
+    infos = [reader.all(fed) for fed in feeds[1:]]
+    return replace(_sized(analysis, feeds, infos, reader), original=Original(reader.model))
+
+
+def _sized(
+    analysis: Analysis, feeds: Sequence[dict[str, np.ndarray]], infos: Sequence[Mapping[str, ValueInfo]],
+    reader: ShapeReader,
+) -> Cases:  # fmt: skip
+    network = analysis.units.traced.network
+    others = tuple(Sized(network, partial(dict, info)) for info in infos)
+    far = Sized(network, partial(reader.infer, _far_sizes(input_specs(analysis.model), feeds[0])))
+    return Cases(tuple(feeds), others=others, far=far)
+
+
+def _far_sizes(specs: Mapping[str, InputSpec], base: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Choose sizes far from those that are run: a value may follow an input only from there on."""
+    return {
+        name: tuple(
+            s if isinstance(d, int) else FAR_BATCH if s == 1 else FAR_FACTOR * s
+            for d, s in zip(spec.dims or base[name].shape, base[name].shape, strict=True)
+        )
+        for name, spec in specs.items()
+    }
 
 
 def _other_sizes(
@@ -88,30 +164,29 @@ def proof(
     analysis: Analysis, pruned: onnx.ModelProto, removal: Removal, cases: Cases, progress: Steps = unseen
 ) -> Proof:
     """Prove a pruned model on the cases; unproved where there are none."""
-    if not cases.feeds:
+    if cases.original is None:
         return Proof(UNPROVED, 0, None, reason=cases.reason)
-    if cases.wide:
-        types = wide_dtypes(analysis.dtypes)
-        copy = replace(analysis, model=upcast_to_fp32(analysis.model), dtypes=types)
-        outcome = proof(copy, upcast_to_fp32(pruned), removal, replace(cases, wide=False), progress)
-        proved = outcome.status in (PROVED, WEAK)
-        return replace(outcome, reason="on a copy in fp32") if proved else outcome
-    prepared: list[Case] = []
-    for number, feeds in enumerate(cases.feeds):
-        label = "inputs " + ", ".join(f"{n} {'x'.join(map(str, a.shape))}" for n, a in feeds.items())
-        if number == 0:
-            prepared.append(Case(label, removal, analysis.dtypes, feeds))
-            continue
-        case = _at_sizes(analysis, removal, feeds)
+    dtypes = wide_dtypes(analysis.dtypes) if cases.wide else analysis.dtypes
+    labels = [_label(feeds) for feeds in cases.feeds]
+    prepared = [Case(labels[0], removal, dtypes, cases.feeds[0])]
+    for label, feeds, sized in zip(labels[1:], cases.feeds[1:], cases.others, strict=True):
+        case = _at_sizes(removal, sized)
         clash = _clash(case.removal, removal)
         if clash is not None:
             return _failed(clash, label)
-        prepared.append(replace(case, label=label))
+        prepared.append(replace(case, label=label, feeds=feeds))
     if removal.replayed.rescales:
-        clash = _far_clash(analysis, removal, cases.feeds[0])
+        clash = _far_clash(removal, cases)
         if clash is not None:
             return _failed(clash, "inputs of other sizes")
-    return prove((analysis.light, pruned), prepared, progress)
+    outcome = prove((cases.original, upcast_to_fp32(pruned) if cases.wide else pruned), prepared, progress)
+    if cases.wide and outcome.status in (PROVED, WEAK):
+        return replace(outcome, reason="on a copy in fp32")
+    return outcome
+
+
+def _label(feeds: Mapping[str, np.ndarray]) -> str:
+    return "inputs " + ", ".join(f"{n} {'x'.join(map(str, a.shape))}" for n, a in feeds.items())
 
 
 def _failed(clash: Conflict, label: str) -> Proof:
@@ -142,34 +217,24 @@ def _same_factors(left: Rescale, right: Rescale) -> bool:
     )
 
 
-def _far_clash(analysis: Analysis, removal: Removal, base: Mapping[str, np.ndarray]) -> Conflict | None:
+def _far_clash(removal: Removal, cases: Cases) -> Conflict | None:
     """Check factors at sizes far from those that are run: a value may follow an input only from there on."""
-    sizes = {
-        name: tuple(
-            s if isinstance(d, int) else FAR_BATCH if s == 1 else FAR_FACTOR * s
-            for d, s in zip(spec.dims or base[name].shape, base[name].shape, strict=True)
-        )
-        for name, spec in input_specs(analysis.model).items()
-    }
-    info = infer(analysis.model, sizes)
+    assert cases.far is not None
     known = removal.traced.shapes
-    if any(value.shape is None and known.get(name) is not None for name, value in info.items()):
+    if any(v.shape is None and known.get(name) is not None for name, v in cases.far.info.items()):
         return None
-    return _clash(_carried_over(removal, info), removal)
+    return _clash(_carried_over(removal, cases.far.units), removal)
 
 
-def _at_sizes(analysis: Analysis, removal: Removal, feeds: dict[str, np.ndarray]) -> Case:
-    """Trace and replay the removal at other input sizes."""
-    info = all_shapes(analysis.model, feeds)
-    dtypes = {name: value.dtype for name, value in info.items()}
-    return Case("", _carried_over(removal, info), dtypes, feeds)
+def _at_sizes(removal: Removal, sized: Sized) -> Case:
+    """Replay the removal at other input sizes."""
+    types = {name: value.dtype for name, value in sized.info.items()}
+    return Case("", _carried_over(removal, sized.units), types, {})
 
 
-def _carried_over(removal: Removal, info: Mapping[str, ValueInfo]) -> Removal:
+def _carried_over(removal: Removal, units: Units) -> Removal:
     """Carry a removal to a trace at other sizes; whether parents live follows from their children."""
-    old = removal.traced
-    units = build_units(trace(old.network, {name: value.shape for name, value in info.items()}))
-    alive, lost = _living(old, units.traced, removal.alive)
+    alive, lost = _living(removal.traced, units.traced, removal.alive)
     removed = np.zeros(units.count, dtype=bool)
     removed[units.of[~alive]] = True
     if lost is None:
@@ -185,10 +250,11 @@ def _living(old: Trace, new: Trace, alive: np.ndarray) -> tuple[np.ndarray, Conf
     Both make the same labels at a node in the same order, but for those along an axis that follows an
     input size: these are told apart by name, and none of them may be dead.
     """
-    found = np.ones(new.book.count, dtype=bool)
+    book = new.book
+    found = np.ones(book.count, dtype=bool)
     produced = {int(labels.flat[0]) for labels in old.book.produced if labels.size}
     for place, made in old.book.made.items():
-        there = new.book.made.get(place, [])
+        there = book.made.get(place, [])
         ordered = len(there) == len(made)
         named = {other.what: other for other in there}
         for i, mine in enumerate(made):

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+
+from onnxprune.model.patch import Patch
 
 FLOATS: dict[int, float] = {
     TensorProto.FLOAT: 1e-5,
@@ -42,25 +44,14 @@ def nudged(
     moved: the tensors that may be nudged; tensors: shape and element type by name.
     """
     rng = np.random.default_rng(seed)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
+    patch = Patch(model)
+    for place, node in enumerate(model.graph.node):
         if node.op_type in QUANTISING and node.input[0] in moved and node.output[0] in tensors:
             shape, kind = tensors[node.output[0]][0], tensors.get(node.input[0], ((), TensorProto.FLOAT))[1]
             share = FLOATS.get(kind, 0.0)
-            node = onnx.NodeProto.FromString(node.SerializeToString())
             factor = 1 + np.where(rng.random(shape) < 0.5, -share, share)
-            tensor = numpy_helper.from_array(
-                factor.astype(helper.tensor_dtype_to_np_dtype(kind)), f"{node.output[0]}__nudge"
-            )
-            copy.graph.initializer.append(tensor)
-            names = [node.input[0], tensor.name]
-            nodes.append(helper.make_node("Mul", names, [f"{node.output[0]}__nudged"]))
-            node.input[0] = nodes[-1].output[0]
-        nodes.append(node)
-    if len(nodes) == len(model.graph.node):
-        return None
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
-    return copy
+            name, result = f"{node.output[0]}__nudge", f"{node.output[0]}__nudged"
+            patch.initializer(name, factor.astype(helper.tensor_dtype_to_np_dtype(kind)))
+            patch.insert(place, before=[helper.make_node("Mul", [node.input[0], name], [result])])
+            patch.set_input(place, 0, result)
+    return patch.written() if patch.added else None

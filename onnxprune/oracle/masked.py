@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
-import onnx
-import onnx_graphsurgeon as gs
+from onnx import NodeProto
 
 from onnxprune.analysis.axes import merged
 from onnxprune.analysis.labels import Factor, Labelled
 from onnxprune.analysis.records import Met, View
 from onnxprune.analysis.replay import Removal
 from onnxprune.analysis.replay_state import Mean
-from onnxprune.analysis.trace import Step, Trace
-from onnxprune.model.carry import to_graph, to_model
+from onnxprune.analysis.trace import Step
 from onnxprune.model.mapped import MappedModel
+from onnxprune.model.patch import Patch
+from onnxprune.oracle.builder import Builder
 from onnxprune.oracle.restricted import restrict
 from onnxprune.oracle.zeros import Decoding, Zeros
 from onnxprune.rules.signature import Signature
@@ -43,9 +43,13 @@ class Masked:
 def masked_original(model: MappedModel, removal: Removal, dtypes: Mapping[str, int]) -> Masked:
     """Build the masked original on a copy that shares the weights.
 
-    dtypes: ONNX element types by tensor name.
+    model: what the trace was made of; dtypes: ONNX element types by tensor name.
     """
-    return _Masker(model.model, removal, dtypes).run(model)
+    builder = Builder(Patch(model.model), dtypes, removal.traced.network.opset(""))
+    masker = _Masker(builder, removal)
+    masker.run()
+    written = replace(model, model=builder.patch.written())
+    return Masked(written, tuple(masker.restricted), tuple(masker.watched))
 
 
 def shown(labelled: Labelled, alive: np.ndarray) -> np.ndarray | None:
@@ -64,45 +68,33 @@ def shown(labelled: Labelled, alive: np.ndarray) -> np.ndarray | None:
 
 
 class _Masker:
-    def __init__(self, model: onnx.ModelProto, removal: Removal, dtypes: Mapping[str, int]) -> None:
-        self.graph = to_graph(model)
+    def __init__(self, builder: Builder, removal: Removal) -> None:
+        self.builder, self.patch = builder, builder.patch
         self.traced, self.replayed, self.alive = removal.traced, removal.replayed, removal.alive
-        self.dtypes = dict(dtypes)
-        self.opset = self.traced.network.opset("")
-        self.zeros = Zeros(self)
+        self.zeros = Zeros(builder)
         self.decoding = Decoding(self.traced)
         self.restricted: list[str] = []
         self.watched: list[str] = []
-        self.count = 0
-        self.prefix = _free_prefix(self.traced)
 
-    def run(self, model: MappedModel) -> Masked:
-        nodes = list(self.graph.nodes)
-        by_number = {step.number: step for step in self.traced.steps}
+    def run(self) -> None:
         means: dict[int, list[Mean]] = defaultdict(list)
         for mean in self.replayed.means:
             means[mean.step].append(mean)
-        made: list[gs.Node] = []
-        for number, node in enumerate(nodes):
-            step = by_number.get(number)
-            for mean in means[number]:
-                made += self._recounted(node, mean)
-            if step is not None and number in self.replayed.refs and isinstance(step.verdict, Signature):
-                made += self._masked(step, node, step.verdict)
-            else:
-                made.append(node)
-        self.graph.nodes[:] = made
-        masked = MappedModel(to_model(self.graph, model.model), model.folder)
-        return Masked(masked, tuple(self.restricted), tuple(self.watched))
+        for step in self.traced.steps:
+            for mean in means[step.number]:
+                self.patch.insert(step.number, before=self._recounted(step, mean))
+            if step.number in self.replayed.refs and isinstance(step.verdict, Signature):
+                self._mask(step, step.verdict)
 
-    def _masked(self, step: Step, node: gs.Node, signature: Signature) -> list[gs.Node]:
+    def _mask(self, step: Step, signature: Signature) -> None:
         assert step.met is not None
         sizes = self.replayed.sizes[step.number]
         if any(sizes[x] != step.met.sizes[x] for x in signature.normalised):
-            return self._restricted(step, node)
+            self._restrict(step)
+            return
         ends = signature.ending_subscripts()
-        before: list[gs.Node] = []
-        gone = self._mask_stored(step, node, signature)
+        before: list[NodeProto] = []
+        gone = self._mask_stored(step, signature)
         for view in step.met.views:
             consumed = ends.intersection(view.block.subscripts)
             read = consumed | (signature.ranged & set(view.block.subscripts))
@@ -110,21 +102,21 @@ class _Masker:
                 continue
             mask = self._mask_of(step, view)
             if mask is not None and not self.decoding.spared(step, view):
-                before += self.zeros.mask(step, node, view.operand, mask)
+                before += self.zeros.mask(step, view.operand, mask)
             if mask is not None:
                 gone |= consumed
-        fed_back = self._fed_back(step, node, step.met)
-        before += fed_back
+        fed_back = self._fed_back(step, step.met)
+        self.patch.insert(step.number, before=[*before, *fed_back])
         if signature.ranged and self.decoding.wanted(step):
-            self._ranged(step, node)
+            self._ranged(step)
         if gone or fed_back:
-            self._watch(node)
-        after = self._rescaled(step, node, gone, sizes) if signature.counted and gone else []
-        return [*before, node, *after]
+            self._watch(step)
+        if signature.counted and gone:
+            self._rescale(step, gone, sizes)
 
-    def _fed_back(self, step: Step, node: gs.Node, met: Met) -> list[gs.Node]:
+    def _fed_back(self, step: Step, met: Met) -> list[NodeProto]:
         """Mask, in the stored operands that read what the node produced itself, what is removed of it."""
-        made: list[gs.Node] = []
+        made: list[NodeProto] = []
         again = set(met.signature.fed_back)
         for top in (top for cluster in met.clusters for top in cluster.tops if again & set(top.subscripts)):
             for number, axes in enumerate(met.signature.inputs):
@@ -134,10 +126,10 @@ class _Masker:
                 places = tuple(axes.index((x,)) for x in top.subscripts)
                 mask = shown(Labelled(operand.labelled.shape, (Factor(places, top.labels),)), self.alive)
                 if mask is not None and operand.stored is not None:
-                    made += self.zeros.mask(step, node, number, mask)
+                    made += self.zeros.mask(step, number, mask)
         return made
 
-    def _mask_stored(self, step: Step, node: gs.Node, signature: Signature) -> set[str]:
+    def _mask_stored(self, step: Step, signature: Signature) -> set[str]:
         """Zero what a node sums over inside itself in its stored inputs; return the subscripts."""
         assert step.met is not None
         gone: set[str] = set()
@@ -150,11 +142,11 @@ class _Masker:
                 mask = shown(Labelled(slot.stored.shape, (Factor(places, labels),)), self.alive)
                 assert mask is not None
                 values = np.where(mask, slot.stored.values, 0).astype(slot.stored.values.dtype)
-                node.inputs[slot.operand] = self.constant("masked", values)
+                self.patch.set_input(step.number, slot.operand, self.builder.constant("masked", values))
                 gone |= inner
         return gone
 
-    def _ranged(self, step: Step, node: gs.Node) -> None:
+    def _ranged(self, step: Step) -> None:
         """Let the removed elements of a stored tensor read zero too, and note what reads zero behind."""
         operand = step.operands[0]
         assert step.met is not None
@@ -162,28 +154,29 @@ class _Masker:
         if mask is None:
             return
         if operand is not None and operand.stored is not None:
-            self.zeros.mask_stored(step, node, mask)
-        self.zeros.note(step, node)
+            self.zeros.mask_stored(step, mask)
+        self.zeros.note(step)
 
-    def _recounted(self, node: gs.Node, mean: Mean) -> list[gs.Node]:
+    def _recounted(self, step: Step, mean: Mean) -> list[NodeProto]:
         """Let a mean that is written out divide by the number of kept elements."""
-        source = node.inputs[mean.operand]
-        dtype = self.dtype(source.name)
+        source = self.patch.node(step.number).input[mean.operand]
+        dtype = self.builder.dtype(source)
         # The denominator divides the count, so that the division is exact also in float16.
         share = Fraction(mean.factor).limit_denominator(MAX_COUNT)
-        divided, result = self.variable("count", dtype), self.variable("count", dtype)
-        node.inputs[mean.operand] = result
-        self.restricted.append(node.name or node.outputs[0].name)
+        divided, result = self.builder.variable("count", dtype), self.builder.variable("count", dtype)
+        self.patch.set_input(step.number, mean.operand, result)
+        self.restricted.append(step.node.name or step.node.outputs[0].name)
         parts = [
-            self.constant("factor", np.asarray(n, dtype=dtype)) for n in (share.denominator, share.numerator)
+            self.builder.constant("factor", np.asarray(n, dtype=dtype))
+            for n in (share.denominator, share.numerator)
         ]
         return [
-            gs.Node("Div", f"{divided.name}_div", inputs=[source, parts[0]], outputs=[divided]),
-            gs.Node("Mul", f"{result.name}_mul", inputs=[divided, parts[1]], outputs=[result]),
+            self.builder.node("Div", [source, parts[0]], divided),
+            self.builder.node("Mul", [divided, parts[1]], result),
         ]
 
-    def _watch(self, node: gs.Node) -> None:
-        self.watched += [t.name for t in node.outputs if t.name][:1]
+    def _watch(self, step: Step) -> None:
+        self.watched += [t.name for t in step.node.outputs if t.name][:1]
 
     def _mask_of(self, step: Step, view: View) -> np.ndarray | None:
         operand = step.operands[view.operand]
@@ -191,50 +184,26 @@ class _Masker:
         factor = operand.labelled.factors[view.factor]
         return shown(Labelled(operand.labelled.shape, (factor,)), self.alive)
 
-    def dtype(self, name: str) -> np.dtype:
-        """Return the numpy type of a tensor."""
-        return onnx.helper.tensor_dtype_to_np_dtype(self.dtypes[name])
-
-    def constant(self, kind: str, values: np.ndarray) -> gs.Constant:
-        """Make a constant with a name that no tensor has."""
-        self.count += 1
-        return gs.Constant(f"{self.prefix}{kind}_{self.count}", values)
-
-    def variable(self, kind: str, dtype: np.dtype) -> gs.Variable:
-        """Make a tensor with a name that no tensor has."""
-        self.count += 1
-        name = f"{self.prefix}{kind}_{self.count}"
-        self.dtypes[name] = int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-        return gs.Variable(name, dtype=dtype)
-
-    def _rescaled(self, step: Step, node: gs.Node, gone: set[str], sizes: Mapping[str, int]) -> list[gs.Node]:
+    def _rescale(self, step: Step, gone: set[str], sizes: Mapping[str, int]) -> None:
         assert step.met is not None
         factor = float(np.prod([step.met.sizes[x] / sizes[x] for x in gone]))
-        output = node.outputs[0]
-        dtype = self.dtype(output.name)
-        inner = self.variable("mean", dtype)
-        node.outputs[0] = inner
+        node = self.patch.change(step.number)
+        output = node.output[0]
+        dtype = self.builder.dtype(output)
+        inner = self.builder.variable("mean", dtype)
+        node.output[0] = inner
         self.restricted.append(step.site.name)
-        scale = self.constant("count", np.asarray(factor, dtype=dtype))
-        return [gs.Node("Mul", f"{inner.name}_mul", inputs=[inner, scale], outputs=[output])]
+        scale = self.builder.constant("count", np.asarray(factor, dtype=dtype))
+        self.patch.insert(step.number, after=[self.builder.node("Mul", [inner, scale], output)])
 
-    def _restricted(self, step: Step, node: gs.Node) -> list[gs.Node]:
+    def _restrict(self, step: Step) -> None:
         assert step.met is not None
         mask = shown(step.met.outputs[0], self.alive)
         assert mask is not None
         self.restricted.append(step.site.name)
-        self._watch(node)
+        self._watch(step)
         sizes = self.replayed.sizes[step.number]
         subscripts = [x for x in step.met.signature.normalised if sizes[x] != step.met.sizes[x]]
         factor = float(np.prod([step.met.sizes[x] / sizes[x] for x in subscripts]))
-        return restrict(self, step, node, mask, factor)
-
-
-def _free_prefix(traced: Trace) -> str:
-    """Return a prefix that no tensor or node of the model has."""
-    net = traced.network
-    names = {t.name for n in net.nodes for t in (*n.inputs, *n.outputs)} | set(net.names) | net.captured
-    prefix = "__oracle_"
-    while any(name.startswith(prefix) for name in names):
-        prefix = f"_{prefix}"
-    return prefix
+        self.patch.insert(step.number, before=restrict(self.builder, step, mask, factor))
+        self.patch.remove(step.number)

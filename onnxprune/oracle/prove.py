@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from onnxprune.analysis.replay_state import selected
 from onnxprune.analysis.trace import Trace
 from onnxprune.errors import UnprovedError
 from onnxprune.model.mapped import MappedModel, light
-from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
+from onnxprune.model.runtime import Sessions, one_line, open_session, run, runtime_errors
 from onnxprune.oracle.codes import inexact, nudged
 from onnxprune.oracle.masked import Masked, masked_original
 from onnxprune.oracle.rounding import run_nudged
@@ -153,25 +154,44 @@ class Case:
     feeds: Feeds
 
 
-def prove(
-    models: tuple[MappedModel, onnx.ModelProto], cases: Sequence[Case], progress: Steps = unseen
-) -> Proof:
+class Original:
+    """The original, and what it makes of inputs: one run at each level, however many proofs there are."""
+
+    def __init__(self, model: MappedModel) -> None:
+        self.model = model
+        self.names = [output.name for output in model.model.graph.output]
+        self._made: list[tuple[Feeds, bool, dict[str, Any]]] = []
+
+    def outputs(self, feeds: Feeds, optimised: bool = False, session: Any = None) -> dict[str, Any]:
+        """Return the outputs for inputs that do not change later. Raises as `open_session` and `run`.
+
+        session: of the model at that level, where one is open; it may have other outputs as well.
+        """
+        for known, level, outputs in self._made:
+            if known is feeds and level == optimised:
+                return outputs
+        outputs = run(session or open_session(self.model, optimised), feeds, self.names)
+        self._made.append((feeds, optimised, outputs))
+        return outputs
+
+
+def prove(models: tuple[Original, onnx.ModelProto], cases: Sequence[Case], progress: Steps = unseen) -> Proof:
     """Prove that the pruned model equals the masked original in every case.
 
     models: the original and the pruned one.
     """
     original, pruned = models[0], light(models[1])
-    tally = _Tally()
+    tally, sessions = _Tally(), Sessions()
     restricted: tuple[str, ...] = ()
     case: Case | None = None
     try:
         for number, case in enumerate(cases):
-            masked = masked_original(original, case.removal, case.dtypes)
+            masked = masked_original(original.model, case.removal, case.dtypes)
             restricted = restricted or masked.restricted
-            claim = Claim(case.removal.traced.tensors, case.removal.replayed.tensors)
-            _unoptimised(masked, pruned, claim, case, tally)
+            pair = _Pair(masked, pruned, case, sessions)
+            _unoptimised(pair, tally)
             if number == 0 and not tally.failures:
-                _optimised(original, masked, pruned, case, tally)
+                _optimised(original, pair, tally)
             progress(number + 1, len(cases))
     except BrokenError as error:
         assert case is not None
@@ -189,14 +209,42 @@ class BrokenError(Exception):
     """A model made by us does not run on inputs on which the original does."""
 
 
-def _ran(model: MappedModel, feeds: Feeds, optimised: bool = False) -> dict[str, Any]:
-    """Run a model made by us.
+@dataclass(frozen=True)
+class _Pair:
+    """The two models of a case; sessions with optimisation off stay open for the cases that follow."""
+
+    masked: Masked
+    pruned: MappedModel
+    case: Case
+    sessions: Sessions
+
+    @cached_property
+    def outputs(self) -> list[str]:
+        return [o.name for o in self.masked.model.model.graph.output]
+
+    @cached_property
+    def watched(self) -> list[str]:
+        return list(dict.fromkeys([*self.masked.watched, *self.outputs]))
+
+    @cached_property
+    def plain(self) -> Any:
+        """Return the session of the masked original with optimisation off, from which all watched come."""
+        return self.sessions.of(exposing(self.masked.model, self.watched))
+
+    @cached_property
+    def found(self) -> dict[str, Any]:
+        """Return what the pruned model makes with optimisation off. Raises BrokenError."""
+        return _ran(lambda: self.sessions.of(exposing(self.pruned, self.watched)), self.case.feeds)
+
+
+def _ran(opened: Callable[[], Any], feeds: Feeds) -> dict[str, Any]:
+    """Open and run a model made by us.
 
     Raises BrokenError where it does not run.
     """
     failures: tuple[type[Exception], ...] = (UnprovedError, *runtime_errors())
     try:
-        return run(open_session(model, optimised), feeds)
+        return run(opened(), feeds)
     except failures as error:
         raise BrokenError(one_line(error)) from error
 
@@ -212,25 +260,24 @@ def _named_in(message: str, traced: Trace) -> str:
     return ""
 
 
-def _unoptimised(masked: Masked, pruned: MappedModel, claim: Claim, case: Case, tally: _Tally) -> None:
-    outputs = [o.name for o in masked.model.model.graph.output]
-    watched = list(dict.fromkeys([*masked.watched, *outputs]))
-    expected = _ran(exposing(masked.model, watched), case.feeds)
-    found = _ran(exposing(pruned, watched), case.feeds)
+def _unoptimised(pair: _Pair, tally: _Tally) -> None:
+    case = pair.case
+    claim = Claim(case.removal.traced.tensors, case.removal.replayed.tensors)
+    expected = _ran(lambda: pair.plain, case.feeds)
     label = f"{case.label}, optimisation off"
     differences = [
-        compare(name, label, found[name], claim.of(name, expected[name]))
-        for name in watched
+        compare(name, label, pair.found[name], claim.of(name, expected[name]))
+        for name in pair.watched
         if isinstance(expected[name], np.ndarray)
     ]
     failing = [d.tensor for d in differences if not d.ratio <= 1]
-    noise = _noise(masked, failing, case, claim) if failing else {}
+    noise = _noise(pair, failing, claim) if failing else {}
     for difference in differences:
         tally.add(replace(difference, tolerance=difference.tolerance + noise.get(difference.tensor, 0.0)))
     tally.cases += 1
 
 
-def _noise(masked: Masked, names: Sequence[str], case: Case, claim: Claim) -> dict[str, float]:
+def _noise(pair: _Pair, names: Sequence[str], claim: Claim) -> dict[str, float]:
     """Measure how far rounding alone moves these tensors of the masked original.
 
     Its own outputs at another optimisation level and at inputs nudged by one unit in the last place
@@ -239,13 +286,13 @@ def _noise(masked: Masked, names: Sequence[str], case: Case, claim: Claim) -> di
     Codes move by whole steps; those that depend on no float sum over a pruned axis have no noise.
     Raises UnprovedError where the same input gives other outputs.
     """
-    exposed, feeds = exposing(masked.model, names), case.feeds
-    session = open_session(exposed)
-    plain, again = run(session, feeds), run(session, feeds)
+    masked, case, feeds = pair.masked, pair.case, pair.case.feeds
+    plain, again = run(pair.plain, feeds), run(pair.plain, feeds)
     for name in names:
         if not np.array_equal(plain[name], again[name], equal_nan=plain[name].dtype.kind == "f"):
             raise UnprovedError(f"'{name}' is random: the same input gives other values each time")
-    others = [run(open_session(exposed, optimised=True), feeds), run(session, _nudged(feeds))]
+    exposed = exposing(masked.model, names)
+    others = [run(open_session(exposed, optimised=True), feeds), run(pair.plain, _nudged(feeds))]
     rounded = run_nudged(exposed, feeds)
     others += [] if rounded is None else [rounded]
     moved = inexact(masked.model.model, masked.watched, case.dtypes)
@@ -283,19 +330,19 @@ def _gap(left: np.ndarray, right: np.ndarray) -> float:
     return float(np.abs(left[both].astype(np.float64) - right[both].astype(np.float64)).max(initial=0.0))
 
 
-def _optimised(original: MappedModel, masked: Masked, pruned: MappedModel, case: Case, tally: _Tally) -> None:
+def _optimised(original: Original, pair: _Pair, tally: _Tally) -> None:
     """Compare at onnxruntime's default level, with the original against itself as the yardstick.
 
     An original that onnxruntime does not optimise without an error is not compared at this level.
     """
-    feeds = case.feeds
+    case = pair.case
     try:
-        best = run(open_session(original, optimised=True), feeds)
+        best = original.outputs(case.feeds, optimised=True)
     except UnprovedError:
         return
-    plain = run(open_session(original), feeds)
-    expected = _ran(masked.model, feeds, optimised=True)
-    found = _ran(pruned, feeds, optimised=True)
+    plain = original.outputs(case.feeds)
+    expected = _ran(lambda: open_session(pair.masked.model, optimised=True), case.feeds)
+    found = _ran(lambda: open_session(pair.pruned, optimised=True), case.feeds)
     whole = Claim({}, {})
     for name, wanted in expected.items():
         if not isinstance(wanted, np.ndarray):
@@ -303,10 +350,10 @@ def _optimised(original: MappedModel, masked: Masked, pruned: MappedModel, case:
         slack = 2 * _gap(plain[name], best[name])
         difference = compare(name, f"{case.label}, optimisation on", found[name], wanted, slack)
         if not difference.ratio <= 1:
-            noise = _noise(masked, [name], case, whole).get(name, 0.0)
+            noise = _noise(pair, [name], whole).get(name, 0.0)
             if _is_quantised(case.removal.traced):
                 # Both are fused in their own way; with optimisation off they were compared already.
-                noise += 2 * _gap(found[name], _ran(pruned, feeds)[name])
+                noise += 2 * _gap(found[name], pair.found[name])
             difference = replace(difference, tolerance=difference.tolerance + noise)
         tally.add(difference)
     tally.cases += 1
@@ -325,4 +372,4 @@ def exposing(model: MappedModel, names: Sequence[str]) -> MappedModel:
     del copy.graph.output[:]
     del copy.graph.value_info[:]
     copy.graph.output.extend(described.get(name, onnx.ValueInfoProto(name=name)) for name in names)
-    return MappedModel(copy, model.folder)
+    return replace(model, model=copy)

@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.model.mapped import MappedModel
+from onnxprune.model.patch import Patch
 from onnxprune.model.runtime import open_session, run, with_outputs
 
 HALF_PLACE = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
@@ -54,18 +55,12 @@ def _step_of(name: str) -> str:
 
 def _with_steps(model: onnx.ModelProto, steps: Feeds) -> onnx.ModelProto:
     """Add an input to every tensor that is cast, in front of the cast."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.node[:]
-    for original in model.graph.node:
-        node = onnx.NodeProto.FromString(original.SerializeToString())
+    patch = Patch(model)
+    for place, node in enumerate(model.graph.node):
         if _share(node) and node.input[0] in steps:
             source, moved = node.input[0], f"__oracle_moved_{node.output[0]}"
-            copy.graph.node.append(helper.make_node("Add", [source, _step_of(source)], [moved]))
-            node.input[0] = moved
-        copy.graph.node.append(node)
-    copy.graph.input.extend(
-        helper.make_tensor_value_info(_step_of(name), TensorProto.FLOAT, step.shape)
-        for name, step in steps.items()
-    )
-    return copy
+            patch.insert(place, before=[helper.make_node("Add", [source, _step_of(source)], [moved])])
+            patch.set_input(place, 0, moved)
+    for name, step in steps.items():
+        patch.add_input(helper.make_tensor_value_info(_step_of(name), TensorProto.FLOAT, step.shape))
+    return patch.written()

@@ -9,14 +9,15 @@ out of these reads zero.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-import onnx
-import onnx_graphsurgeon as gs
+from onnx import NodeProto, helper
 
 from onnxprune.analysis.dequantize import stored_param
 from onnxprune.analysis.records import View
 from onnxprune.analysis.trace import Step, Trace
-from onnxprune.oracle.restricted import Maker
+from onnxprune.oracle.builder import Builder
 from onnxprune.rules.signature import Axes, Signature
 
 WITHOUT_WHERE = ("int8", "int16", "uint16")  # onnxruntime 1.31 has no kernel for these on the CPU
@@ -80,12 +81,12 @@ def _consumed(step: Step, view: View) -> set[str]:
 class Zeros:
     """Masks inputs, each tensor once for each mask, and remembers what reads zero already."""
 
-    def __init__(self, maker: Maker) -> None:
-        self.maker = maker
-        self.masks: dict[tuple[str, bytes], gs.Variable] = {}
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+        self.masks: dict[tuple[str, bytes], str] = {}
         self.zeroed: dict[str, str] = {}
 
-    def mask(self, step: Step, node: gs.Node, place: int, mask: np.ndarray) -> list[gs.Node]:
+    def mask(self, step: Step, place: int, mask: np.ndarray) -> list[NodeProto]:
         """Mask an input of a node; return the nodes that do it.
 
         mask: booleans that broadcast to the input.
@@ -93,20 +94,21 @@ class Zeros:
         signature = step.verdict
         assert isinstance(signature, Signature)
         assert signature.neutral is not None
-        source, zero = node.inputs[place], self._zero_at(step, node, place)
+        inputs = self.builder.patch.node(step.number).input
+        source, zero = inputs[place], _zero_at(signature, inputs, place)
         reads_zero = place in signature.codes or signature.neutral == 0
-        if reads_zero and self.zeroed.get(source.name) == zero:
+        if reads_zero and self.zeroed.get(source) == zero:
             return []
-        key = (source.name, mask.tobytes() + bytes(str((mask.shape, signature.neutral, zero)), "utf-8"))
-        made: list[gs.Node] = []
+        key = (source, mask.tobytes() + bytes(str((mask.shape, signature.neutral, zero)), "utf-8"))
+        made: list[NodeProto] = []
         if key not in self.masks:
-            filler, made = self._filler(step, node, place, signature)
+            filler, made = self._filler(step, place, signature)
             self.masks[key], more = self._where(source, mask, filler)
             made += more
-        node.inputs[place] = self.masks[key]
+        self.builder.patch.set_input(step.number, place, self.masks[key])
         return made
 
-    def mask_stored(self, step: Step, node: gs.Node, mask: np.ndarray) -> None:
+    def mask_stored(self, step: Step, mask: np.ndarray) -> None:
         """Mask the first input of a node, which is a constant."""
         operand, signature = step.operands[0], step.verdict
         assert operand is not None
@@ -115,95 +117,87 @@ class Zeros:
         values = np.asarray(operand.stored.values)
         zero = stored_param(step, 0, signature.codes[0].zero) if 0 in signature.codes else None
         filler = np.zeros((), values.dtype) if zero is None else zero.astype(values.dtype)
-        node.inputs[0] = self.maker.constant("codes", np.where(mask, values, filler))
+        masked = self.builder.constant("codes", np.where(mask, values, filler))
+        self.builder.patch.set_input(step.number, 0, masked)
 
-    def note(self, step: Step, node: gs.Node) -> None:
+    def note(self, step: Step) -> None:
         """Note that what comes out of a quantising node reads zero where its input does."""
         signature = step.verdict
         if isinstance(signature, Signature) and signature.inputs[0] == signature.outputs[0]:
-            dynamic = node.op == "DynamicQuantizeLinear"
-            self.zeroed[node.outputs[0].name] = node.outputs[2].name if dynamic else ""
+            outputs = step.node.outputs
+            dynamic = step.node.op == "DynamicQuantizeLinear"
+            self.zeroed[outputs[0].name] = outputs[2].name if dynamic else ""
 
-    def _zero_at(self, step: Step, node: gs.Node, place: int) -> str:
-        """Return the name of the zero point of an input, nothing where zero is 0."""
-        signature = step.verdict
-        assert isinstance(signature, Signature)
-        code = signature.codes.get(place)
-        return "" if code is None or code.zero is None else str(node.inputs[code.zero].name)
-
-    def _filler(
-        self, step: Step, node: gs.Node, place: int, signature: Signature
-    ) -> tuple[gs.Tensor, list[gs.Node]]:
+    def _filler(self, step: Step, place: int, signature: Signature) -> tuple[str, list[NodeProto]]:
         """Return what a removed element reads: the neutral element, or the zero point."""
-        dtype = self.maker.dtype(node.inputs[place].name)
+        inputs = self.builder.patch.node(step.number).input
+        dtype = self.builder.dtype(inputs[place])
         code = signature.codes.get(place)
         if code is None:
             assert signature.neutral is not None
-            return self.maker.constant("neutral", filler_of(signature.neutral, dtype)), []
+            return self.builder.constant("neutral", filler_of(signature.neutral, dtype)), []
         if code.zero is None:
-            return self.maker.constant("neutral", np.zeros((), dtype)), []
+            return self.builder.constant("neutral", np.zeros((), dtype)), []
         known = stored_param(step, place, code.zero)
         if known is not None:
-            return self.maker.constant("zero", np.ascontiguousarray(known).astype(dtype)), []
+            return self.builder.constant("zero", np.ascontiguousarray(known).astype(dtype)), []
         own, target = signature.inputs[code.zero], signature.inputs[place]
         assert own is not None
         assert target is not None
-        return self._broadcast(node.inputs[code.zero], own, target, dtype)
+        return self._broadcast(inputs[code.zero], own, target, dtype)
 
-    def _broadcast(
-        self, zero: gs.Tensor, own: Axes, target: Axes, dtype: np.dtype
-    ) -> tuple[gs.Tensor, list[gs.Node]]:
+    def _broadcast(self, zero: str, own: Axes, target: Axes, dtype: np.dtype) -> tuple[str, list[NodeProto]]:
         """Give a vector of computed zero points the rank of the tensor that it belongs to."""
         if len(own) != 1 or not own[0]:
             return zero, []
-        shape = [-1 if axis == own[0] else 1 for axis in target]
-        result = self.maker.variable("zero", dtype)
-        inputs = [zero, self.maker.constant("shape", np.asarray(shape, np.int64))]
-        return result, [gs.Node("Reshape", f"{result.name}_reshape", inputs=inputs, outputs=[result])]
+        shape = np.asarray([-1 if axis == own[0] else 1 for axis in target], np.int64)
+        result = self.builder.variable("zero", dtype)
+        return result, [self.builder.node("Reshape", [zero, self.builder.constant("shape", shape)], result)]
 
-    def _where(
-        self, source: gs.Tensor, mask: np.ndarray, filler: gs.Tensor
-    ) -> tuple[gs.Variable, list[gs.Node]]:
-        dtype = self.maker.dtype(source.name)
-        if self.maker.opset < 9:
+    def _where(self, source: str, mask: np.ndarray, filler: str) -> tuple[str, list[NodeProto]]:
+        dtype = self.builder.dtype(source)
+        if self.builder.opset < 9:
             return self._product(source, mask, filler, dtype)
         if dtype.name in WITHOUT_WHERE:
             return self._through_int32(source, mask, filler, dtype)
-        result = self.maker.variable("masked", dtype)
-        inputs = [self.maker.constant("mask", mask), source, filler]
-        return result, [gs.Node("Where", f"{result.name}_where", inputs=inputs, outputs=[result])]
+        result = self.builder.variable("masked", dtype)
+        inputs = [self.builder.constant("mask", mask), source, filler]
+        return result, [self.builder.node("Where", inputs, result)]
 
     def _through_int32(
-        self, source: gs.Tensor, mask: np.ndarray, filler: gs.Tensor, dtype: np.dtype
-    ) -> tuple[gs.Variable, list[gs.Node]]:
+        self, source: str, mask: np.ndarray, filler: str, dtype: np.dtype
+    ) -> tuple[str, list[NodeProto]]:
         wide = np.dtype(np.int32)
-        data, fill, chosen = (self.maker.variable("wide", wide) for _ in range(3))
-        result = self.maker.variable("masked", dtype)
-        inputs = [self.maker.constant("mask", mask), data, fill]
+        data, fill, chosen = (self.builder.variable("wide", wide) for _ in range(3))
+        result = self.builder.variable("masked", dtype)
         return result, [
-            _cast(source, data, wide),
-            _cast(filler, fill, wide),
-            gs.Node("Where", f"{result.name}_where", inputs=inputs, outputs=[chosen]),
-            _cast(chosen, result, dtype),
+            self._cast(source, data, wide),
+            self._cast(filler, fill, wide),
+            self.builder.node("Where", [self.builder.constant("mask", mask), data, fill], chosen),
+            self._cast(chosen, result, dtype),
         ]
+
+    def _cast(self, source: str, result: str, dtype: np.dtype) -> NodeProto:
+        return self.builder.node("Cast", [source], result, to=int(helper.np_dtype_to_tensor_dtype(dtype)))
 
     def _product(
-        self, source: gs.Tensor, mask: np.ndarray, filler: gs.Tensor, dtype: np.dtype
-    ) -> tuple[gs.Variable, list[gs.Node]]:
+        self, source: str, mask: np.ndarray, filler: str, dtype: np.dtype
+    ) -> tuple[str, list[NodeProto]]:
         """Mask before opset 9, which has no Where: x * mask + neutral * (1 - mask)."""
-        product, result = (self.maker.variable("masked", dtype) for _ in range(2))
-        offset = np.where(mask, np.zeros((), dtype), np.asarray(filler.values)).astype(dtype)
-        factors = [source, self.maker.constant("mask", mask.astype(dtype))]
-        terms = [product, self.maker.constant("neutral", offset)]
+        product, result = (self.builder.variable("masked", dtype) for _ in range(2))
+        fill = self.builder.patch.added[filler]
+        offset = np.where(mask, np.zeros((), dtype), fill).astype(dtype)
+        shown = self.builder.constant("mask", mask.astype(dtype))
         return result, [
-            gs.Node("Mul", f"{result.name}_mul", inputs=factors, outputs=[product]),
-            gs.Node("Add", f"{result.name}_add", inputs=terms, outputs=[result]),
+            self.builder.node("Mul", [source, shown], product),
+            self.builder.node("Add", [product, self.builder.constant("neutral", offset)], result),
         ]
 
 
-def _cast(source: gs.Tensor, result: gs.Variable, dtype: np.dtype) -> gs.Node:
-    to = int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
-    return gs.Node("Cast", f"{result.name}_cast", attrs={"to": to}, inputs=[source], outputs=[result])
+def _zero_at(signature: Signature, inputs: Sequence[str], place: int) -> str:
+    """Return the name of the zero point of an input, nothing where zero is 0."""
+    code = signature.codes.get(place)
+    return "" if code is None or code.zero is None else inputs[code.zero]
 
 
 def filler_of(neutral: float, dtype: np.dtype) -> np.ndarray:

@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from math import gcd
+from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
+from onnx import helper
 
 from onnxprune.analysis.axes import joined
 from onnxprune.analysis.replay import Cut, Removal, Replayed, Rescale
 from onnxprune.analysis.trace import Trace
-from onnxprune.model.carry import to_graph, to_model
 from onnxprune.model.collection import uncollected
-from onnxprune.model.graph import Network, Stored, network
+from onnxprune.model.graph import Network, Stored
+from onnxprune.model.patch import Patch
 from onnxprune.rules.signature import Fix
 
 
 @uncollected
 def apply(model: onnx.ModelProto, removal: Removal) -> onnx.ModelProto:
-    """Return a copy of the model with the removal carried out; the argument is not changed."""
+    """Return a copy of the model with the removal carried out; the argument is not changed.
+
+    model: what the trace was made of.
+    """
     traced, replayed = removal.traced, removal.replayed
-    graph = to_graph(model)
-    writer = _Writer(network(graph, traced.network.opsets))
+    writer = _Writer(Patch(model), traced.network)
     for cut in replayed.cuts:
         writer.replace(cut.step, cut.slot.operand, sliced(cut))
     for name in traced.shared:
@@ -34,12 +37,12 @@ def apply(model: onnx.ModelProto, removal: Removal) -> onnx.ModelProto:
     writer.write_constants()
     for rescale in replayed.rescales:
         writer.rescale(rescale)
-    _update_shapes(graph, traced, replayed)
+    _update_shapes(writer.patch, traced, replayed)
     writer.update_aliases()
     orphans = writer.orphans()
     if orphans:
-        _drop_dead(graph, orphans)
-    return to_model(graph, model)
+        writer.patch.remove_unread(orphans)
+    return writer.patch.written()
 
 
 def sliced(cut: Cut) -> np.ndarray:
@@ -83,17 +86,19 @@ def _shared_values(traced: Trace, replayed: Replayed, name: str) -> np.ndarray |
 class _Writer:
     """Collects new values per use of a constant, then writes them, un-sharing where they differ."""
 
-    def __init__(self, net: Network) -> None:
-        self.net = net
-        self.nodes = list(net.nodes)
+    def __init__(self, patch: Patch, net: Network) -> None:
+        self.patch, self.net = patch, net
         self.new: dict[str, list[tuple[int, int, np.ndarray]]] = defaultdict(list)
         self.whole: dict[str, np.ndarray] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.cut_off: set[str] = set()
-        self.taken = {t.name for node in net.nodes for t in (*node.inputs, *node.outputs)} | set(net.stored)
-        self.taken |= {node.name for node in net.nodes}
+
+    def _root(self, number: int, place: int) -> Stored | None:
+        name = self.net.roots.get(self.patch.node(number).input[place])
+        return None if name is None else self.net.stored[name]
 
     def replace(self, number: int, place: int, values: np.ndarray) -> None:
-        stored = self.net.root(self.nodes[number].inputs[place])
+        stored = self._root(number, place)
         assert stored is not None
         self.new[stored.name].append((number, place, values))
 
@@ -102,19 +107,17 @@ class _Writer:
             self.whole[name] = values
 
     def fix(self, number: int, fix: Fix) -> None:
-        node = self.nodes[number]
         if isinstance(fix.where, str):
-            if fix.value is None:
-                node.attrs.pop(fix.where, None)
-            else:
-                node.attrs[fix.where] = fix.listed()
+            self.patch.set_attribute(number, fix.where, fix.listed())
             return
-        if fix.where >= len(node.inputs) or not node.inputs[fix.where].name:
-            self._add_input(node, fix)
+        inputs = self.patch.node(number).input
+        if fix.where >= len(inputs) or not inputs[fix.where]:
+            name = self.patch.fresh(f"{self.net.nodes[number].outputs[0].name}_sizes")
+            self._read(number, fix.where, name, np.asarray(fix.value, dtype=np.int64))
             return
-        stored = self.net.root(node.inputs[fix.where])
+        stored = self._root(number, fix.where)
         if stored is None:
-            self._replace_computed(node, fix.where, np.asarray(fix.value, dtype=np.int64))
+            self._replace_computed(number, fix.where, np.asarray(fix.value, dtype=np.int64))
             return
         old = np.asarray(stored.values)
         values = np.asarray(fix.value, dtype=old.dtype)
@@ -122,27 +125,15 @@ class _Writer:
             values = values.reshape(old.shape) if values.size == old.size else values.ravel()
         self.replace(number, fix.where, values)
 
-    def _replace_computed(self, node: gs.Node, place: int, values: np.ndarray) -> None:
+    def _replace_computed(self, number: int, place: int, values: np.ndarray) -> None:
         """Put a constant where the model computes one from constants."""
-        old = node.inputs[place]
+        old = self.net.nodes[number].inputs[place]
         dtype = np.int64 if old.dtype is None else old.dtype
-        node.inputs[place] = gs.Constant(self._name(f"{old.name}_kept"), values.astype(dtype))
+        self._read(number, place, self.patch.fresh(f"{old.name}_kept"), values.astype(dtype))
         self.cut_off.add(old.name)
 
-    def _add_input(self, node: gs.Node, fix: Fix) -> None:
-        assert isinstance(fix.where, int)
-        while len(node.inputs) <= fix.where:
-            node.inputs.append(gs.Variable.empty())
-        name = self._name(f"{node.outputs[0].name}_sizes")
-        node.inputs[fix.where] = gs.Constant(name, np.asarray(fix.value, dtype=np.int64))
-
-    def _name(self, base: str) -> str:
-        name, count = base, 0
-        while name in self.taken:
-            count += 1
-            name = f"{base}_{count}"
-        self.taken.add(name)
-        return name
+    def _read(self, number: int, place: int, name: str, values: np.ndarray) -> None:
+        self.patch.set_input(number, place, self.patch.initializer(name, values))
 
     def write_constants(self) -> None:
         for name, values in self.whole.items():
@@ -156,52 +147,48 @@ class _Writer:
             self._unshare(name, uses, keep_first=every)
 
     def _unshare(self, name: str, uses: list[tuple[int, int, np.ndarray]], keep_first: bool) -> None:
-        made: list[tuple[np.ndarray, gs.Tensor]] = []
+        made: list[tuple[np.ndarray, str]] = []
         for number, place, values in uses:
             tensor = next((t for v, t in made if _equal(v, values)), None)
-            if tensor is None and keep_first and not made:
-                stored = self.net.stored[name]
-                self._store(stored, values)
-                tensor = stored.node.outputs[0] if stored.node is not None else stored.tensor
+            if tensor is None:
+                if keep_first and not made:
+                    self._store(self.net.stored[name], values)
+                    tensor = name
+                else:
+                    fresh = self.patch.fresh(f"{name}_kept")
+                    tensor = self.patch.initializer(fresh, np.asarray(values, order="C"))
                 made.append((values, tensor))
-            elif tensor is None:
-                tensor = gs.Constant(self._name(f"{name}_kept"), np.asarray(values, order="C"))
-                made.append((values, tensor))
-            self.nodes[number].inputs[place] = tensor
+            self.patch.set_input(number, place, tensor)
 
     def _store(self, stored: Stored, values: np.ndarray) -> None:
         values = np.asarray(values, order="C")
-        if stored.tensor is not None:
-            stored.tensor.values = values
-            return
-        assert stored.node is not None
-        stored.node.attrs.clear()
-        stored.node.attrs["value"] = gs.Constant(self._name(f"{stored.name}_value"), values)
+        if stored.place is None:
+            self.patch.set_values(stored.name, values)
+        else:
+            self.patch.set_constant(stored.place, values)
+        if stored.literal is None:
+            self.shapes[stored.name] = values.shape
 
     def update_aliases(self) -> None:
         """Give what is another name of a constant the shape that the constant has now."""
-        changed = {name for name in (*self.new, *self.whole) if self.net.stored[name].literal is None}
-        for node in self.net.nodes:
-            for tensor in node.outputs:
-                root = self.net.roots.get(tensor.name)
-                if root in changed and tensor.shape:
-                    tensor.shape = list(self.net.stored[root].shape)
+        for name, root in self.net.roots.items():
+            if root in self.shapes and self.patch.dims(name):
+                self.patch.set_dims(name, self.shapes[root])
 
     def rescale(self, rescale: Rescale) -> None:
         """Insert the exact factor between a run-time value and the node that reads it."""
-        node = self.nodes[rescale.step]
-        source = node.inputs[rescale.operand]
-        place = next(i for i, other in enumerate(self.net.graph.nodes) if other is node)
-        made: list[gs.Node] = []
+        node = self.patch.node(rescale.step)
+        source = node.input[rescale.operand]
+        made: list[onnx.NodeProto] = []
 
-        def add(op: str, *inputs: gs.Tensor, **attrs: int) -> gs.Tensor:
-            result = gs.Variable(self._name(f"{source.name}_scaled"), dtype=inputs[-1].dtype)
-            name = self._name(f"{node.name or source.name}_{op}")
-            made.append(gs.Node(op, name, attrs, inputs=list(inputs), outputs=[result]))
+        def add(op: str, *inputs: str, **attrs: Any) -> str:
+            result = self.patch.fresh(f"{source}_scaled")
+            name = self.patch.fresh(f"{node.name or source}_{op}")
+            made.append(helper.make_node(op, inputs, [result], name, **attrs))
             return result
 
-        def constant(values: np.ndarray) -> gs.Tensor:
-            return gs.Constant(self._name(f"{source.name}_factor"), values)
+        def constant(values: np.ndarray) -> str:
+            return self.patch.initializer(self.patch.fresh(f"{source}_factor"), values)
 
         value = add("Shape", source) if rescale.recounts else source
         for op, factor in factors(rescale):
@@ -209,8 +196,8 @@ class _Writer:
         if rescale.recounts:
             zero, one = constant(np.asarray(0)), constant(np.asarray(1))
             value = add("Reshape", add("Range", zero, add("ReduceProd", value, keepdims=0), one), value)
-        node.inputs[rescale.operand] = value
-        self.net.graph.nodes[place:place] = made
+        self.patch.set_input(rescale.step, rescale.operand, value)
+        self.patch.insert(rescale.step, before=made)
 
     def orphans(self) -> set[str]:
         """Return the tensors that may have lost their last reader."""
@@ -241,30 +228,17 @@ def _equal(left: np.ndarray, right: np.ndarray) -> bool:
     return left.shape == right.shape and np.array_equal(left, right)
 
 
-def _update_shapes(graph: gs.Graph, traced: Trace, replayed: Replayed) -> None:
+def _update_shapes(patch: Patch, traced: Trace, replayed: Replayed) -> None:
+    """Change the described dims of what has another shape now; the interface keeps its own."""
+    graph = traced.network.graph
     interface = {t.name for t in (*graph.inputs, *graph.outputs)}
-    for node in graph.nodes:
+    for node in traced.network.nodes:
         for tensor in node.outputs:
             kept = replayed.tensors.get(tensor.name)
             before = traced.tensors.get(tensor.name)
-            if kept is None or before is None or tensor.name in interface or not tensor.shape:
+            if kept is None or before is None or kept.shape == before.shape or tensor.name in interface:
                 continue
-            if kept.shape != before.shape and len(tensor.shape) == len(kept.shape):
-                tensor.shape = [
-                    new if new != old else dim
-                    for dim, old, new in zip(tensor.shape, before.shape, kept.shape, strict=True)
-                ]
-
-
-def _drop_dead(graph: gs.Graph, candidates: set[str]) -> None:
-    """Remove the nodes whose readers now read something else, and what only they read."""
-    while True:
-        used = {t.name for node in graph.nodes for t in node.inputs} | {t.name for t in graph.outputs}
-        used |= network(graph, {}).captured
-        unread = candidates - used
-        removed = [n for n in graph.nodes if {t.name for t in n.outputs} <= unread]
-        if not removed:
-            return
-        candidates = candidates | {t.name for n in removed for t in n.inputs}
-        gone = {id(n) for n in removed}
-        graph.nodes[:] = [n for n in graph.nodes if id(n) not in gone]
+            dims = patch.dims(tensor.name)
+            if dims and len(dims) == len(kept.shape):
+                pairs = zip(dims, before.shape, kept.shape, strict=True)
+                patch.set_dims(tensor.name, [new if new != old else dim for dim, old, new in pairs])

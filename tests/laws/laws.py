@@ -27,7 +27,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.model.feeds import feeds_for
 from onnxprune.model.io import Loaded
 from onnxprune.model.tensors import raw_bytes
-from onnxprune.oracle.cases import Cases, proof
+from onnxprune.oracle.cases import Cases, cases_of, proof
 from onnxprune.oracle.prove import FAILED, PROVED, WEAK
 from onnxprune.pipeline.resolve import requested
 from onnxprune.planning.cost_model import CostModel
@@ -94,7 +94,8 @@ class Subject:
     def cases(self) -> Cases:
         """Inputs of every shape that the generator promises to run."""
         shapes = list(self.case.input_shapes)
-        return Cases(tuple(feeds_of(self.case, s, i) for i, s in enumerate(shapes)))
+        feeds = [feeds_of(self.case, s, i) for i, s in enumerate(shapes)]
+        return cases_of(self.analysis, feeds)
 
     @cached_property
     def own_feeds(self) -> dict[str, np.ndarray]:

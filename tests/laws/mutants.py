@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ from onnxprune.analysis.trace import trace
 from onnxprune.analysis.units import Units, build_units
 from onnxprune.model.mapped import light
 from onnxprune.model.runtime import runtime_errors
-from onnxprune.oracle.prove import FAILED, PROVED, WEAK, Case, prove
+from onnxprune.oracle.prove import FAILED, PROVED, WEAK, Case, Original, prove
 from onnxprune.rewrite.apply import apply as rewritten
 from onnxprune.rules import REGISTRY, Registry
 from onnxprune.rules.registry import RuleFunction
@@ -212,6 +213,11 @@ class Arena:
     def units(self, registry: Registry) -> Units:
         return build_units(trace(self.base.traced.network, self.base.traced.shapes, registry))
 
+    @cached_property
+    def original(self) -> Original:
+        """The model, which runs once on the inputs, however many mutants are judged."""
+        return Original(light(self.model))
+
     def unaltered(self, removed: np.ndarray) -> tuple[str, onnx.ModelProto | None]:
         """The verdict on a removal by the engine as it is."""
         key = removed.tobytes()
@@ -233,7 +239,7 @@ class Arena:
             return LOADING, None
         case = Case("", removal, self.dtypes, self.feeds)
         try:
-            status = prove((light(self.model), pruned), [case]).status
+            status = prove((self.original, pruned), [case]).status
         except CRASHES:
             return LOADING, None
         return {PROVED: PROVED, WEAK: PROVED, FAILED: FAILED}.get(status, LOADING), pruned

@@ -16,6 +16,7 @@ from onnxprune.errors import UnprovedError
 from onnxprune.model import mapped as module
 from onnxprune.model.mapped import light
 from onnxprune.model.runtime import open_session, run
+from onnxprune.model.tensors import BIG
 from onnxprune.oracle.prove import exposing
 from scripts.build_deep_model import build
 from scripts.build_large_model import build as build_large
@@ -29,11 +30,30 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MUCH", 0)
 
 
-def test_a_small_model_is_not_copied() -> None:
+def test_the_weights_of_a_small_model_are_held_in_memory() -> None:
     model = onnx.load(MODELS / "digits_resnet.onnx")
+    before = model.SerializeToString()
     found = light(model)
-    assert found.model is model
     assert found.folder is None
+    assert found.model.ByteSize() < len(before) / 10
+    big = [t.name for t in model.graph.initializer if t.ByteSize() > 2 * BIG]
+    assert big
+    for tensor in model.graph.initializer:
+        if tensor.name in found.weights:
+            assert np.array_equal(found.weights[tensor.name].numpy(), numpy_helper.to_array(tensor))
+    assert found.weights.keys() >= set(big)
+    assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("kind", ["BFLOAT16", "FLOAT8E4M3FN", "INT4", "STRING", "BOOL", "FLOAT16", "INT64"])
+def test_types_that_onnxruntime_does_not_take_stay_in_the_model(kind: str) -> None:
+    values = ["a"] * 4096 if kind == "STRING" else [1] * 4096
+    tensor = onnx.helper.make_tensor("w", getattr(onnx.TensorProto, kind), [4096], values)
+    graph = onnx.helper.make_graph([], "g", [], [], [tensor])
+    found = light(onnx.helper.make_model(graph))
+    taken = kind in ("BOOL", "FLOAT16", "INT64")
+    assert (found.model.graph.initializer[0] == tensor) != taken
+    assert list(found.weights) == (["w"] if taken else [])
 
 
 @pytest.mark.usefixtures("small_limits")
