@@ -70,7 +70,8 @@ DENSE = {"w": drawn(5, 6), "b": drawn(6), "v": drawn(6, 3, seed=1)}
 IMAGE, ROWS = (2, 3, 6, 6), (4, 5)
 FIRST, LAST = node("Conv", "x w b", "y", pads=[1, 1, 1, 1]), node("Conv", "z v", "out")
 ACTIVATIONS = (
-    "Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus", "Erf", "Atan", "Cos",
+    "Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Softplus", "Erf", "Atan",
+    "Cos",
 )  # fmt: skip
 CASES: dict[str, tuple[Nodes, Mapping[str, np.ndarray], Sequence[int]]] = {
     **{kind: ([FIRST, node(kind, "y", "z"), LAST], CONV, IMAGE) for kind in ACTIVATIONS},
