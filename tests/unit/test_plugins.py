@@ -130,6 +130,32 @@ def test_a_broken_plugin_is_one_line_that_names_it(
     assert not (tmp_path / "o.onnx").exists()
 
 
+NORMALISING = '''
+from onnxprune.rules.facets import Facets
+from onnxprune.rules.registry import rule
+from onnxprune.rules.signature import Signature, numbered
+from onnxprune.rules.tape import SLOPE
+
+@rule("BiasSquare", domain="acme", facets=Facets(gradient=SLOPE))
+def bias_square(site):
+    """Adds a vector along the last axis, then does something along it."""
+    axes = numbered(site.shape())
+    return Signature((axes, (axes[-1],)), (axes,), normalised=frozenset(axes[-1]))
+'''
+
+
+def test_a_rule_that_normalises_and_does_not_say_how_freezes_its_channels(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    custom_model(model)
+    install(tmp_path / "site", NORMALISING)
+    result = command(tmp_path / "site", "inspect", model, "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["groups"] == []
+    reasons = {pin["reason"] for pin in found["pinned"]}
+    assert "BiasSquare normalises over this axis, and its rule does not say how" in reasons
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [("return site.attrs['size']", "KeyError('size')"), ("return None", "got None, expected a Signature")],
