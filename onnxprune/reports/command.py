@@ -24,5 +24,5 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
     given = {**defaults, **settings}
     for name, option in options_of(PruneSettings).items():
         usual = resolved(PruneSettings, {**given, name: defaults[name]}, name)
-        if option.flag and given[name] != option.kind.plain(usual):
-            yield from option.kind.words(option.flag, given[name])
+        if option.flag and name in settings and settings[name] != option.kind.plain(usual):
+            yield from option.kind.words(option.flag, settings[name])

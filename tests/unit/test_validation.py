@@ -135,8 +135,8 @@ def test_the_metric_suits_the_data() -> None:
     plain = judge(digits("shuffle"), PruneSettings(ratio=0.5, validate=CALIB))
     assert labelled is not None
     assert plain is not None
-    assert (labelled.name, labelled.before) == ("top1", accuracy(digits("shuffle")))
-    assert (plain.name, plain.before) == ("agreement", 1.0)
+    assert (labelled.metric.name, labelled.before) == ("top1", accuracy(digits("shuffle")))
+    assert (plain.metric.name, plain.before) == ("agreement", 1.0)
     image = onnx.helper.make_tensor_value_info("o", 1, ["B", 3, 4])
     model = pair()
     del model.graph.node[:], model.graph.initializer[:], model.graph.output[:]
@@ -145,7 +145,7 @@ def test_the_metric_suits_the_data() -> None:
     model.graph.node.append(onnx.helper.make_node("Relu", ["x"], ["o"]))
     found = judge(model, PruneSettings(ratio=0.5, validate={"x": np.ones((5, 3, 4), np.float32)}))
     assert found is not None
-    assert found.name == "drift"
+    assert found.metric.name == "drift"
 
 
 def script(path: Path, body: str) -> str:
