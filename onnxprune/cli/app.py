@@ -125,7 +125,7 @@ def inspect(screen: Screen, model: Path, **options: Any) -> int:
     """
     given = chosen(PruneSettings, options, Group.INLINE, Group.INPUTS)
     with screen.working(f"inspecting {model}"):
-        report = onnxprune.inspect(model, **given)
+        report = onnxprune.inspect(model, given["input_shapes"], given["input_values"], given["inline"])
     screen.say([f"warning: {text}" for text in report.warnings])
     screen.result(report, tables.inspect_tables(report, str(model), screen.detailed))
     return 0

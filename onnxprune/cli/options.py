@@ -110,13 +110,16 @@ def _decorator(name: str, option: Option, default: Any) -> Callable[[Command], C
             option.flag, name, type=click.IntRange(min=kind.least), default=default, metavar=kind.metavar,
             show_default=option.usual or True, help=option.help,
         )  # fmt: skip
-    if default in (None, MISSING, (), {}):
-        shown = None
-    else:
-        shown = default if kind.repeatable else kind.shown(default)
+    value, several = _Described(option), kind.repeatable
+    if default is MISSING:
+        return click.option(
+            option.flag, name, cls=_SettingOption, type=value, multiple=several, required=True,
+            help=option.help,
+        )  # fmt: skip
+    shown = default if several or default is None else kind.shown(default)
     return click.option(
-        option.flag, name, cls=_SettingOption, type=_Described(option), multiple=kind.repeatable,
-        default=shown, required=default is MISSING, show_default=shown is not None, help=option.help,
+        option.flag, name, cls=_SettingOption, type=value, multiple=several, default=shown or None,
+        show_default=bool(shown), help=option.help,
     )  # fmt: skip
 
 

@@ -45,12 +45,24 @@ class Metric:
     needs_labels: bool = False
 
     def __call__(self, judged: Judged) -> float:
-        """Measure outputs. Raises UsageError where labels are missing, or outputs do not fit."""
+        """Measure outputs.
+
+        Raises UsageError where labels are missing, where outputs do not fit, and where a metric from outside
+        fails or gives no finite number.
+        """
         if self.needs_labels and judged.data.labels is None:
             raise UsageError(
                 f"metric {self.name} compares with labels: the validation data holds no array 'labels'"
             )
-        return self.measure(judged)
+        if METRICS.is_ours(self):
+            return self.measure(judged)
+        value = guarded(lambda: float(self.measure(judged)), f"metric {self.name}")
+        if not np.isfinite(value):
+            better = "lower" if self.lower_is_better else "higher"
+            raise UsageError(
+                f"metric {self.name} gives {value}, expected a finite number, {better} is better"
+            )
+        return float(value)
 
 
 def metric(
@@ -84,16 +96,12 @@ def metric_of(given: str | Metric | Callable[..., Any]) -> Metric:
         return METRICS.get(given)
     call = function_in(given, "metric") if isinstance(given, str) else given
     name = given if isinstance(given, str) else f"{getattr(given, '__name__', 'function')}()"
-    return Metric(name, "of the user", lambda c: _asked(call, f"metric {name}", c))
+    return Metric(name, "given by the user", lambda c: call(_whole(c.found), c.data.labels))
 
 
-def _asked(call: Callable[..., Any], what: str, c: Judged) -> float:
-    """Ask a user's function of all outputs, by name, and the labels or None; higher is better."""
-    outputs = {key: _joined(c.found, key) for key in c.found[0]}
-    value = guarded(lambda: float(call(outputs, c.data.labels)), what)
-    if not np.isfinite(value):
-        raise UsageError(f"{what} gives {value}, expected a finite number, higher is better")
-    return float(value)
+def _whole(answers: Answers) -> dict[str, np.ndarray]:
+    """Join the batches of every output."""
+    return {name: _joined(answers, name) for name in answers[0]}
 
 
 @metric("top1", "share of samples whose highest score is that of their label", needs_labels=True)

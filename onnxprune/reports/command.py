@@ -23,8 +23,6 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
     defaults = defaults_of(PruneSettings)
     given = {**defaults, **settings}
     for name, option in options_of(PruneSettings).items():
-        if name not in settings:
-            continue
         usual = resolved(PruneSettings, {**given, name: defaults[name]}, name)
-        if option.flag and given[name] != option.kind.plain(usual):
-            yield from option.kind.words(option.flag, given[name])
+        if option.flag and name in settings and settings[name] != option.kind.plain(usual):
+            yield from option.kind.words(option.flag, settings[name])

@@ -145,7 +145,7 @@ def test_the_metric_suits_the_data() -> None:
     model.graph.node.append(onnx.helper.make_node("Relu", ["x"], ["o"]))
     found = judge(model, PruneSettings(ratio=0.5, validate={"x": np.ones((5, 3, 4), np.float32)}))
     assert found is not None
-    assert found.name == "drift"
+    assert found.metric.name == "drift"
 
 
 def script(path: Path, body: str) -> str:

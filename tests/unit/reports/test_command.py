@@ -42,5 +42,5 @@ def test_the_command_quotes_and_names_what_python_gave() -> None:
     text = " ".join(command(settings, "my model.onnx", ""))
     assert shlex.split(text) == [
         "onnxprune", "prune", "my model.onnx", "-o", "OUT", "--target", "macs=0.5", "--target",
-        "size=12345678", "--calib", "DATA", "--exclude", "a b'c",
+        "size=12345678", "--exclude", "a b'c", "--calib", "DATA",
     ]  # fmt: skip
