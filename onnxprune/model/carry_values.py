@@ -12,8 +12,9 @@ from onnx import numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxprune.errors import ModelError
+from onnxprune.model.constant import dense, sparse
 from onnxprune.model.tensors import subgraphs
-from onnxprune.model.values import SharedValues, SparseShared, dense, sparse
+from onnxprune.model.values import SharedValues, SparseShared
 
 
 def used_tensors(graph: gs.Graph) -> dict[str, gs.Tensor]:

@@ -16,6 +16,7 @@ import onnxprune
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.cost import macs, node_macs
 from onnxprune.analysis.functions import inlined
+from onnxprune.analysis.patterns import groups_matching
 from onnxprune.analysis.trace import Trace
 from onnxprune.choices import IN_PYTHON
 from onnxprune.errors import GateFailed, NothingToPrune, OnnxPruneError
@@ -33,7 +34,6 @@ from onnxprune.pipeline.inspect import first_makers, frozen_params, pin_reports
 from onnxprune.pipeline.recover import cautions, gathered, scored
 from onnxprune.pipeline.search import searched
 from onnxprune.planning.decide import Decision, Request, criterion_warnings, resolved_step
-from onnxprune.planning.patterns import groups_matching
 from onnxprune.planning.plan import Plan
 from onnxprune.planning.plan_file import derived, group_plans
 from onnxprune.progress import Progress, silent

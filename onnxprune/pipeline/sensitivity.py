@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs
+from onnxprune.analysis.patterns import groups_matching
 from onnxprune.choices import DATA_CRITERIA, SHARES
 from onnxprune.data.read import Calibration
 from onnxprune.errors import UnprovedError, UsageError
@@ -26,7 +27,6 @@ from onnxprune.pipeline.inspect import inspected
 from onnxprune.pipeline.recover import calibration, cautions, described, observed, scored
 from onnxprune.planning.constraints import bundles
 from onnxprune.planning.decide import Decision, Request, decide
-from onnxprune.planning.patterns import groups_matching
 from onnxprune.progress import Progress, silent
 from onnxprune.reports.data import GroupInfo, GroupSensitivity, Point, SensitivityReport
 from onnxprune.settings import PruneSettings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -23,9 +23,13 @@ def groups_matching(units: Units, patterns: Iterable[str], produced: bool = Fals
     patterns = list(patterns)
     if not patterns:
         return frozenset()
-    _check_known(units, patterns)
     net = units.traced.network
-    tests = [_test(p) for p in patterns]
+    tensors = sorted({t.name for n in net.nodes for t in (*n.inputs, *n.outputs) if t.name})
+    check_known(
+        patterns,
+        [*zip(net.names, (n.op for n in net.nodes), strict=True), *((name, "") for name in tensors)],
+    )
+    tests = [matcher(p) for p in patterns]
     hit: set[int] = set()
     for member in members(units):
         if produced and member.role != PRODUCES:
@@ -43,22 +47,27 @@ def groups_matching(units: Units, patterns: Iterable[str], produced: bool = Fals
     return frozenset(hit)
 
 
-def _check_known(units: Units, patterns: Iterable[str]) -> None:
-    """Refuse a pattern that matches no node and no tensor of the model."""
-    net = units.traced.network
-    ops = sorted({n.op for n in net.nodes})
-    tensors = sorted({t.name for n in net.nodes for t in (*n.inputs, *n.outputs) if t.name})
-    nodes = [*zip(net.names, (n.op for n in net.nodes), strict=True), *((name, "") for name in tensors)]
+def check_known(patterns: Iterable[str], names: Sequence[tuple[str, str]]) -> None:
+    """Refuse a pattern that matches nothing.
+
+    names: of all nodes with their operator types, and of all tensors without. Raises UsageError with the
+    nearest names.
+    """
     for pattern in patterns:
-        test = _test(pattern)
-        if not any(test(name, op) for name, op in nodes):
-            near = nearest(pattern, ops if pattern.startswith("type:") else [*net.names, *tensors])
+        test = matcher(pattern)
+        if not any(test(name, op) for name, op in names):
+            types = sorted({op for _, op in names if op})
+            near = nearest(pattern, types if pattern.startswith("type:") else [name for name, _ in names])
             raise UsageError(
                 f"pattern '{pattern}' matches no node or tensor{near}; see `onnxprune inspect -v`"
             )
 
 
-def _test(pattern: str) -> Callable[[str, str], bool]:
+def matcher(pattern: str) -> Callable[[str, str], bool]:
+    """Return what tells whether a name, or the operator type that goes with it, matches a pattern.
+
+    Raises UsageError for a regular expression that is none.
+    """
     if pattern.startswith("type:"):
         wanted = pattern[5:]
         return lambda _name, op: op == wanted
