@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from onnxprune import PruneSettings, planner, rewrite
 from onnxprune.analysis.analyse import analyse
-from onnxprune.model.io import load
+from onnxprune.model.load import load
 from onnxprune.pipeline.prune import requested
 from scripts.build_deep_model import build
 

@@ -73,7 +73,7 @@ def _load_and_save(path: Path, target: Path) -> Call:
 def _ours(path: Path) -> Call:
     from onnxprune import PruneSettings, planner, rewrite
     from onnxprune.analysis.analyse import analyse
-    from onnxprune.model.io import load
+    from onnxprune.model.load import load
     from onnxprune.pipeline.prune import requested
 
     settings = PruneSettings(ratio=RATIO, scope="local", align=1)

@@ -6,7 +6,8 @@ import onnx
 
 from onnxprune.choices import INLINING
 from onnxprune.errors import UsageError
-from onnxprune.model.inline import FunctionId, Inlined, inline, opsets_of, shown
+from onnxprune.model.domains import opsets_of
+from onnxprune.model.inline import FunctionId, Inlined, inline, shown
 from onnxprune.rules import REGISTRY, load_plugins
 
 

@@ -18,8 +18,7 @@ from onnx import TensorProto, helper
 from onnxprune.analysis.axes import joined
 from onnxprune.analysis.supposed import supposed
 from onnxprune.model.constant import Constant
-from onnxprune.model.graph import STANDARD
-from onnxprune.model.inline import opsets_of
+from onnxprune.model.domains import opsets_of, plain
 from onnxprune.model.tensors import is_float, subgraphs, volume
 from onnxprune.rules import REGISTRY
 from onnxprune.rules.signature import Shape, Signature
@@ -134,7 +133,7 @@ class _Walk:
     def _nodes(self, nodes: Iterable[onnx.NodeProto], scope: _Scope, body: _Body) -> Iterator[Use]:
         for node in nodes:
             values = [scope.get(name) for name in node.input]
-            if node.domain in STANDARD:
+            if not plain(node.domain):
                 yield from self._uses(node, values, body)
                 scope.update(zip(node.output, _results(node, values, body), strict=False))
             for graph in subgraphs(node):

@@ -285,7 +285,7 @@ def sparsify(screen: Screen, model: Path, **options: Any) -> int:
 def _loaded(path: Path, shapes: Mapping[str, Any], values: Mapping[str, Any]) -> onnx.ModelProto:
     """Load a model, and refuse sizes and values that its inputs do not take."""
     from onnxprune.model.feeds import check_given
-    from onnxprune.model.io import load
+    from onnxprune.model.load import load
 
     model = load(path).model
     check_given(model, shapes, values)

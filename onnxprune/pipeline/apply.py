@@ -16,7 +16,8 @@ from onnxprune.analysis.functions import inlined_again
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.inline import Inlined
 from onnxprune.model.interface import input_specs
-from onnxprune.model.io import Loaded, check_output, load, save
+from onnxprune.model.load import Loaded, load
+from onnxprune.model.save import check_output, save
 from onnxprune.oracle.cases import cases, proof
 from onnxprune.oracle.equal import model_differences
 from onnxprune.oracle.prove import FAILED, UNPROVED

@@ -14,8 +14,7 @@ import onnx
 from onnxprune.analysis.patterns import check_known, matcher
 from onnxprune.analysis.weights import Weight, find_weights, names_of
 from onnxprune.errors import NothingToPrune, UsageError
-from onnxprune.model.flow import all_nodes
-from onnxprune.model.tensors import EncodeError, all_tensors
+from onnxprune.model.tensors import EncodeError, all_nodes, all_tensors
 from onnxprune.rewrite.sparse_form import encode
 
 

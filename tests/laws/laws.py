@@ -24,7 +24,7 @@ from onnxprune.analysis.trace import Trace
 from onnxprune.analysis.units import Units
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.feeds import feeds_for
-from onnxprune.model.io import Loaded, load
+from onnxprune.model.load import Loaded, load
 from onnxprune.model.tensors import raw_bytes
 from onnxprune.oracle.cases import Cases, proof
 from onnxprune.oracle.prove import FAILED, PROVED, WEAK

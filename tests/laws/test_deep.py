@@ -7,7 +7,7 @@ import pytest
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.replay import replay
-from onnxprune.model.io import load
+from onnxprune.model.load import load
 from onnxprune.pipeline.prune import requested
 from onnxprune.planning import decide as planner
 from scripts.build_deep_model import build

@@ -18,7 +18,7 @@ from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
 from onnxprune.errors import NothingToPrune
 from onnxprune.model.count import parameters
-from onnxprune.model.io import load
+from onnxprune.model.load import load
 from onnxprune.model.mapped import light
 from onnxprune.model.runtime import open_session, run
 from onnxprune.oracle.cases import cases, proof

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.model.carry import to_graph, to_model
-from onnxprune.model.io import load
+from onnxprune.model.load import load
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "models"
 FILES = sorted(SHARED.glob("*/*.onnx"))

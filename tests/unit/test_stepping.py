@@ -13,7 +13,7 @@ import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
 from onnxprune.errors import UsageError
-from onnxprune.model.io import load
+from onnxprune.model.load import load
 from onnxprune.model.mapped import MappedModel
 from onnxprune.model.runtime import open_session, run
 from onnxprune.oracle.masked import masked_original
