@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx
 
 from onnxprune.errors import UsageError
-from onnxprune.model.inline import FunctionId, Inlined, inline, opsets_of, shown
+from onnxprune.model.domains import opsets_of
+from onnxprune.model.inline import FunctionId, Inlined, inline, shown
 from onnxprune.rules import REGISTRY, load_plugins
 from onnxprune.settings import PruneSettings
 from onnxprune.settings.option import options_of

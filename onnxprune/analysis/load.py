@@ -7,22 +7,22 @@ import os
 import onnx
 
 from onnxprune.errors import ModelError
-from onnxprune.model import io
-from onnxprune.model.constants import is_constant
+from onnxprune.model import load as files
 from onnxprune.model.flow import node_name
 from onnxprune.model.inline import opsets_of
+from onnxprune.model.structure import is_constant
 from onnxprune.rules.fits import Dims, Meeting
 from onnxprune.rules.registry import facets_of
 
 Shapes = dict[str, Dims]
 
 
-def load(given: str | os.PathLike[str] | bytes | onnx.ModelProto) -> io.Loaded:
+def load(given: str | os.PathLike[str] | bytes | onnx.ModelProto) -> files.Loaded:
     """Read a model from a path, from bytes or from a ModelProto, which is not changed.
 
     Raises ModelError for a file or model that cannot be used.
     """
-    return io.load(given, check_weights)
+    return files.load(given, check_weights)
 
 
 def check_weights(bare: onnx.ModelProto) -> tuple[str, ...]:

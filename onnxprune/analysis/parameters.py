@@ -13,10 +13,10 @@ from math import prod
 
 import onnx
 
-from onnxprune.model.constants import is_alias, is_constant
 from onnxprune.model.graph import Network
 from onnxprune.model.inline import opsets_of
 from onnxprune.model.quantized import is_parameter
+from onnxprune.model.structure import is_alias, is_constant
 from onnxprune.model.tensors import subgraphs
 from onnxprune.rules.registry import REGISTRY
 

@@ -12,8 +12,8 @@ from onnxprune.analysis.constants import evaluate
 from onnxprune.analysis.labels import Factor, LabelConstraints, Labelled, Pin
 from onnxprune.analysis.node_propagation import NodePropagation
 from onnxprune.analysis.records import Met, Operand
-from onnxprune.model.constants import is_alias, is_constant
 from onnxprune.model.graph import Network
+from onnxprune.model.structure import is_alias, is_constant
 from onnxprune.model.tensors import volume
 from onnxprune.rules.facets import Facets
 from onnxprune.rules.registry import REGISTRY, Registry

@@ -9,9 +9,12 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError
-from onnxprune.model.flow import all_nodes, check_flow, graph_nodes, node_name
+from onnxprune.model.domains import opsets_of, plain
+from onnxprune.model.flow import check_flow, node_name
 from onnxprune.model.tensors import (
+    all_nodes,
     all_tensors,
+    graph_nodes,
     is_external,
     is_float,
     raw_size,
@@ -57,7 +60,7 @@ def _check_interface(model: onnx.ModelProto) -> None:
         )
     newest = {"": onnx.defs.onnx_opset_version(), "ai.onnx.ml": onnx.defs.onnx_ml_opset_version()}
     for opset in model.opset_import:
-        domain = "" if opset.domain == "ai.onnx" else opset.domain
+        domain = plain(opset.domain)
         if opset.version > newest.get(domain, opset.version):
             name = f"opset {opset.version} of '{domain or 'ai.onnx'}'"
             known = f"the installed onnx {onnx.__version__} knows up to {newest[domain]}"
@@ -73,9 +76,9 @@ def _check_domains(model: onnx.ModelProto) -> None:
 
 
 def _check_declared(nodes: Iterable[onnx.NodeProto], opsets: Iterable[onnx.OperatorSetIdProto]) -> None:
-    declared = {"" if d.domain == "ai.onnx" else d.domain for d in opsets}
+    declared = {plain(d.domain) for d in opsets}
     for node in nodes:
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        domain = plain(node.domain)
         if domain not in declared:
             where = f"{node_name(node)} belongs to domain '{domain or 'ai.onnx'}'"
             raise ModelError(f"{where}, for which the model imports no opset; export the model again")
@@ -179,14 +182,14 @@ def _set_unknown_aside(bare: onnx.ModelProto) -> set[str]:
     Old exporters wrote experimental operators (ImageScaler) and onnxruntime's fusions write their own
     into the standard domain; both run. So do deprecated operators.
     """
-    versions = {("" if d.domain == "ai.onnx" else d.domain): d.version for d in bare.opset_import}
+    versions = opsets_of(bare)
     functions = {(f.domain, f.name) for f in bare.functions}
     known: dict[tuple[str, str], bool] = {}
     unknown, aside = set(), False
     for node in all_nodes(bare):
         if node.domain not in _STANDARD or (node.domain, node.op_type) in functions:
             continue
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        domain = plain(node.domain)
         key = (domain, node.op_type)
         if key not in known:
             known[key] = onnx.defs.has(node.op_type, versions.get(domain, 1), domain)

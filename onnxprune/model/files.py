@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from onnxprune.errors import ResourceError, UsageError
-from onnxprune.model.io import check_output
+from onnxprune.model.save import check_output
 
 
 def check_file(path: Path, others: Iterable[Path | None], force: bool) -> None:

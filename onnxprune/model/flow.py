@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import onnx
 
 from onnxprune.errors import ModelError
-from onnxprune.model.tensors import subgraphs
+from onnxprune.model.tensors import graph_nodes, subgraphs
 
 _MAX_CYCLE = 6
 
@@ -17,22 +16,6 @@ def node_name(node: onnx.NodeProto) -> str:
     """A node as messages call it: by its name, else by its first output."""
     output = next((name for name in node.output if name), "")
     return f"node '{node.name}' ({node.op_type})" if node.name else f"node making '{output}' ({node.op_type})"
-
-
-def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Nodes of the graph, its subgraphs and the local functions."""
-    yield from graph_nodes(model.graph.node)
-    for function in model.functions:
-        yield from graph_nodes(function.node)
-
-
-def graph_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes and those of their subgraphs."""
-    waiting: list[Any] = [nodes]
-    while waiting:
-        for node in waiting.pop(0):
-            yield node
-            waiting.extend(inner.node for inner in subgraphs(node))
 
 
 def check_flow(model: onnx.ModelProto) -> None:

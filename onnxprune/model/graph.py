@@ -13,9 +13,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from onnxprune.model.constants import is_alias, is_constant
 from onnxprune.model.mapped import HEAVY
 from onnxprune.model.quantized import is_parameter
+from onnxprune.model.structure import is_alias, is_constant
 from onnxprune.model.tensors import bits_of, volume
 from onnxprune.model.values import SharedValues
 

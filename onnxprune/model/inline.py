@@ -9,12 +9,18 @@ import onnx
 from onnx import inliner
 
 from onnxprune.errors import ModelError
-from onnxprune.model.constants import held_tensor
-from onnxprune.model.flow import graph_nodes
-from onnxprune.model.tensors import all_tensors, copy_header, copy_model, is_big, is_external
+from onnxprune.model.domains import opsets_of, plain
+from onnxprune.model.structure import held_tensor
+from onnxprune.model.tensors import (
+    all_tensors,
+    copy_header,
+    copy_model,
+    graph_nodes,
+    is_big,
+    is_external,
+)
 
 FunctionId = tuple[str, str, str]
-_STANDARD = {"ai.onnx": ""}
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,6 @@ def shown(key: FunctionId) -> str:
     """Write a function as domain::name, with its overload where it has one."""
     domain, name, overload = key
     return f"{domain}::{name}" + (f":{overload}" if overload else "")
-
-
-def opsets_of(model: onnx.ModelProto | onnx.FunctionProto) -> dict[str, int]:
-    """Versions by domain, the standard one under its empty name."""
-    return {_STANDARD.get(o.domain, o.domain): o.version for o in model.opset_import}
 
 
 def inline(model: onnx.ModelProto, wanted: Callable[[FunctionId], bool]) -> Inlined:
@@ -112,7 +113,7 @@ def _foreign(
     """Why the body would mean something else at these versions; nothing where it would not."""
     own = opsets_of(function)
     for node in graph_nodes(function.node):
-        domain = _STANDARD.get(node.domain, node.domain)
+        domain = plain(node.domain)
         mine, theirs = own.get(domain, 1), opsets.get(domain, 1)
         if mine != theirs and (node.domain, node.op_type, node.overload) not in functions:
             since = [_since(node.op_type, version, domain) for version in (mine, theirs)]
@@ -164,7 +165,7 @@ def _prepare(bare: onnx.ModelProto, chosen: set[FunctionId], opsets: dict[str, i
     functions = [f for f in bare.functions if _key(f) in chosen]
     for function in functions:
         for entry in function.opset_import:
-            entry.version = opsets[_STANDARD.get(entry.domain, entry.domain)]
+            entry.version = opsets[plain(entry.domain)]
     kept = {_key(f): onnx.FunctionProto.FromString(f.SerializeToString()) for f in functions}
     del bare.functions[:]
     bare.functions.extend(kept.values())
@@ -180,7 +181,7 @@ def _prepare(bare: onnx.ModelProto, chosen: set[FunctionId], opsets: dict[str, i
 def _add_opsets(model: onnx.ModelProto, opsets: dict[str, int]) -> None:
     """Import what only the functions imported."""
     own = opsets_of(model)
-    used = {_STANDARD.get(n.domain, n.domain) for n in graph_nodes(model.graph.node)}
+    used = {plain(n.domain) for n in graph_nodes(model.graph.node)}
     for domain in sorted(used - own.keys()):
         model.opset_import.add(domain=domain, version=opsets.get(domain, 1))
 

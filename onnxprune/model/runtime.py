@@ -17,9 +17,9 @@ import onnx
 import onnxruntime as ort
 
 from onnxprune.errors import UnprovedError, shortened
-from onnxprune.model.io import PROTOBUF_LIMIT, save, serialised
 from onnxprune.model.machine import THREADS
 from onnxprune.model.mapped import MappedModel, light
+from onnxprune.model.save import PROTOBUF_LIMIT, save, serialised
 from onnxprune.model.tensors import is_external
 
 _FATAL_ONLY = 4

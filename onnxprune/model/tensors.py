@@ -1,4 +1,4 @@
-"""Walking the TensorProtos of a model, and copying a model without copying its weights."""
+"""Walking the nodes and TensorProtos of a model, and copying a model without copying its weights."""
 
 from __future__ import annotations
 
@@ -61,6 +61,22 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             if attribute.HasField("g"):
                 yield attribute.g
             yield from attribute.graphs
+
+
+def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Nodes of the graph, its subgraphs and the local functions."""
+    yield from graph_nodes(model.graph.node)
+    for function in model.functions:
+        yield from graph_nodes(function.node)
+
+
+def graph_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes and those of their subgraphs."""
+    waiting: list[Any] = [nodes]
+    while waiting:
+        for node in waiting.pop(0):
+            yield node
+            waiting.extend(inner.node for inner in subgraphs(node))
 
 
 def node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
@@ -227,10 +243,12 @@ __all__ = [
     "BIG",
     "DecodeError",
     "EncodeError",
+    "all_nodes",
     "all_tensors",
     "copy_except",
     "copy_header",
     "copy_model",
+    "graph_nodes",
     "graph_tensors",
     "is_big",
     "is_external",

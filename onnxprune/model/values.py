@@ -9,6 +9,7 @@ import onnx
 from onnx import numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
+from onnxprune.model.constant import dense
 from onnxprune.model.tensors import raw_size
 
 
@@ -63,26 +64,3 @@ def numpy_dtype(data_type: int) -> Any:
         return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
     except KeyError:
         return data_type
-
-
-def dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
-    """Read a sparse tensor into a dense array."""
-    values = numpy_helper.to_array(sparse.values)
-    indices = numpy_helper.to_array(sparse.indices)
-    result = np.zeros(tuple(sparse.dims), values.dtype)
-    if indices.ndim == 2:
-        result[tuple(indices.T)] = values
-    else:
-        result.reshape(-1)[indices] = values
-    return result
-
-
-def sparse(array: np.ndarray, like: onnx.SparseTensorProto) -> onnx.SparseTensorProto:
-    """Write a dense array as a sparse tensor with the index layout and name of another."""
-    result = onnx.SparseTensorProto(dims=array.shape)
-    pairs = len(like.indices.dims) == 2
-    indices: np.ndarray = np.argwhere(array != 0) if pairs else np.flatnonzero(array != 0)
-    values = array[tuple(indices.T)] if pairs else array.reshape(-1)[indices]
-    result.values.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), like.values.name))
-    result.indices.CopyFrom(numpy_helper.from_array(indices.astype(np.int64), like.indices.name))
-    return result

@@ -19,7 +19,7 @@ from onnxprune.evaluation.latency import BenchResult, BenchSettings, check_provi
 from onnxprune.evaluation.latency import bench as timed
 from onnxprune.model.feeds import check_given, find_feeds
 from onnxprune.model.files import check_file, write_file
-from onnxprune.model.io import check_output, save
+from onnxprune.model.save import check_output, save
 from onnxprune.pipeline.apply import apply, verified
 from onnxprune.pipeline.inspect import inspected
 from onnxprune.pipeline.prune import Model, prune

@@ -18,7 +18,8 @@ from onnxprune.analysis.load import load
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.inline import Inlined
 from onnxprune.model.interface import input_specs
-from onnxprune.model.io import Loaded, check_output, save
+from onnxprune.model.load import Loaded
+from onnxprune.model.save import check_output, save
 from onnxprune.oracle.cases import cases, proof
 from onnxprune.oracle.equal import model_differences
 from onnxprune.oracle.prove import FAILED, UNPROVED

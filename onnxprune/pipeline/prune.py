@@ -19,7 +19,8 @@ from onnxprune.evaluation.profile import Details, details
 from onnxprune.evaluation.validation import Judge, Validated, judge
 from onnxprune.model.files import check_file, write_file
 from onnxprune.model.inline import Inlined
-from onnxprune.model.io import Loaded, check_output, save
+from onnxprune.model.load import Loaded
+from onnxprune.model.save import check_output, save
 from onnxprune.oracle.cases import Cases, cases
 from onnxprune.oracle.functions import require_same
 from onnxprune.pipeline.attempt import Candidate, RunContext

@@ -18,7 +18,7 @@ from onnxprune.analysis.trace import Trace
 from onnxprune.data.read import Calibration
 from onnxprune.evaluation.latency import BenchResult
 from onnxprune.model.files import write_file
-from onnxprune.model.io import Loaded
+from onnxprune.model.load import Loaded
 from onnxprune.pipeline.attempt import Attempt
 from onnxprune.pipeline.inspect import first_makers, frozen_params, pin_reports
 from onnxprune.planning.decide import Request

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs
+from onnxprune.analysis.patterns import groups_matching
 from onnxprune.data.read import Calibration
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.evaluation.drift import distances
@@ -23,7 +24,7 @@ from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.oracle.masked import masked_original
 from onnxprune.pipeline.inspect import inspected
 from onnxprune.pipeline.report import calibration_report, cautions
-from onnxprune.pipeline.resolve import calibration, evidence_of, groups_matching, scored
+from onnxprune.pipeline.resolve import calibration, evidence_of, scored
 from onnxprune.planning.constraints import bundles
 from onnxprune.planning.criterion import criterion_of
 from onnxprune.planning.decide import Decision, Request, decide

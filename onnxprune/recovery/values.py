@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxprune.model.constants import held_tensor
+from onnxprune.model.structure import held_tensor
 from onnxprune.model.tensors import raw_bytes
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)

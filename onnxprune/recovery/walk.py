@@ -9,9 +9,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.errors import UsageError
-from onnxprune.model.constants import held_tensor, is_alias
 from onnxprune.model.inline import opsets_of
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
+from onnxprune.model.structure import held_tensor, is_alias
 from onnxprune.rules.facets import Facets
 from onnxprune.rules.registry import facets_of
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import EncodeError
-from onnx import TensorProto, helper
 
-from onnxprune.errors import ModelError, NothingToPrune, UsageError, nearest
-from onnxprune.model.tensors import all_tensors
-from onnxprune.model.weight_uses import Slot, Use, Weight, all_nodes, find_weights
-
-SPARSE_IR = 6  # the IR version that brought sparse initializers
-SPARSE_CONSTANT_OPSET = 11  # the opset that brought Constant's sparse_value
+from onnxprune.analysis.patterns import check_known, matcher
+from onnxprune.analysis.weights import Weight, find_weights, names_of
+from onnxprune.errors import NothingToPrune, UsageError
+from onnxprune.model.tensors import EncodeError, all_nodes, all_tensors
+from onnxprune.rewrite.sparse_form import encode
 
 
 @dataclass(frozen=True)
@@ -135,7 +131,7 @@ def sparsify(model: onnx.ModelProto, settings: SparsifySettings) -> SparsifyResu
         share = Fraction(repr(float(settings.sparsity or 0)))
         tensors = (_cut_global if settings.scope == "global" else _cut_local)(weights, share)
     if settings.sparse_initializers:
-        notes = _encode(result, [w.slot for w in weights])
+        notes = encode(result, [w.constant for w in weights])
         tensors = [
             replace(t, encoding=e, note=_joined(t.note, n)) for t, (e, n) in zip(tensors, notes, strict=True)
         ]
@@ -165,10 +161,10 @@ def _chosen(model: onnx.ModelProto, settings: SparsifySettings) -> list[Weight]:
     weights = find_weights(model, settings.embeddings)
     excluded: set[int] = set()
     for pattern in settings.exclude:
-        matches = _matcher(pattern)
-        hits = {i for i, weight in enumerate(weights) if matches(weight.names, weight.op_types)}
-        if not hits:
-            _check_known(pattern, matches, model)
+        test = matcher(pattern)
+        hits = {i for i, w in enumerate(weights) if any(test(name, op) for name, op in w.names())}
+        if not hits:  # what only names other nodes is harmless
+            check_known([pattern], _names(model))
         excluded |= hits
     chosen = [weight for i, weight in enumerate(weights) if i not in excluded]
     if not chosen:
@@ -176,31 +172,11 @@ def _chosen(model: onnx.ModelProto, settings: SparsifySettings) -> list[Weight]:
     return chosen
 
 
-def _matcher(pattern: str) -> Callable[[Iterable[str], Iterable[str]], bool]:
-    """A test of names and operator types against one pattern."""
-    if pattern.startswith("type:"):
-        return lambda _names, types: pattern.removeprefix("type:") in types
-    if not pattern.startswith("re:"):
-        return lambda names, _types: any(fnmatch.fnmatchcase(name, pattern) for name in names)
-    try:
-        expression = re.compile(pattern.removeprefix("re:"))
-    except re.error as error:
-        raise UsageError(f"exclude '{pattern}': not a regular expression: {error}") from error
-    return lambda names, _types: any(expression.search(name) for name in names)
-
-
-def _check_known(
-    pattern: str, matches: Callable[[Iterable[str], Iterable[str]], bool], model: onnx.ModelProto
-) -> None:
-    """Refuse a pattern that means nothing in the model; one that only names other nodes is harmless."""
-    names: set[str] = set()
-    types: set[str] = set()
-    for node in all_nodes(model):
-        names.update(name for name in (node.name, *node.input, *node.output) if name)
-        types.add(node.op_type)
-    if not matches(names, types):
-        near = nearest(pattern, sorted(types if pattern.startswith("type:") else names))
-        raise UsageError(f"pattern '{pattern}' matches no node or tensor{near}; see `onnxprune inspect -v`")
+def _names(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    """List the names of all nodes, with their operator types, and of all tensors."""
+    nodes = list(all_nodes(model))
+    inputs = ((name, "") for node in nodes for name in node.input if name)
+    return sorted({*(pair for node in nodes for pair in names_of(node)), *inputs})
 
 
 def _scores(array: np.ndarray) -> np.ndarray:
@@ -227,34 +203,34 @@ def _zero(weight: Weight, array: np.ndarray, indices: np.ndarray) -> TensorRepor
     flat[indices] = 0
     after = int(np.count_nonzero(flat == 0))
     if after != before:  # what does not change keeps its bytes
-        weight.slot.store(flat.reshape(array.shape))
+        weight.constant.store(flat.reshape(array.shape))
     note = "nothing is left of it" if after == flat.size else ""
-    encoding = "sparse" if isinstance(weight.slot.proto, onnx.SparseTensorProto) else "dense"
-    return TensorReport(weight.slot.name, flat.size, before, after, encoding=encoding, note=note)
+    encoding = "sparse" if weight.constant.is_sparse else "dense"
+    return TensorReport(weight.constant.name, flat.size, before, after, encoding=encoding, note=note)
 
 
 def _cut_local(weights: Sequence[Weight], share: Fraction) -> list[TensorReport]:
-    loaded = ((weight, weight.slot.load()) for weight in weights)
+    loaded = ((weight, weight.constant.load()) for weight in weights)
     return [
         _zero(weight, array, _lowest(_scores(array), int(share * array.size))) for weight, array in loaded
     ]
 
 
 def _cut_global(weights: Sequence[Weight], share: Fraction) -> list[TensorReport]:
-    scores = [_scores(weight.slot.load()) for weight in weights]
+    scores = [_scores(weight.constant.load()) for weight in weights]
     ends = np.cumsum([len(s) for s in scores])
     lowest = _lowest(np.concatenate(scores), int(share * int(ends[-1])))
     parts = np.split(lowest, np.searchsorted(lowest, ends[:-1]))
     starts = (0, *ends[:-1])
     return [
-        _zero(weight, weight.slot.load(), part - start)
+        _zero(weight, weight.constant.load(), part - start)
         for weight, part, start in zip(weights, parts, starts, strict=True)
     ]
 
 
 def _cut_pattern(weight: Weight, kept: int, group: int) -> TensorReport:
     """Zero all but `kept` of every `group` neighbours along the input channels."""
-    array = weight.slot.load()
+    array = weight.constant.load()
     rows, clash = _rows(weight, group)
     order = np.argsort(_scores(array)[rows], axis=1, kind="stable")[:, : group - kept]
     report = _zero(weight, array, np.take_along_axis(rows, order, axis=1).reshape(-1))
@@ -262,25 +238,24 @@ def _cut_pattern(weight: Weight, kept: int, group: int) -> TensorReport:
     if clash:
         note = "grouped as its first use sees it; another use sees other channels"
     elif not rows.size:
-        axes = any(use.axis is not None for use in weight.uses)
-        note = f"fewer than {group} input channels" if axes else "no input channels"
+        contracts = any(use.reading is not None for use in weight.uses)
+        note = f"fewer than {group} input channels" if contracts else "no input channels"
     return replace(report, ungrouped=array.size - rows.size, note=_joined(report.note, note))
 
 
 def _rows(weight: Weight, group: int) -> tuple[np.ndarray, bool]:
-    """Flat indices of the weight's groups, one a row, and whether uses disagree about them.
+    """Flat places of the weight's groups, one a row, and whether uses disagree about them.
 
     A weight cut in parts has uses that see a part each; one that is shared has uses that see the same.
     """
-    uses = [use for use in weight.uses if use.axis is not None]
-    plain = {(use.axis, use.blocks): use for use in reversed(uses) if use.view is None}
-    different = [u for u in uses if u.view is not None or plain[(u.axis, u.blocks)] is u]
+    stored = {use.reading: use for use in reversed(weight.uses) if use.places is None}
+    different = [u for u in weight.uses if u.places is not None or stored[u.reading] is u]
     rows: list[np.ndarray] = []
     owner, clash = None, False
     for use in different:
-        new = _groups(use, group)
+        new = _groups(use.lines(), group)
         if len(different) > 1:
-            owner = np.full(weight.slot.indices().size, -1, np.int64) if owner is None else owner
+            owner = np.full(weight.constant.size, -1, np.int64) if owner is None else owner
             held = owner[new]
             fresh = (held < 0).all(axis=1)
             clash = clash or bool((~fresh & ((held != held[:, :1]).any(axis=1))).any())
@@ -288,107 +263,15 @@ def _rows(weight: Weight, group: int) -> tuple[np.ndarray, bool]:
             new = new[fresh]
             owner[new] = first + np.arange(len(new))[:, None]
         rows.append(new)
-    return (np.concatenate(rows) if rows else np.zeros((0, group), np.int32)), clash
+    return np.concatenate(rows), clash
 
 
-def _groups(use: Use, group: int) -> np.ndarray:
-    """Flat indices into the stored tensor: one row per whole group of neighbouring input channels."""
-    view = use.slot.indices() if use.view is None else use.view
-    total = view.shape[use.axis or 0]
-    channels, odd = divmod(total, use.blocks)
-    if odd:
-        raise ModelError(f"{use.node.op_type} {use.node.name}: {total} input channels in {use.blocks} groups")
-    index = np.moveaxis(view, use.axis or 0, -1).reshape(-1, channels)
-    rows = index[:, : channels // group * group].reshape(-1, group)
+def _groups(lines: np.ndarray, group: int) -> np.ndarray:
+    """Cut lines of input channels into whole groups of neighbours, one a row."""
+    rows = lines[:, : lines.shape[1] // group * group].reshape(-1, group)
     # -1 stands for elements of other tensors: a group that is not whole here is left alone
-    return rows[(rows >= 0).all(axis=1)] if use.view is not None else rows
+    return rows[(rows >= 0).all(axis=1)]
 
 
 def _joined(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
-
-
-def _encode(model: onnx.ModelProto, slots: Sequence[Slot]) -> list[tuple[str, str]]:
-    """Store weights as sparse where that is smaller; return encoding and note of each.
-
-    onnxruntime makes them dense again at load, so this saves bytes and no time. Every model written
-    this way has been loaded there.
-    """
-    dense = {i: slot for i, slot in enumerate(slots) if isinstance(slot.proto, TensorProto)}
-    swaps = {i: _Swap(slot, slot.as_sparse()) for i, slot in dense.items()}
-    notes = {i: _unfit(model, swap) for i, swap in swaps.items()}
-    fit = [swap for i, swap in swaps.items() if not notes[i]]
-    refused = _settle(model, fit) if fit else {}
-    notes |= {i: refused[id(swap)] for i, swap in swaps.items() if id(swap) in refused}
-    return [("dense" if notes.get(i) else "sparse", notes.get(i, "")) for i in range(len(slots))]
-
-
-@dataclass(frozen=True)
-class _Swap:
-    """A dense constant and its sparse form, to be exchanged in the model and back."""
-
-    slot: Slot
-    sparse: onnx.SparseTensorProto
-
-    def apply(self) -> int:
-        """Put the sparse form in; return where the dense one stood."""
-        home = self.slot.home
-        if isinstance(home, onnx.AttributeProto):
-            home.CopyFrom(helper.make_attribute("sparse_value", self.sparse))
-            return 0
-        place = [t.name for t in home.initializer].index(self.slot.name)
-        del home.initializer[place]
-        home.sparse_initializer.append(self.sparse)
-        return place
-
-    def undo(self, place: int) -> None:
-        """Put the dense form back; the last one applied is the first to be undone."""
-        home = self.slot.home
-        if isinstance(home, onnx.AttributeProto):
-            home.CopyFrom(helper.make_attribute("value", self.slot.proto))
-        else:
-            home.initializer.insert(place, self.slot.proto)
-            del home.sparse_initializer[-1]
-
-
-def _unfit(model: onnx.ModelProto, swap: _Swap) -> str:
-    """Why a tensor stays dense, or nothing."""
-    if swap.sparse.ByteSize() >= swap.slot.tensor.ByteSize():
-        return "smaller dense than sparse"
-    if model.ir_version < SPARSE_IR:
-        return f"kept dense: sparse tensors need IR version {SPARSE_IR}, the model has {model.ir_version}"
-    if swap.slot.in_function:
-        # onnxruntime 1.31 crashes the process at load, and not every time
-        return "kept dense: onnxruntime cannot take a sparse constant in a function"
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if isinstance(swap.slot.home, onnx.AttributeProto) and opset < SPARSE_CONSTANT_OPSET:
-        return f"kept dense: a sparse Constant needs opset {SPARSE_CONSTANT_OPSET}, the model has {opset}"
-    return ""
-
-
-def _settle(model: onnx.ModelProto, swaps: list[_Swap]) -> dict[int, str]:
-    """Apply as many swaps as onnxruntime accepts; return the reason for each of the others."""
-    places = [swap.apply() for swap in swaps]
-    reason = _refusal(model)
-    if not reason:
-        return {}
-    for swap, place in zip(reversed(swaps), reversed(places), strict=True):
-        swap.undo(place)
-    why = "does not load it as sparse"
-    if _refusal(model):
-        why = "loads the model neither way, so this cannot be checked"
-    elif len(swaps) > 1:
-        half = len(swaps) // 2
-        return _settle(model, swaps[:half]) | _settle(model, swaps[half:])
-    return {id(swap): f"kept dense: onnxruntime {why}: {reason}" for swap in swaps}
-
-
-def _refusal(model: onnx.ModelProto) -> str:
-    """What onnxruntime has against the model, or nothing where it loads."""
-    from onnxprune.model.runtime import one_line, open_session
-
-    try:
-        open_session(model, optimised=True)
-    except Exception as error:  # noqa: BLE001  onnxruntime runs out of memory on some, as on bad ones
-        return one_line(Exception(error.__cause__ or error))
-    return ""

@@ -617,9 +617,9 @@ def test_a_signal_while_a_module_is_imported_is_no_error(
 @posix
 def test_an_interrupted_write_leaves_no_file(tmp_path: Path) -> None:
     script = (
-        "import time, onnxprune.cli, onnxprune.model.io as io\n"
+        "import time, onnxprune.cli, onnxprune.model.save as save\n"
         "def wait(*_): print('ready', flush=True); time.sleep(60)\n"
-        "io._read_back = wait\n"
+        "save._read_back = wait\n"
         "onnxprune.cli.main()"
     )
     arguments = ("prune", str(RESNET), "-o", str(tmp_path / "o.onnx"), *HALF)

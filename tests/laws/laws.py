@@ -25,7 +25,7 @@ from onnxprune.analysis.trace import Trace
 from onnxprune.analysis.units import Units
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.feeds import feeds_for
-from onnxprune.model.io import Loaded
+from onnxprune.model.load import Loaded
 from onnxprune.model.tensors import raw_bytes
 from onnxprune.oracle.cases import Cases, cases_of, proof
 from onnxprune.oracle.prove import FAILED, PROVED, WEAK

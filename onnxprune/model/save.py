@@ -1,4 +1,4 @@
-"""Loading and saving models: bad files are refused in one line, writes are atomic."""
+"""Saving models: whole or not at all, and read back before they take the place of anything."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import onnx
 
-from onnxprune.errors import ModelError, ResourceError, UsageError
-from onnxprune.model import check, source
+from onnxprune.errors import ResourceError, UsageError
 from onnxprune.model.tensors import (
     BIG,
     DecodeError,
@@ -28,7 +25,6 @@ from onnxprune.model.tensors import (
     is_external,
     raw_bytes,
     raw_size,
-    weightless,
 )
 
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of one message; the margin leaves room for what wraps the weights
@@ -36,44 +32,6 @@ ALIGNMENT = 4096  # bytes; runtimes map external tensors at page boundaries
 _CHUNK = 1 << 24
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model in memory, its external data included.
-
-    `nbytes` and `sha256` cover the model as it was given plus its external data; both are computed
-    when first asked for. `warnings` are findings that do not make the model unusable.
-    """
-
-    model: onnx.ModelProto
-    path: Path | None
-    warnings: tuple[str, ...]
-    _source: source.Source = field(repr=False)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the file plus its external data."""
-        return self._source.nbytes()
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of the serialised model followed by the external bytes in initializer order."""
-        return self._source.sha256()
-
-
-def load(given: str | os.PathLike[str] | bytes | onnx.ModelProto, check_weights: check.WeightCheck) -> Loaded:
-    """Read a model from a path, from bytes or from a ModelProto, which is not changed.
-
-    check_weights: whether its weights fit, which the rules of operators know. Raises ModelError for a
-    file or model that cannot be used.
-    """
-    read = source.read(given)
-    try:
-        warnings = check.check(read.model, check_weights)
-    except ModelError as error:
-        raise ModelError(f"'{read.path}': {error}" if read.path else str(error)) from error
-    return Loaded(read.model, read.path, warnings, read)
 
 
 def check_output(path: str | os.PathLike[str], given: str | os.PathLike[str] | None, force: bool) -> None:
@@ -303,6 +261,3 @@ def _data_files(target: Path) -> set[str]:
         e.value for t in all_tensors(old) if is_external(t) for e in t.external_data if e.key == "location"
     }
     return candidates & used
-
-
-__all__ = ["PROTOBUF_LIMIT", "Loaded", "check_output", "load", "save", "weightless"]
