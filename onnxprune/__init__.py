@@ -13,16 +13,15 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.api import apply, bench, inspect, prune, sensitivity, sparsify, verify
     from onnxprune.pipeline.prune import SideFiles
     from onnxprune.pipeline.report import PruneResult
-    from onnxprune.pipeline.sensitivity import SensitivitySettings
     from onnxprune.planning.plan import Plan
     from onnxprune.reports.record import Record
     from onnxprune.rewrite.sparsify import SparsifySettings
-    from onnxprune.settings import PruneSettings
+    from onnxprune.settings import PruneSettings, SensitivitySettings
 
 _PLACES = {
     "BatchSettings": "batches.options", "BenchResult": "evaluation.latency",
     "BenchSettings": "evaluation.latency", "Plan": "planning.plan", "PruneResult": "pipeline.report",
-    "PruneSettings": "settings", "Record": "reports.record", "SensitivitySettings": "pipeline.sensitivity",
+    "PruneSettings": "settings", "Record": "reports.record", "SensitivitySettings": "settings",
     "SideFiles": "pipeline.prune", "SparsifySettings": "rewrite.sparsify", "apply": "pipeline.api",
     "batch": "batches.run", "bench": "pipeline.api", "inspect": "pipeline.api", "prune": "pipeline.api",
     "sensitivity": "pipeline.api", "sparsify": "pipeline.api", "verify": "pipeline.api",

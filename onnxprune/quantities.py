@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from onnxprune.choices import QUALITIES, TARGETS
 from onnxprune.errors import UsageError
+from onnxprune.registries import TARGETS
 
 _SIZES = {
     "": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9,
@@ -29,10 +29,8 @@ def size(value: float) -> str:
 
 
 def amount(key: str, value: float) -> str:
-    """Print an amount of a target: bytes of `size`, a number for drift and drops, else a count."""
-    if key in QUALITIES:
-        return f"{value:.3g}"
-    return size(value) if key == "size" else count(value)
+    """Print a value of a target; a report may be of one that is not installed here."""
+    return TARGETS.get(key).shown(value) if key in TARGETS else count(value)
 
 
 def share(part: float, whole: float) -> str:
@@ -62,27 +60,25 @@ def parse_bytes(text: str) -> int:
     return int(value * _SIZES[unit])
 
 
+def parse_count(text: str) -> float:
+    """Read a count with a unit: 500M.
+
+    Raises UsageError for an unknown unit.
+    """
+    number, unit = parse_amount(text)
+    if unit not in _COUNTS:
+        raise UsageError(
+            f"unknown unit '{unit}' in '{text}', expected one of k, M, G, T, or a share such as 0.5"
+        )
+    return number * _COUNTS[unit]
+
+
 def read_target(text: str) -> tuple[str, float]:
-    """Read 'KEY=VALUE': a share that remains, or an absolute amount such as 500M or 10MB.
+    """Read 'KEY=VALUE': a share that remains, an absolute amount such as 500M or 10MB, or a quality.
 
     Raises UsageError for an unknown key or unit, and for an amount too small to be one.
     """
     key, equals, value = text.partition("=")
     if not equals or key not in TARGETS:
-        raise UsageError(f"got '{text}', expected KEY=VALUE with KEY one of {', '.join(TARGETS)}")
-    number, unit = parse_amount(value)
-    if not unit:
-        return key, number
-    if key in QUALITIES:
-        raise UsageError(f"got '{value}', expected a number without a unit: {key}=0.05")
-    if key == "size":
-        amount = float(parse_bytes(value))
-    elif unit in _COUNTS:
-        amount = number * _COUNTS[unit]
-    else:
-        raise UsageError(
-            f"unknown unit '{unit}' in '{value}', expected one of k, M, G, T, or a share such as 0.5"
-        )
-    if amount <= 1:
-        raise UsageError(f"{key} of {value} is less than any model has; shares have no unit: {key}=0.5")
-    return key, amount
+        raise UsageError(f"got '{text}', expected KEY=VALUE with KEY one of {', '.join(TARGETS.names())}")
+    return key, TARGETS.get(key).read(value)

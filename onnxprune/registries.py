@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING
 from onnxprune.registry import Registry
 
 if TYPE_CHECKING:
+    from onnxprune.evaluation.metrics import Metric
+    from onnxprune.planning.criterion import Criterion
+    from onnxprune.planning.target import Target
     from onnxprune.recovery.methods import RecoveryMethod
 
+CRITERIA: Registry[Criterion] = Registry(
+    "criterion", ("onnxprune.planning.criteria", "onnxprune.planning.data_criteria"), "onnxprune.criteria"
+)
+METRICS: Registry[Metric] = Registry("metric", ("onnxprune.evaluation.metrics",), "onnxprune.metrics")
 RECOVERIES: Registry[RecoveryMethod] = Registry(
     "recovery method", ("onnxprune.recovery.methods",), "onnxprune.recoveries"
 )
+TARGETS: Registry[Target] = Registry("target", ("onnxprune.planning.targets",), "onnxprune.targets")

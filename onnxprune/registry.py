@@ -69,6 +69,11 @@ class Registry(Generic[Entry]):
         self._load()
         return self._origins[name]
 
+    def is_ours(self, entry: Entry) -> bool:
+        """Tell whether an entry is registered, and by onnxprune itself."""
+        name = entry.name
+        return name in self and self._entries[name] is entry and self._origins[name] == OURS
+
     def get(self, name: str) -> Entry:
         """Return an entry by its name.
 

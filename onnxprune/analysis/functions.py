@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import onnx
 
-from onnxprune.choices import INLINING
 from onnxprune.errors import UsageError
 from onnxprune.model.inline import FunctionId, Inlined, inline, opsets_of, shown
 from onnxprune.rules import REGISTRY, load_plugins
+from onnxprune.settings import PruneSettings
+from onnxprune.settings.option import options_of
 
 
 def inlined(model: onnx.ModelProto, which: str = "auto") -> Inlined:
@@ -15,8 +16,7 @@ def inlined(model: onnx.ModelProto, which: str = "auto") -> Inlined:
 
     which: auto, those whose operator has no rule; all; none. Raises as `model.inlining.inline`.
     """
-    if which not in INLINING:
-        raise UsageError(f"unknown inline '{which}', expected one of {', '.join(INLINING)}")
+    options_of(PruneSettings)["inline"].kind.check("--inline", which)
     if which == "none" or not model.functions:
         return Inlined(model)
     load_plugins()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,12 @@ import msgspec
 
 from onnxprune.batches.hashing import file_digest
 from onnxprune.errors import UsageError, nearest
-from onnxprune.quantities import parse_bytes, read_target
 from onnxprune.reports.plain import plain
 from onnxprune.settings import PruneSettings
+from onnxprune.settings.option import defaults_of, options_of
 
-KEYS = tuple(field.name for field in fields(PruneSettings))
+OPTIONS = options_of(PruneSettings)
 CHOICES = ("ratio", "ratios", "targets")  # how much goes: who gives one of them replaces all
-_DATA = ("calib", "validate")  # paths, relative to where they are written
-_PATHS = (*_DATA, "metric")
 
 
 def merged(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -41,45 +37,18 @@ def read(given: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     for key, value in given.items():
-        if key not in KEYS:
-            raise UsageError(f"{where}: unknown setting '{key}'{nearest(key, KEYS)}")
-        result[key] = _read(key, value, where, folder)
+        if key not in OPTIONS:
+            raise UsageError(f"{where}: unknown setting '{key}'{nearest(key, OPTIONS)}")
+        try:
+            result[key] = OPTIONS[key].kind.read(value, folder)
+        except UsageError as error:
+            raise UsageError(f"{where}, '{key}': {error}") from error
     return result
 
 
-def _read(key: str, value: Any, where: str, folder: Path) -> Any:
-    try:
-        if key == "targets" and isinstance(value, Mapping):
-            return dict(read_target(f"{name}={amount}") for name, amount in value.items())
-        if key == "ratios" and isinstance(value, Mapping):
-            return [[pattern, ratio] for pattern, ratio in value.items()]
-        if key == "align" and value == "auto":
-            return 0
-        if key == "memory_limit" and isinstance(value, str):
-            return parse_bytes(value)
-    except UsageError as error:
-        raise UsageError(f"{where}, '{key}': {error}") from error
-    if key in _PATHS and value is not None and not isinstance(value, str):
-        raise UsageError(f"{where}, '{key}': got {type(value).__name__}, expected text that names it")
-    if key == "input_values" and isinstance(value, Mapping):
-        return {name: _placed(v, folder) if _is_array(v) else v for name, v in value.items()}
-    if key in _DATA or (key == "metric" and ".py:" in str(value)):
-        return None if value is None else _placed(value, folder)
-    return value
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, str) and value.endswith(".npy")
-
-
-def _placed(text: str, folder: Path) -> str:
-    return os.path.normpath(folder / text)
-
-
 def from_plain(given: Mapping[str, Any]) -> PruneSettings:
-    """Make settings of plain data; files of input values are read. Raises UsageError."""
-    values = given.get("input_values") or {}
-    return typed({**given, "input_values": {n: _array(v) if _is_array(v) else v for n, v in values.items()}})
+    """Make settings of plain data; files that they name are read. Raises UsageError."""
+    return typed({key: OPTIONS[key].kind.loaded(value) for key, value in given.items()})
 
 
 def typed(given: Mapping[str, Any], where: str = "settings") -> PruneSettings:
@@ -92,31 +61,19 @@ def typed(given: Mapping[str, Any], where: str = "settings") -> PruneSettings:
         raise UsageError(f"{where}: {error}") from error
 
 
-def _array(path: str) -> Any:
-    import numpy as np
-
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"file '{path}' is not an array written by numpy.save: {error}") from error
-
-
 def differing(settings: PruneSettings) -> dict[str, Any]:
     """Return what differs from the defaults, as plain data.
 
     Raises UsageError for data and functions that only Python can hold.
     """
-    usual = PruneSettings(ratio=0.0)
-    found = {key: getattr(settings, key) for key in KEYS}
-    for key in (key for key in _PATHS if found[key] is not None):
-        if not isinstance(found[key], (str, os.PathLike)):
-            got = type(found[key]).__name__
-            raise UsageError(f"{key}: got {got}, expected a path: every model runs in a process of its own")
-        found[key] = os.fspath(found[key])
-    changed = {key: value for key, value in plain(found).items() if value != plain(getattr(usual, key))}
-    return read(
-        changed | ({} if settings.ratio is None else {"ratio": settings.ratio}), "settings", Path.cwd()
-    )
+    usual, found = defaults_of(PruneSettings), {}
+    for key, option in OPTIONS.items():
+        try:
+            found[key] = option.kind.portable(getattr(settings, key))
+        except UsageError as error:
+            raise UsageError(f"{key}: {error}") from error
+    changed = {key: value for key, value in plain(found).items() if value != plain(usual[key])}
+    return read(changed, "settings", Path.cwd())
 
 
 def digest(settings: Mapping[str, Any], seen: dict[str, list[str]]) -> str:
@@ -124,20 +81,14 @@ def digest(settings: Mapping[str, Any], seen: dict[str, list[str]]) -> str:
 
     seen: hashes of data by path, which grow, so that data of many models is read once.
     """
-    named = [settings[key] for key in _PATHS if settings.get(key)]
-    named += [v for v in (settings.get("input_values") or {}).values() if _is_array(v)]
-    paths = sorted({_without_function(str(name)) for name in named})
+    named = (OPTIONS[key].kind.files(value) for key, value in settings.items() if value)
+    paths = sorted({path for files in named for path in files})
     for path in paths:
         if path not in seen:
             seen[path] = [_digest(file) for file in _files(Path(path))]
     data = [[path, seen[path]] for path in paths]
     text = json.dumps([plain(dict(settings)), data], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _without_function(text: str) -> str:
-    path, _, _ = text.rpartition(":")
-    return path if path.endswith(".py") else text
 
 
 def _files(path: Path) -> Iterator[Path]:

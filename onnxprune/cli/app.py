@@ -14,41 +14,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import onnxprune
-from onnxprune.choices import SCOPES
 from onnxprune.cli import page as paging
 from onnxprune.cli import tables
 from onnxprune.cli.batch import batch
 from onnxprune.cli.compare import compare
 from onnxprune.cli.errors import Program, Terminated
-from onnxprune.cli.options import (
-    PATH,
-    calibration,
-    common,
-    criterion,
-    evidence,
-    exclude,
-    force,
-    inline,
-    input_values,
-    inputs,
-    output,
-    proof_seed,
-    prune_settings,
-    removal,
-    runtime,
-    seed,
-    unique,
-    validation,
-    widths,
-)
+from onnxprune.cli.options import PATH, chosen, common, force, from_settings, output, proof_seed
 from onnxprune.cli.screen import Screen
 from onnxprune.cli.sensitivity import sensitivity
 from onnxprune.errors import GateFailed, OnnxPruneError, TargetMissed, UnprovedError, UsageError
 from onnxprune.reports.data import SCHEMA_VERSION
 from onnxprune.reports.wording import proof_line
+from onnxprune.settings import PruneSettings
+from onnxprune.settings.option import Group
 
 if TYPE_CHECKING:
     import onnx
+
+
+BEFORE_FILES = (
+    Group.REMOVAL, Group.CRITERION, Group.CALIBRATION, Group.MEMORY, Group.VALIDATION, Group.WIDTHS,
+)  # fmt: skip
+AFTER_FILES = (Group.EVIDENCE, Group.INLINE, Group.INPUTS, Group.RUNTIME)
 
 
 @click.group(
@@ -82,21 +69,12 @@ def program(ctx: click.Context) -> int:
 @program.command()
 @click.argument("model", type=PATH)
 @output(required=False)
-@removal
-@criterion
-@calibration
-@validation
-@widths
-@exclude
-@seed
+@from_settings(PruneSettings, *BEFORE_FILES)
 @click.option("--plan", "plan_path", type=PATH, metavar="FILE", help="Write the plan, too: JSON.")
 @paging.report
 @click.option("--dry-run", is_flag=True, help="Choose and prove, but write no model, only the --plan.")
 @force
-@evidence
-@inline
-@inputs
-@runtime
+@from_settings(PruneSettings, *AFTER_FILES)
 @common
 def prune(screen: Screen, model: Path, **options: Any) -> int:
     """Remove channels, heads and neurons; prove and time the result.
@@ -108,17 +86,18 @@ def prune(screen: Screen, model: Path, **options: Any) -> int:
     target, plan = options["output"], options["plan_path"]
     if target is None and not options["dry_run"]:
         raise click.UsageError("-o OUT is required; --dry-run writes no model", click.get_current_context())
-    settings = _prune_settings(options)
+    settings = chosen(PruneSettings, options, *BEFORE_FILES, *AFTER_FILES)
     if options["dry_run"]:
-        target = None
+        target, settings["bench"] = None, False
     page = options["report_path"]
     named = {"plan": plan, "report": page}
     places = {name: str(path) for name, path in named.items() if path is not None}
     places["written"] = "nothing, as asked by --dry-run" if target is None else str(target)
+    checked = PruneSettings(**settings)
     files = onnxprune.SideFiles(plan, page, paging.read_curves(options["curves_path"], page))
     try:
         with screen.working(f"pruning {model}") as progress:
-            result = onnxprune.prune(model, settings, target, options["force"], files, progress)
+            result = onnxprune.prune(model, checked, target, options["force"], files, progress)
     except GateFailed as error:
         _show(screen, error.result, {"written": "nothing: the gate failed"})
         raise
@@ -134,15 +113,9 @@ def _show(screen: Screen, result: Any, places: Mapping[str, str]) -> None:
     screen.result(result.report.to_dict(), tables.prune_tables(result.report, places, screen.detailed))
 
 
-def _prune_settings(options: Mapping[str, Any]) -> Any:
-    timed = not (options["no_bench"] or options["dry_run"])
-    return onnxprune.PruneSettings(**{**prune_settings(options, options), "bench": timed})
-
-
 @program.command()
 @click.argument("model", type=PATH)
-@inline
-@inputs
+@from_settings(PruneSettings, Group.INLINE, Group.INPUTS)
 @common
 def inspect(screen: Screen, model: Path, **options: Any) -> int:
     """List groups and what is frozen; members with -v.
@@ -151,10 +124,9 @@ def inspect(screen: Screen, model: Path, **options: Any) -> int:
     Example:
       onnxprune inspect model.onnx
     """
-    shapes = unique("--input-shape", options["input_shapes"])
-    values = unique("--input-value", options["input_values"])
+    given = chosen(PruneSettings, options, Group.INLINE, Group.INPUTS)
     with screen.working(f"inspecting {model}"):
-        report = onnxprune.inspect(model, shapes, values, options["inline"])
+        report = onnxprune.inspect(model, **given)
     screen.say([f"warning: {text}" for text in report.warnings])
     screen.result(report.to_dict(), tables.inspect_tables(report, str(model), screen.detailed))
     return 0
@@ -165,7 +137,7 @@ def inspect(screen: Screen, model: Path, **options: Any) -> int:
 @click.option("--plan", type=PATH, required=True, metavar="FILE", help="The plan to carry out: JSON.")
 @output(required=True)
 @force
-@input_values
+@from_settings(PruneSettings, "input_values")
 @proof_seed
 @common
 def apply(screen: Screen, model: Path, plan: Path, **options: Any) -> int:
@@ -177,7 +149,7 @@ def apply(screen: Screen, model: Path, plan: Path, **options: Any) -> int:
     """
     target = options["output"]
     with screen.working(f"pruning {model}") as progress:
-        values = unique("--input-value", options["input_values"])
+        values = chosen(PruneSettings, options, "input_values")["input_values"]
         result = onnxprune.apply(model, plan, target, options["force"], values, options["seed"], progress)
     screen.say(tables.prune_messages(result.report))
     places = {"plan": str(plan), "written": str(target)}
@@ -190,7 +162,7 @@ def apply(screen: Screen, model: Path, plan: Path, **options: Any) -> int:
 @click.argument("pruned", type=PATH)
 @click.option("--original", type=PATH, required=True, metavar="MODEL", help="The model before pruning.")
 @click.option("--plan", type=PATH, required=True, metavar="FILE", help="The plan that was carried out.")
-@input_values
+@from_settings(PruneSettings, "input_values")
 @proof_seed
 @common
 def verify(screen: Screen, pruned: Path, original: Path, plan: Path, **options: Any) -> int:
@@ -203,7 +175,7 @@ def verify(screen: Screen, pruned: Path, original: Path, plan: Path, **options: 
       onnxprune verify small.onnx --original model.onnx --plan plan.json
     """
     with screen.working(f"verifying {pruned}") as progress:
-        values = unique("--input-value", options["input_values"])
+        values = chosen(PruneSettings, options, "input_values")["input_values"]
         report = onnxprune.verify(pruned, original, plan, values, options["seed"], progress)
     screen.result(report.to_dict(), tables.verify_tables(report))
     if report.verification["status"] not in ("proved", "weak"):
@@ -217,8 +189,7 @@ def verify(screen: Screen, pruned: Path, original: Path, plan: Path, **options: 
 
 @program.command()
 @click.argument("models", type=PATH, nargs=-1, required=True, metavar="MODEL...")
-@inputs
-@runtime
+@from_settings(PruneSettings, Group.INPUTS, Group.RUNTIME)
 @common
 def bench(screen: Screen, models: tuple[Path, ...], **options: Any) -> int:
     """Time models against the first, interleaved, in onnxruntime.
@@ -228,8 +199,7 @@ def bench(screen: Screen, models: tuple[Path, ...], **options: Any) -> int:
       onnxprune bench model.onnx small.onnx
     """
     settings = onnxprune.BenchSettings(options["provider"], options["threads"])
-    shapes = unique("--input-shape", options["input_shapes"])
-    values = unique("--input-value", options["input_values"])
+    shapes, values = _inputs(options)
     with screen.working(f"timing {len(models)} models" if len(models) > 1 else f"timing {models[0]}"):
         result = onnxprune.bench(models, settings, shapes, values).to_dict()
     screen.say(tables.bench_messages(result))
@@ -249,16 +219,16 @@ def bench(screen: Screen, models: tuple[Path, ...], **options: Any) -> int:
     "This or --sparsity is required.",
 )  # fmt: skip
 @click.option(
-    "--scope", type=click.Choice(SCOPES), default="local", show_default=True,
+    "--scope", type=click.Choice(("local", "global")), default="local", show_default=True,
     help="Rank weights within every tensor (local) or all together (global).",
 )  # fmt: skip
-@exclude
+@from_settings(PruneSettings, "exclude")
 @click.option(
     "--sparse-initializers", is_flag=True,
     help="Store as sparse tensors what is smaller so: from about two zeros in three on.",
 )  # fmt: skip
 @force
-@inputs
+@from_settings(PruneSettings, Group.INPUTS)
 @common
 def sparsify(screen: Screen, model: Path, **options: Any) -> int:
     """Zero weights by magnitude; shapes stay, and so does speed.
@@ -269,8 +239,7 @@ def sparsify(screen: Screen, model: Path, **options: Any) -> int:
     """
     keys = ("sparsity", "pattern", "scope", "exclude", "sparse_initializers")
     settings = onnxprune.SparsifySettings(**{key: options[key] for key in keys})
-    shapes = unique("--input-shape", options["input_shapes"])
-    values = unique("--input-value", options["input_values"])
+    shapes, values = _inputs(options)
     with screen.working(f"sparsifying {model}"):
         original = _loaded(model, shapes, values)
         result = onnxprune.sparsify(model, settings, options["output"], options["force"])
@@ -280,6 +249,12 @@ def sparsify(screen: Screen, model: Path, **options: Any) -> int:
     report = {"schema_version": SCHEMA_VERSION, **result.report.to_dict(), "drift": moved}
     screen.result(report, tables.sparsify_tables(report, str(options["output"]), screen.detailed))
     return 0
+
+
+def _inputs(options: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return sizes and values of inputs by name."""
+    given = chosen(PruneSettings, options, Group.INPUTS)
+    return given["input_shapes"], given["input_values"]
 
 
 def _loaded(path: Path, shapes: Mapping[str, Any], values: Mapping[str, Any]) -> onnx.ModelProto:

@@ -12,29 +12,20 @@ import click
 from click.core import ParameterSource
 
 from onnxprune.cli.batch_progress import watching
-from onnxprune.cli.options import (
-    PATH,
-    SIZE,
-    common,
-    criterion,
-    evidence,
-    exclude,
-    inline,
-    inputs,
-    prune_settings,
-    removal,
-    repair,
-    runtime,
-    seed,
-    validation,
-    widths,
-)
+from onnxprune.cli.options import PATH, Value, chosen, common, from_settings
 from onnxprune.cli.screen import Column, Screen, Table
 from onnxprune.cli.tables import FACTS
 from onnxprune.reports.record import GOOD, STATUSES, Record
+from onnxprune.settings import PruneSettings
+from onnxprune.settings.kinds import Bytes
+from onnxprune.settings.option import Group
 
 FAILURES = 7
 SCHEMA_VERSION = 1
+EACH = (
+    Group.REMOVAL, Group.CRITERION, Group.CALIBRATION, Group.VALIDATION, Group.WIDTHS, Group.EVIDENCE,
+    Group.INLINE, Group.INPUTS, Group.RUNTIME,
+)  # fmt: skip
 _RUN = ("jobs", "timeout", "memory_limit", "dask", "shard", "retry_failed")
 
 
@@ -53,8 +44,8 @@ _RUN = ("jobs", "timeout", "memory_limit", "dask", "shard", "retry_failed")
     help="Seconds that one model may take.",
 )  # fmt: skip
 @click.option(
-    "--memory-limit", type=SIZE, metavar="SIZE", show_default="80 % of the machine's, divided by --jobs",
-    help="Resident memory of one model's process.",
+    "--memory-limit", type=Value(Bytes()), metavar="SIZE",
+    show_default="80 % of the machine's, divided by --jobs", help="Resident memory of one model's process.",
 )  # fmt: skip
 @click.option(
     "--dask", metavar="ADDRESS|local",
@@ -66,17 +57,7 @@ _RUN = ("jobs", "timeout", "memory_limit", "dask", "shard", "retry_failed")
     "--save-config", type=PATH, metavar="FILE.json",
     help="Write the resolved run, too: a manifest of all models with their settings.",
 )  # fmt: skip
-@removal
-@criterion
-@repair
-@validation
-@widths
-@exclude
-@seed
-@evidence
-@inline
-@inputs
-@runtime
+@from_settings(PruneSettings, *EACH)
 @common
 def batch(screen: Screen, source: str, output: Path, **options: Any) -> int:
     """Prune many models, each in a process of its own.
@@ -94,7 +75,7 @@ def batch(screen: Screen, source: str, output: Path, **options: Any) -> int:
 
     given = _given()
     run = {key: value for key, value in options.items() if key in given and key in _RUN}
-    resolved = resolve(source, output, prune_settings(options, given - {"memory_limit"}), run)
+    resolved = resolve(source, output, chosen(PruneSettings, options, *EACH, given=given), run)
     if options["save_config"] is not None:
         write(options["save_config"], resolved.entries, resolved.run)
     with watching(screen) as watch:

@@ -10,52 +10,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import onnxprune
-from onnxprune.choices import SHARES
-from onnxprune.cli.options import (
-    PATH,
-    calib,
-    common,
-    criterion,
-    exclude,
-    force,
-    granularity,
-    inline,
-    inputs,
-    memory_limit,
-    unique,
-)
+from onnxprune.cli.options import PATH, chosen, common, force, from_settings
 from onnxprune.cli.screen import Column, Screen, Table
 from onnxprune.cli.tables import FACTS, TOP, calibration_facts
 from onnxprune.reports.wording import number
+from onnxprune.settings import SensitivitySettings
+from onnxprune.settings.option import Group
 
 if TYPE_CHECKING:
     from onnxprune.reports.data import GroupSensitivity, Point, SensitivityReport
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 NOT_MEASURED = "-"
+BEFORE_FILES = (Group.CALIBRATION, Group.CRITERION, Group.WIDTHS, Group.MEMORY, Group.SEED)
+AFTER_FILES = (Group.INLINE, Group.INPUTS)
 
 
 @click.command()
 @click.argument("model", type=PATH)
-@calib(required=True)
-@click.option(
-    "--share", "shares", type=float, multiple=True, default=SHARES, show_default=True, metavar="S",
-    help="Share of a group's channels to remove, above 0 and below 1. Repeatable.",
-)  # fmt: skip
-@criterion
-@granularity
-@exclude
-@click.option(
-    "--samples", type=click.IntRange(min=1), default=128, show_default=True, metavar="N",
-    help="Inputs to run for every group and share, those first that ranked no channel.",
-)  # fmt: skip
-@memory_limit
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-              help="Seed of the criterion random.")  # fmt: skip
+@from_settings(SensitivitySettings, *BEFORE_FILES)
 @click.option("--picture", type=PATH, metavar="FILE.svg", help="Draw the result, too: SVG.")
 @force
-@inline
-@inputs
+@from_settings(SensitivitySettings, *AFTER_FILES)
 @common
 def sensitivity(screen: Screen, model: Path, **options: Any) -> int:
     """Measure how far outputs drift when shares of one group go.
@@ -67,13 +43,7 @@ def sensitivity(screen: Screen, model: Path, **options: Any) -> int:
     Example:
       onnxprune sensitivity model.onnx --calib inputs.npz --picture sensitivity.svg
     """
-    same = ("calib", "shares", "criterion", "granularity", "exclude", "samples", "seed",
-            "memory_limit", "inline")  # fmt: skip
-    settings = onnxprune.SensitivitySettings(
-        input_shapes=unique("--input-shape", options["input_shapes"]),
-        input_values=unique("--input-value", options["input_values"]),
-        **{key: options[key] for key in same},
-    )
+    settings = SensitivitySettings(**chosen(SensitivitySettings, options, *BEFORE_FILES, *AFTER_FILES))
     with screen.working(f"measuring {model}") as progress:
         report = onnxprune.sensitivity(model, settings, options["picture"], options["force"], progress)
     screen.say([f"warning: {text}" for text in report.warnings])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.choices import QUALITIES
 from onnxprune.cli.screen import Column, Table
 from onnxprune.quantities import amount, count, share, size
 from onnxprune.reports.wording import comparison_line, milliseconds, number, pins_by_reason, proof_line
@@ -84,7 +83,7 @@ def _search_facts(trials: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _search_table(trials: Sequence[Mapping[str, Any]]) -> Table:
-    keys = [key for key in trials[0] if key in QUALITIES]
+    keys = [key for key in trials[0] if key not in ("asked", "macs_share", "holds")]
     columns = (
         Column("MACs asked", right=True), Column("MACs kept", right=True),
         *(Column(key, right=True) for key in keys), Column("good enough"),

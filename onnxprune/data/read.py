@@ -14,10 +14,11 @@ from zipfile import BadZipFile
 import numpy as np
 import onnx
 
-from onnxprune.data.scripts import function_in, guarded, is_script
+from onnxprune.data.scripts import function_in, guarded
 from onnxprune.errors import UsageError
 from onnxprune.model.feeds import np_dtype
 from onnxprune.model.interface import InputSpec, input_specs
+from onnxprune.settings.kinds import is_script
 
 Feeds: TypeAlias = dict[str, np.ndarray]
 Source: TypeAlias = Any

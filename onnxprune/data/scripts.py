@@ -11,11 +11,6 @@ from typing import Any
 from onnxprune.errors import UsageError, shortened
 
 
-def is_script(text: str) -> bool:
-    """Tell whether a text names a function of a script."""
-    return text.rpartition(":")[0].endswith(".py")
-
-
 def function_in(text: str, word: str) -> Callable[..., Any]:
     """Run the script of `script.py:function` and return its function.
 

@@ -12,6 +12,8 @@ from onnxprune.data.read import Validation
 from onnxprune.data.scripts import function_in, guarded
 from onnxprune.errors import UsageError
 from onnxprune.evaluation.drift import Distances
+from onnxprune.registries import METRICS
+from onnxprune.settings.kinds import is_script
 
 Answers: TypeAlias = Sequence[Mapping[str, np.ndarray]]
 MOST_DB = 100.0  # PSNR of equal signals: the drop of a gate is finite
@@ -26,7 +28,53 @@ class Judged:
     data: Validation
 
 
-Metric: TypeAlias = Callable[[Judged], float]
+Measure: TypeAlias = Callable[[Judged], float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good outputs are, by a name; higher is better unless it is said otherwise.
+
+    needs_labels: it compares with the array `labels` of the validation data.
+    """
+
+    name: str
+    summary: str
+    measure: Measure
+    lower_is_better: bool = False
+    needs_labels: bool = False
+
+    def __call__(self, judged: Judged) -> float:
+        """Measure outputs.
+
+        Raises UsageError where labels are missing, where outputs do not fit, and where a metric from outside
+        fails or gives no finite number.
+        """
+        if self.needs_labels and judged.data.labels is None:
+            raise UsageError(
+                f"metric {self.name} compares with labels: the validation data holds no array 'labels'"
+            )
+        if METRICS.is_ours(self):
+            return self.measure(judged)
+        value = guarded(lambda: float(self.measure(judged)), f"metric {self.name}")
+        if not np.isfinite(value):
+            better = "lower" if self.lower_is_better else "higher"
+            raise UsageError(
+                f"metric {self.name} gives {value}, expected a finite number, {better} is better"
+            )
+        return float(value)
+
+
+def metric(
+    name: str, summary: str, lower_is_better: bool = False, needs_labels: bool = False
+) -> Callable[[Measure], Measure]:
+    """Register a function as a metric. Raises OnnxPruneError where the name is taken."""
+
+    def add(measure: Measure) -> Measure:
+        METRICS.add(Metric(name, summary, measure, lower_is_better, needs_labels))
+        return measure
+
+    return add
 
 
 def suited(reference: Answers, data: Validation) -> str:
@@ -37,35 +85,32 @@ def suited(reference: Answers, data: Validation) -> str:
     return "agreement" if _is_scores(array) else "drift"
 
 
-def metric_of(name: str | Callable[..., Any]) -> Metric:
+def metric_of(given: str | Metric | Callable[..., Any]) -> Metric:
     """Return a metric by its name, by `script.py:function`, or from a function (outputs, labels).
 
-    Raises UsageError for a script that fails.
+    Raises UsageError for an unknown name and a script that fails.
     """
-    if isinstance(name, str) and name in METRICS:
-        return METRICS[name]
-    call = function_in(name, "metric") if isinstance(name, str) else name
-    return lambda c: _asked(call, name, c)
+    if isinstance(given, Metric):
+        return given
+    if isinstance(given, str) and not is_script(given):
+        return METRICS.get(given)
+    call = function_in(given, "metric") if isinstance(given, str) else given
+    name = given if isinstance(given, str) else f"{getattr(given, '__name__', 'function')}()"
+    return Metric(name, "given by the user", lambda c: call(_whole(c.found), c.data.labels))
 
 
-def _asked(call: Callable[..., Any], name: object, c: Judged) -> float:
-    """Ask a user's function of all outputs, by name, and the labels or None; higher is better."""
-    what = f"metric {name if isinstance(name, str) else getattr(name, '__name__', 'function')}"
-    outputs = {key: _joined(c.found, key) for key in c.found[0]}
-    value = guarded(lambda: float(call(outputs, c.data.labels)), what)
-    if not np.isfinite(value):
-        raise UsageError(f"{what} gives {value}, expected a finite number, higher is better")
-    return float(value)
+def _whole(answers: Answers) -> dict[str, np.ndarray]:
+    """Join the batches of every output."""
+    return {name: _joined(answers, name) for name in answers[0]}
 
 
+@metric("top1", "share of samples whose highest score is that of their label", needs_labels=True)
 def top1(c: Judged) -> float:
-    """Share of samples whose highest score is that of their label.
+    """Return the share of samples whose highest score is that of their label.
 
-    Raises UsageError without labels, and where these are no classes of the scores.
+    Raises UsageError where labels are no classes of the scores.
     """
-    scores, labels = _scores(c.found, "top1"), c.data.labels
-    if labels is None:
-        raise UsageError("metric top1 compares with labels: the validation data holds no array 'labels'")
+    scores, labels = _scores(c.found, "top1"), np.asarray(c.data.labels)
     if labels.dtype.kind not in "iu":
         raise UsageError(f"'labels' of the validation data: got {labels.dtype}, expected integers")
     if labels.size != len(scores) or labels.shape[0] != len(scores):
@@ -82,14 +127,18 @@ def top1(c: Judged) -> float:
     return float((scores.argmax(axis=1) == labels.ravel()).mean())
 
 
+@metric("agreement", "share of samples whose highest score is that of the unpruned model's")
 def agreement(c: Judged) -> float:
-    """Share of samples whose highest score is that of the unpruned model's."""
+    """Return the share of samples whose highest score is that of the unpruned model's."""
     pair = [_scores(answers, "agreement").argmax(axis=1) for answers in (c.found, c.reference)]
     return float((pair[0] == pair[1]).mean())
 
 
+@metric("cosine", "cosine with targets, else with the unpruned model's outputs; the worst output counts")
 def cosine(c: Judged) -> float:
-    """Cosine with targets, else with the unpruned model's outputs: mean over samples, of the worst output."""
+    """Return the cosine with targets, else with the unpruned model's outputs: mean over samples, of the worst
+    output.
+    """
     return min(float(np.mean([_cosine(y, t) for y, t in pairs])) for _, pairs in _against(c))
 
 
@@ -100,8 +149,9 @@ def _cosine(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(found @ wanted) / (lengths[0] * lengths[1])
 
 
+@metric("psnr", "peak signal-to-noise ratio in dB, at most 100, with what cosine compares with")
 def psnr(c: Judged) -> float:
-    """Peak signal-to-noise ratio in dB, at most 100, as cosine; the peak is the range of what is wanted."""
+    """Return the PSNR in dB, at most 100, as cosine; the peak is the range of what is wanted."""
     return min(_psnr(pairs) for _, pairs in _against(c))
 
 
@@ -113,18 +163,14 @@ def _psnr(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
         return float((10 * np.log10(peak**2 / np.maximum(errors, max(least, 1e-300)))).mean())
 
 
+@metric("drift", "distance from the unpruned model's outputs, relative to these", lower_is_better=True)
 def drift(c: Judged) -> float:
-    """|y - y0|_2 / |y0|_2 to the unpruned model: mean over samples, of the outputs the largest."""
+    """Return |y - y0|_2 / |y0|_2 to the unpruned model: mean over samples, of the outputs the largest."""
     bare, found = Judged(c.found, c.reference, Validation(c.data.batches)), Distances()
     for name, pairs in _against(bare):
         for value, reference in pairs:
             found.add(name, value, reference)
     return found.worst
-
-
-METRICS: Mapping[str, Metric] = {
-    "top1": top1, "agreement": agreement, "cosine": cosine, "psnr": psnr, "drift": drift,
-}  # fmt: skip
 
 
 def _against(c: Judged) -> Iterator[tuple[str, list[tuple[np.ndarray, np.ndarray]]]]:

@@ -15,7 +15,6 @@ from onnxprune.evaluation.drift import opened, ran
 from onnxprune.evaluation.metrics import Answers, Judged, Metric, metric_of, suited
 from onnxprune.settings import PruneSettings
 
-LOWER_IS_BETTER = ("drift",)
 DIGITS = 9  # of a drop: 0.99 - 0.98 is more than 0.01 by rounding
 
 
@@ -28,11 +27,12 @@ class Validated:
     after: float
     samples: int
     max_drop: float | None = None
+    lower_is_better: bool = False
 
     @property
     def drop(self) -> float:
         """Return by how much the pruned model is worse; below 0 where it is better."""
-        lost = self.after - self.before if self.metric in LOWER_IS_BETTER else self.before - self.after
+        lost = self.after - self.before if self.lower_is_better else self.before - self.after
         return round(lost, DIGITS)
 
     @property
@@ -63,7 +63,6 @@ class Judge:
 
     data: Validation
     reference: Answers
-    name: str
     metric: Metric
     before: float
     max_drop: float | None
@@ -73,7 +72,8 @@ class Judge:
         after = self.metric(
             Judged(answers(model, self.data.batches, "the pruned model"), self.reference, self.data)
         )
-        return Validated(self.name, self.before, after, samples(self.data.batches), self.max_drop)
+        count, lower = samples(self.data.batches), self.metric.lower_is_better
+        return Validated(self.metric.name, self.before, after, count, self.max_drop, lower)
 
 
 def judge(model: onnx.ModelProto, settings: PruneSettings) -> Judge | None:
@@ -85,11 +85,9 @@ def judge(model: onnx.ModelProto, settings: PruneSettings) -> Judge | None:
         return None
     data = read_validation(settings.validate, model)
     reference = answers(model, data.batches, "the original")
-    chosen = settings.metric or suited(reference, data)
-    metric = metric_of(chosen)
-    name = chosen if isinstance(chosen, str) else f"{getattr(chosen, '__name__', 'function')}()"
+    metric = metric_of(settings.metric or suited(reference, data))
     before = metric(Judged(reference, reference, data))
-    return Judge(data, reference, name, metric, before, settings.max_drop)
+    return Judge(data, reference, metric, before, settings.max_drop)
 
 
 def answers(model: onnx.ModelProto, batches: Sequence[Feeds], name: str) -> Answers:

@@ -59,7 +59,7 @@ class Stage:
 
 def scheduled(request: Request, units: Units, part: float) -> Request:
     """Return what to ask for after a part of the steps, from 0 to 1: kept shares fall geometrically."""
-    whole = CostModel(units, request.overhead).quantities()
+    whole = CostModel(units, request.overhead, request.limits).quantities()
     ratios = {g: 1.0 - (1.0 - ratio) ** part for g, ratio in request.ratios.items()}
     limits = {k: whole[k] * min(v / max(whole[k], 1.0), 1.0) ** part for k, v in request.limits.items()}
     return replace(request, ratios=ratios, limits=limits)

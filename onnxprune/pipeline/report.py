@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs, node_macs
 from onnxprune.analysis.replay import Removal
 from onnxprune.analysis.trace import Trace
-from onnxprune.choices import IN_PYTHON
 from onnxprune.data.read import Calibration
 from onnxprune.model.count import parameters
 from onnxprune.model.files import write_file
@@ -24,9 +22,9 @@ from onnxprune.pipeline.attempt import Attempt
 from onnxprune.pipeline.inspect import first_makers, frozen_params, pin_reports
 from onnxprune.planning.decide import Request
 from onnxprune.planning.plan import Plan, derived, group_plans
+from onnxprune.planning.target import Measured, amount_of
 from onnxprune.recovery.repair import Recovery
 from onnxprune.reports.data import GroupReport, Layer, PruneReport, Quantities, SensitivityReport, SourceFacts
-from onnxprune.settings import PruneSettings
 
 IR_WITH_DEFAULTS = 4  # from here on an initializer among the inputs is a default that callers may replace
 MADE_UP = "calibration inputs are synthesised: real ones may drift more; give --calib DATA if you can"
@@ -61,7 +59,7 @@ def planned(analysis: Analysis, removal: Removal, request: Request, sha256: str)
     units = analysis.units
     asked = {g.id: asked_of(len(g.units), g.id, request) for g in units.groups}
     sizes = {name: list(shape) for name, shape in analysis.sizes.items()}
-    settings = public_settings(request.settings) | {"input_shapes": sizes}
+    settings = request.settings.of_plan() | {"input_shapes": sizes}
     groups = group_plans(units, removal.removed, asked)
     parts = derived(removal)
     return Plan(sha256, settings, request.step, groups, parts["slices"], parts["masks"], parts["repairs"])
@@ -72,25 +70,6 @@ def asked_of(channels: int, group: int, request: Request) -> int:
     if request.limits:
         return channels
     return channels - int(np.floor(request.ratios.get(group, 0.0) * channels + 1e-9))
-
-
-def public_settings(settings: PruneSettings) -> dict[str, object]:
-    """Return the settings that shape a plan, as plain data."""
-    source = "synthesised" if settings.synthetic else "given"
-    return {
-        "ratio": settings.ratio,
-        "ratios": [list(pair) for pair in settings.ratios],
-        "targets": dict(settings.targets),
-        "criterion": settings.resolved_criterion,
-        "scope": settings.resolved_scope,
-        "granularity": settings.granularity,
-        "min_channels": settings.min_channels,
-        "exclude": list(settings.exclude),
-        "seed": settings.seed,
-        "steps": settings.steps,
-        "recover": settings.resolved_recover,
-        "calibration": None if settings.calib is None else source,
-    }
 
 
 def stamped(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
@@ -117,10 +96,11 @@ def reported(
     traced = analysis.units.traced
     before = Quantities(parameters(loaded.model), macs(traced), loaded.nbytes)
     after = Quantities(parameters(outcome.model), macs(traced, sizes), outcome.model.ByteSize())
-    reached = {"macs": after.macs, "params": after.params, "size": after.bytes}
-    told = {
-        **public_settings(request.settings), **_run_settings(request.settings), "align": request.step
-    }  # fmt: skip
+    reached = Measured(outcome.model, after.bytes, traced, sizes)
+    targets = {
+        k: {"limit": v, "reached": float(amount_of(k).measure(reached))} for k, v in request.limits.items()
+    }
+    told = {**request.settings.of_plan(), **request.settings.of_run(), "align": request.step}
     return PruneReport(
         before=before,
         after=after,
@@ -128,7 +108,7 @@ def reported(
         groups=tuple(_groups(outcome)),
         dropped=outcome.attempt.dropped,
         pinned=pin_reports(analysis.units),
-        targets={k: {"limit": v, "reached": float(reached[k])} for k, v in request.limits.items()},
+        targets=targets,
         bench=timing,
         timings=seconds,
         settings=told,
@@ -167,19 +147,6 @@ def _layers(traced: Trace, sizes: Mapping[int, Mapping[str, int]]) -> Iterator[L
     for step in traced.steps:
         if before.get(step.number):
             yield Layer(step.site.name, step.node.op, step.number, before[step.number], after[step.number])
-
-
-def _run_settings(settings: PruneSettings) -> dict[str, object]:
-    """Return the settings that shape a run and not the plan, as plain data; what is no text is only named."""
-    keys = ("max_drop", "inline", "threads", "provider", "allow_unproved", "memory_limit")
-    result: dict[str, object] = {key: getattr(settings, key) for key in keys}
-    for key in ("calib", "validate", "metric"):
-        value = getattr(settings, key)
-        named = value is None or isinstance(value, (str, os.PathLike))
-        result[key] = value and os.fspath(value) if named else IN_PYTHON
-    result["input_shapes"] = {name: list(shape) for name, shape in settings.input_shapes.items()}
-    result["input_values"] = sorted(settings.input_values)
-    return result
 
 
 def cautions(data: Calibration, repair: Recovery | None = None) -> tuple[str, ...]:

@@ -12,24 +12,21 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune.analysis.analyse import Analysis
-from onnxprune.analysis.cost import macs
 from onnxprune.analysis.members import members
 from onnxprune.analysis.records import PRODUCES
 from onnxprune.analysis.units import Units
-from onnxprune.choices import DATA_CRITERIA
 from onnxprune.data.moments import Evidence, observed
 from onnxprune.data.read import Calibration, read_calibration
 from onnxprune.data.synthetic import synthesised
 from onnxprune.errors import NothingToPrune, UsageError, nearest
-from onnxprune.model.count import parameters
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.io import Loaded
 from onnxprune.pipeline.inspect import pin_reports
-from onnxprune.planning.criteria import importance
-from onnxprune.planning.data_criteria import data_importance
-from onnxprune.planning.decide import Request, score, slices_of
+from onnxprune.planning.criterion import criterion_of
+from onnxprune.planning.data_criteria import readers_of
+from onnxprune.planning.decide import Request, score
+from onnxprune.planning.target import Measured, amount_of
 from onnxprune.progress import Progress, silent
-from onnxprune.quantities import amount
 from onnxprune.recovery.probe import Probe, calibrated
 from onnxprune.rules.signature import NO_RULE, Pinned
 from onnxprune.settings import PruneSettings
@@ -50,11 +47,12 @@ def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Re
     stored = units.traced.network.everything()
     weights = sum(int(np.prod(s.shape, dtype=np.int64)) * s.itemsize for s in stored)
     overhead = max(loaded.nbytes - int(weights), 0) + STAMP_BYTES
-    whole = {"macs": macs(units.traced), "params": parameters(loaded.model), "size": loaded.nbytes}
-    asked = {k: v for k, v in settings.targets.items() if k not in settings.sought}
-    limits = {k: v * whole[k] if v <= 1 else v for k, v in asked.items()}
+    asked = {k: amount_of(k) for k in settings.targets if k not in settings.sought}
+    original = Measured(loaded.model, loaded.nbytes, units.traced)
+    whole = {k: target.measure(original) for k, target in asked.items()}
+    limits = {k: target.limit(settings.targets[k], whole[k]) for k, target in asked.items()}
     if limits and all(whole[k] <= limit for k, limit in limits.items()):
-        met = ", ".join(f"{k} {amount(k, whole[k])} of {amount(k, v)} allowed" for k, v in limits.items())
+        met = ", ".join(f"{k} {t.shown(whole[k])} of {t.shown(limits[k])} allowed" for k, t in asked.items())
         raise NothingToPrune(f"nothing to prune: the model meets the target as it is ({met}); set it lower")
     excluded = groups_matching(units, settings.exclude)
     return Request(ratios, limits, excluded, settings.align or machine_step(), overhead, settings)
@@ -198,11 +196,10 @@ def scored(
     analysis: Analysis, evidence: Evidence | None, settings: PruneSettings, progress: Progress = silent
 ) -> np.ndarray:
     """Score every unit by the criterion of the settings; where groups compete, by measured drift."""
-    units, criterion = analysis.units, settings.resolved_criterion
-    if evidence is None or criterion not in DATA_CRITERIA:
+    units = analysis.units
+    if evidence is None or not criterion_of(settings.resolved_criterion).needs_data:
         return score(units, settings)
-    norms = importance("l2", units.count, slices_of(units), settings.seed)
-    scores = data_importance(criterion, units, evidence.readers, evidence.moments, norms)
+    scores = score(units, settings, readers_of(evidence.readers, evidence.moments))
     if not _is_probed(settings):
         return scores
     return calibrated(units, scores, _probes(analysis, evidence), partial(progress, "scoring"))
@@ -211,7 +208,7 @@ def scored(
 def _is_probed(settings: PruneSettings) -> bool:
     """Tell whether groups compete by losses that data gives: these compare within a group only."""
     competing = settings.resolved_scope != "local" or bool(settings.targets)
-    return competing and settings.resolved_criterion in DATA_CRITERIA
+    return competing and criterion_of(settings.resolved_criterion).needs_data
 
 
 def _probes(analysis: Analysis, evidence: Evidence) -> Iterator[Probe]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from onnxprune.analysis.cost import macs
 from onnxprune.data.read import Validation
-from onnxprune.errors import NothingToPrune, UsageError
-from onnxprune.evaluation.metrics import METRICS
+from onnxprune.errors import NothingToPrune
 from onnxprune.evaluation.validation import Judge, answers_in
 from onnxprune.pipeline.attempt import Candidate, RunContext
+from onnxprune.planning.target import QualityData, quality_of
 
 TRIALS = 8
 NEAR = 0.01  # of all MACs; bounds closer than this are one
@@ -62,21 +62,12 @@ def searched(context: RunContext, judged: Judge | None) -> Candidate:
 
 def _judges(context: RunContext, judged: Judge | None) -> dict[str, Judge]:
     """Return what measures each quality that is sought."""
-    result: dict[str, Judge] = {}
-    for key in context.request.settings.sought:
-        if key == "drop":
-            assert judged is not None
-            result[key] = judged
-            continue
-        if judged is not None:
-            data, reference = judged.data, judged.reference
-        elif context.repairs is not None:
-            known = context.repairs.reference
-            data, reference = Validation(context.repairs.data.judge), answers_in(known.outputs())
-        else:
-            raise UsageError("target drift is measured on data: give calib or validate")
-        result[key] = Judge(data, reference, "drift", METRICS["drift"], 0.0, None)
-    return result
+    held = None
+    if judged is None and context.repairs is not None:
+        known = context.repairs.reference
+        held = Validation(context.repairs.data.judge), answers_in(known.outputs())
+    data = QualityData(judged, held)
+    return {key: quality_of(key).judge(data) for key in context.request.settings.sought}
 
 
 def _none_holds(trials: Sequence[Trial], limits: Mapping[str, float]) -> str:

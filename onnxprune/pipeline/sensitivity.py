@@ -7,7 +7,7 @@ whatever belongs to a removed channel goes with it, and normalisations are restr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +15,6 @@ import numpy as np
 
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs
-from onnxprune.choices import DATA_CRITERIA, SHARES
 from onnxprune.data.read import Calibration
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.evaluation.drift import distances
@@ -26,61 +25,14 @@ from onnxprune.pipeline.inspect import inspected
 from onnxprune.pipeline.report import cautions
 from onnxprune.pipeline.resolve import calibration, evidence_of, groups_matching, scored
 from onnxprune.planning.constraints import bundles
+from onnxprune.planning.criterion import criterion_of
 from onnxprune.planning.decide import Decision, Request, decide
 from onnxprune.progress import Progress, silent
 from onnxprune.reports.data import GroupInfo, GroupSensitivity, Point, SensitivityReport
-from onnxprune.settings import PruneSettings
+from onnxprune.settings import PruneSettings, SensitivitySettings
 
 Feeds: TypeAlias = Mapping[str, np.ndarray]
 LABELS = "labels"
-
-
-@dataclass(frozen=True)
-class SensitivitySettings:
-    """Settings of one measurement.
-
-    calib: as in PruneSettings; an array `labels` beside the inputs of an .npz or dict gives top-1, too.
-    shares: of a group's channels that go. samples: inputs that are run, those first that ranked no
-    channel. The rest is as in PruneSettings. Raises UsageError for values that make no sense.
-    """
-
-    calib: Any
-    shares: tuple[float, ...] = SHARES
-    criterion: str | None = None
-    granularity: str = "finest"
-    exclude: tuple[str, ...] = ()
-    samples: int = 128
-    seed: int = 0
-    input_shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
-    input_values: Mapping[str, Any] = field(default_factory=dict)
-    memory_limit: int = 2 << 30
-    inline: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
-        if self.calib is None:
-            raise UsageError("sensitivity is measured on data: give --calib DATA")
-        if not self.shares:
-            raise UsageError("no share is given: expected shares of channels to remove, such as 0.5")
-        for share in self.shares:
-            if not 0 < share < 1:
-                raise UsageError(f"got share {share:g}, expected a share of channels above 0 and below 1")
-        if self.samples < 1:
-            raise UsageError(f"--samples must be at least 1: got {self.samples}")
-        self.pruning(self.shares[0])
-
-    @property
-    def ordered(self) -> list[float]:
-        """Return the shares, the smallest first, each once."""
-        return sorted(set(self.shares))
-
-    def pruning(self, share: float) -> PruneSettings:
-        """Return the settings of a run of `prune` that removes this share."""
-        return PruneSettings(
-            ratio=share, criterion=self.criterion, granularity=self.granularity, align=1, seed=self.seed,
-            calib=self.calib, recover="none", memory_limit=self.memory_limit, inline=self.inline,
-            input_shapes=self.input_shapes, input_values=self.input_values,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,7 +61,8 @@ def measured(
     pruning = settings.pruning(settings.shares[0])
     excluded = groups_matching(units, settings.exclude)
     evidence = None
-    if pruning.resolved_criterion in DATA_CRITERIA:
+    criterion = criterion_of(pruning.resolved_criterion)
+    if criterion.needs_data:
         evidence = evidence_of(analysis, data, pruning, progress)
     meter = _Meter(analysis, sample, scored(analysis, evidence, pruning, progress), excluded)
     shown = inspected(analysis, nbytes, ())
@@ -119,7 +72,7 @@ def measured(
         result.append(meter.measured(shown.groups[group.id], settings))
         progress("sensitivity", number + 1, len(leaves))
     told = {
-        "shares": settings.ordered, "criterion": pruning.resolved_criterion,
+        "shares": settings.ordered, "criterion": criterion.name,
         "granularity": settings.granularity, "exclude": list(settings.exclude), "seed": settings.seed,
         "calibration": data.to_dict(),
     }  # fmt: skip

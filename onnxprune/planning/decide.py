@@ -10,16 +10,15 @@ import numpy as np
 from onnxprune.analysis.members import members
 from onnxprune.analysis.replay import Conflict, Removal
 from onnxprune.analysis.units import Units
-from onnxprune.choices import DATA_CRITERIA
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.collection import uncollected
 from onnxprune.planning.allocate import RemovalSequence, by_ratio, by_target, measured_loss, norm_loss, ranked
 from onnxprune.planning.constraints import Bundle, CandidateSet, Granularity, bundles, candidate_sets
 from onnxprune.planning.cost_model import CostModel, SequenceCosts
-from onnxprune.planning.criteria import Slices, importance, unseen
+from onnxprune.planning.criterion import ScoringInput, Slices, criterion_of
+from onnxprune.planning.obs import Reader
 from onnxprune.settings import PruneSettings
 
-_LACKING = {"bn-scale": "normalisation scale", "fpgm": "weight that makes their channels"}
 _START = {"finest": Granularity.ANY, "columns": Granularity.COLUMNS, "rows": Granularity.ROWS}
 
 
@@ -48,31 +47,37 @@ class Decision:
     clashes: tuple[Conflict, ...] = field(default=())
 
 
-def slices_of(units: Units) -> list[Slices]:
-    """Present the members of a model to the scoring."""
-    return [
+def scoring_input(units: Units, seed: int, readers: Iterable[Reader] = ()) -> ScoringInput:
+    """Present the members of a model to a criterion, and what reads its units."""
+    slices = (
         Slices(m.stored.name, m.units, m.view, m.is_weight, m.is_scale, m.role == "produces")
         for m in members(units)
-    ]
+    )
+    groups = tuple(group.units for group in units.groups)
+    return ScoringInput(units.count, groups, tuple(slices), tuple(readers), seed)
 
 
-def score(units: Units, settings: PruneSettings) -> np.ndarray:
-    """Score every unit by a norm, the criterion of the settings."""
-    return importance(settings.resolved_criterion, units.count, slices_of(units), settings.seed)
+def score(units: Units, settings: PruneSettings, readers: Iterable[Reader] = ()) -> np.ndarray:
+    """Score every unit by the criterion of the settings.
+
+    readers: what reads the units, for criteria that need data.
+    """
+    criterion = criterion_of(settings.resolved_criterion)
+    return criterion(scoring_input(units, settings.seed, readers if criterion.needs_data else ()))
 
 
 def criterion_warnings(units: Units, settings: PruneSettings) -> tuple[str, ...]:
     """Say of how many groups the criterion sees nothing, so that another one ranks their channels."""
-    if settings.resolved_criterion not in _LACKING:
+    criterion = criterion_of(settings.resolved_criterion)
+    if criterion.sees is None:
         return ()
-    blind = unseen(settings.resolved_criterion, units.count, slices_of(units))
+    blind = criterion.unseen(scoring_input(units, settings.seed))
     leaves = [g for g in units.groups if g.level == 0]
     others = sum(bool(blind[g.units].all()) for g in leaves)
     if not others:
         return ()
-    lacking = _LACKING[settings.resolved_criterion]
     return (
-        f"criterion {settings.criterion}: {others} of {len(leaves)} groups have no {lacking}; "
+        f"criterion {criterion.name}: {others} of {len(leaves)} groups have no {criterion.lacking}; "
         "l2 (weight norms) ranks their channels",
     )
 
@@ -236,11 +241,12 @@ def _depths(
         if request.settings.resolved_scope == "global":
             return sequences, ranked(sequences, max(request.ratios.values(), default=0.0), step, least)
         return by_ratio(sequences, request.ratios, step, least)
-    prices = CostModel(units, request.overhead)
+    prices = CostModel(units, request.overhead, request.limits)
     if request.settings.resolved_scope == "local":
         return _common_ratio(units, sequences, request, prices)
     depths = [o.depths(step, least) for o in sequences]
-    loss = measured_loss if request.settings.resolved_criterion in DATA_CRITERIA else norm_loss
+    measured = criterion_of(request.settings.resolved_criterion).needs_data
+    loss = measured_loss if measured else norm_loss
     return sequences, by_target(
         sequences, depths, request.limits, SequenceCosts(prices, sequences, depths), loss
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -19,27 +20,25 @@ WIDE = 4096  # places above which correlations are left out
 
 @dataclass(frozen=True)
 class Reader:
-    """One consumer of a group's units, as the surgeon sees it.
+    """One consumer of units: a weight that sums over their activations.
 
-    gram, products: [places, places] of its activation and of its weights; inverse: of the damped Gram,
-    None where correlations are left out; units: [places], -1 for what is not in the group; energy: of
-    the whole consumer's output, to which losses are relative.
+    gram, products: [places, places] of its activation and of its weights; units: [places], the unit of
+    each, -1 for none; energy: of the whole consumer's output, to which losses are relative.
     """
 
     gram: np.ndarray
     products: np.ndarray
-    inverse: np.ndarray | None
     units: np.ndarray
     energy: float
 
-
-def damped_inverse(gram: np.ndarray) -> np.ndarray | None:
-    """Invert a Gram matrix [places, places], damped by 1 % of its mean diagonal; None if it is too wide."""
-    size = len(gram)
-    if size > WIDE:
-        return None
-    damping = DAMPING * max(float(gram.diagonal().mean()), 1e-30)
-    return np.linalg.inv(gram + damping * np.eye(size))
+    @cached_property
+    def inverse(self) -> np.ndarray | None:
+        """Return the inverse of the Gram matrix, damped by 1 % of its mean diagonal; None if too wide."""
+        size = len(self.gram)
+        if size > WIDE:
+            return None
+        damping = DAMPING * max(float(self.gram.diagonal().mean()), 1e-30)
+        return np.linalg.inv(self.gram + damping * np.eye(size))
 
 
 def obs_losses(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:

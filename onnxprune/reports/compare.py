@@ -9,8 +9,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from onnxprune.errors import UsageError
-from onnxprune.evaluation.validation import LOWER_IS_BETTER
 from onnxprune.quantities import count, size
+from onnxprune.registries import METRICS
 from onnxprune.reports.data import SCHEMA_VERSION, PruneReport
 from onnxprune.reports.outcome import Outcome, decimal, metric_value
 from onnxprune.reports.reading import prune_report, read_json, run_of
@@ -189,7 +189,9 @@ def _metric(name: str, old: Outcome, new: Outcome, limits: CompareLimits) -> Ite
     change = new.quality.after - old.quality.after
     if old.quality.after == new.quality.after:  # both infinite, too
         change = 0.0
-    lost = change if new.quality.metric in LOWER_IS_BETTER else -change
+    metric = new.quality.metric
+    lower_is_better = metric in METRICS and METRICS.get(metric).lower_is_better
+    lost = change if lower_is_better else -change
     yield Finding(name, "metric", told[0], told[1], change, _verdict(lost, limits.metric))
 
 

@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import onnxprune
-from onnxprune.cli import options, screen, tables
+from onnxprune.cli import screen, tables
 from onnxprune.cli.app import program
 from onnxprune.cli.errors import Terminated
 from onnxprune.errors import UsageError, nearest, printable, shortened
@@ -680,62 +680,6 @@ def in_terminal(columns: int, *args: object, raw: bool = False, **env: str) -> s
     return (
         text if raw else re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r\n", "\n").replace("\r", "\n")
     )
-
-
-# values of options
-
-
-def test_read_ratio() -> None:
-    assert options.read_ratio("0.5") == (None, 0.5)
-    assert options.read_ratio("conv*=0.25") == ("conv*", 0.25)
-    assert options.read_ratio("re:a=b=0.25") == ("re:a=b", 0.25)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("macs=0.5", ("macs", 0.5)), ("macs=1", ("macs", 1.0)), ("macs=500M", ("macs", 5e8)),
-        ("params=2.5k", ("params", 2500.0)), ("params=30000", ("params", 30000.0)),
-        ("macs=1e6", ("macs", 1e6)), ("size=10MB", ("size", 1e7)), ("size=1MiB", ("size", float(2**20))),
-        ("size=0.25", ("size", 0.25)),
-    ],
-)  # fmt: skip
-def test_read_target(text: str, value: tuple[str, float]) -> None:
-    assert options.read_target(text) == value
-
-
-def test_read_shape() -> None:
-    assert options.read_shape("input:1,3,224,224") == ("input", (1, 3, 224, 224))
-    assert options.read_shape("input:0:?,-1, 0") == ("input:0", (None, None, 0))
-    assert options.read_shape("sr:") == ("sr", ())
-    for text in ("1,3", ":1", "x:1,,2", "x:-2", "x:1.5", "x:²", "x:" + "9" * 30):
-        with pytest.raises(UsageError):
-            options.read_shape(text)
-
-
-def test_read_value(tmp_path: Path) -> None:
-    assert options.read_value("sr=16000") == ("sr", 16000)
-    assert options.read_value("x=[[1, 2.5]]") == ("x", [[1, 2.5]])
-    assert options.read_value("x=true") == ("x", True)
-    assert options.read_value("x=a=b") == ("x", "a=b")
-    np.save(tmp_path / "x.npy", np.arange(6).reshape(2, 3))
-    assert options.read_value(f"x={tmp_path / 'x.npy'}")[1].shape == (2, 3)
-    np.save(tmp_path / "o.npy", np.array([{}], object), allow_pickle=True)
-    (tmp_path / "g.npy").write_text("garbage")
-    for name in ("o.npy", "g.npy", "missing.npy"):
-        with pytest.raises(UsageError, match=name):
-            options.read_value(f"x={tmp_path / name}")
-    for text in ("x", "=1"):
-        with pytest.raises(UsageError):
-            options.read_value(text)
-
-
-def test_read_step() -> None:
-    assert options.read_step("auto") == 0
-    assert options.read_step("16") == 16
-    for text in ("0", "-1", "x", "1.5", "9" * 30):
-        with pytest.raises(UsageError):
-            options.read_step(text)
 
 
 # reports

@@ -21,7 +21,7 @@ from onnxprune.data.moments import collect
 from onnxprune.data.read import Calibration, read_calibration
 from onnxprune.errors import UsageError
 from onnxprune.model.runtime import open_session, run
-from onnxprune.planning.obs import Reader, damped_inverse, diagonal_losses, obs_losses
+from onnxprune.planning.obs import Reader, diagonal_losses, obs_losses
 from onnxprune.recovery.activation_budget import activation_budget
 from onnxprune.recovery.least_squares import Folds, fold
 from onnxprune.recovery.regression import linears
@@ -222,7 +222,7 @@ def test_the_surgeon_s_first_loss_is_that_of_a_refit() -> None:
 
 def test_units_of_several_places_go_at_once_and_dead_ones_are_free() -> None:
     gram = np.diag([1.0, 1.0, 2.0, 2.0, 0.0, 0.0])
-    reader = Reader(gram, np.eye(6), damped_inverse(gram), np.asarray([7, 7, 8, 8, 9, 9]), 6.0)
+    reader = Reader(gram, np.eye(6), np.asarray([7, 7, 8, 8, 9, 9]), 6.0)
     losses = obs_losses([reader], np.asarray([7, 8, 9]))
     assert losses[2] == pytest.approx(0, abs=0.01)
     assert losses[0] == pytest.approx(2 / 6, rel=0.05)

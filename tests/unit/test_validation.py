@@ -17,9 +17,10 @@ from onnxprune import PruneSettings
 from onnxprune.cli.app import program
 from onnxprune.data.read import Validation, read_calibration, read_validation
 from onnxprune.errors import GateFailed, NothingToPrune, UsageError
-from onnxprune.evaluation.metrics import METRICS, Judged, metric_of
+from onnxprune.evaluation.metrics import Judged, metric_of
 from onnxprune.evaluation.validation import Validated, answers, judge
 from onnxprune.model.runtime import open_session, run
+from onnxprune.registries import METRICS
 from tests.unit.test_calibration import CALIB, EVAL, MODELS, accuracy, digits, pair, rows
 
 SHUFFLE, TRANSFORMER = MODELS / "digits_shuffle.onnx", MODELS / "digits_transformer.onnx"
@@ -100,33 +101,33 @@ def test_targets_that_do_not_fit_are_refused() -> None:
 def test_metrics_on_numbers_that_a_person_can_check() -> None:
     wanted = np.asarray([[3.0, 4.0], [0.0, 2.0]])
     found = np.asarray([[3.0, 0.0], [0.0, 1.0]])
-    values = {name: metric(compared(found, wanted)) for name, metric in METRICS.items() if name != "top1"}
+    values = {m.name: m(compared(found, wanted)) for m in METRICS if not m.needs_labels}
     assert values["agreement"] == 0.5
     assert values["cosine"] == pytest.approx((9 / 15 + 1) / 2)
     assert values["drift"] == pytest.approx((4 / 5 + 1 / 2) / 2)
     peak = 4.0**2
     assert values["psnr"] == pytest.approx((10 * np.log10(peak / 8) + 10 * np.log10(peak / 0.5)) / 2)
     labels = np.asarray([0, 0])
-    assert METRICS["top1"](compared(found, wanted, labels=labels)) == 0.5
-    same = {name: metric(compared(wanted, wanted)) for name, metric in METRICS.items() if name != "top1"}
+    assert METRICS.get("top1")(compared(found, wanted, labels=labels)) == 0.5
+    same = {m.name: m(compared(wanted, wanted)) for m in METRICS if not m.needs_labels}
     assert same == pytest.approx({"agreement": 1, "cosine": 1, "drift": 0, "psnr": 100})
 
 
 def test_targets_replace_the_unpruned_model_for_cosine_and_psnr_only() -> None:
     found, first, wanted = (np.asarray([[a, 1.0]]) for a in (1.0, 2.0, 1.0))
     targets = {"y": wanted}
-    assert METRICS["cosine"](compared(found, first, targets=targets)) == pytest.approx(1)
-    assert METRICS["cosine"](compared(found, first)) < 0.99
-    assert METRICS["drift"](compared(found, first, targets=targets)) == pytest.approx(1 / np.sqrt(5))
+    assert METRICS.get("cosine")(compared(found, first, targets=targets)) == pytest.approx(1)
+    assert METRICS.get("cosine")(compared(found, first)) < 0.99
+    assert METRICS.get("drift")(compared(found, first, targets=targets)) == pytest.approx(1 / np.sqrt(5))
 
 
 def test_the_worst_output_counts_and_an_output_without_samples_is_one() -> None:
     batch = {"x": rows(4)}
     good, bad = np.ones((4, 2)), np.ones(3)
     c = Judged([{"a": good, "b": 2 * bad}], [{"a": good, "b": bad}], Validation((batch,)))
-    assert METRICS["drift"](c) == pytest.approx(1)
+    assert METRICS.get("drift")(c) == pytest.approx(1)
     with pytest.raises(UsageError, match=r"needs class scores.*output 'b' is \[3\]"):
-        METRICS["agreement"](Judged([{"b": bad}], [{"b": bad}], Validation((batch,))))
+        METRICS.get("agreement")(Judged([{"b": bad}], [{"b": bad}], Validation((batch,))))
 
 
 def test_the_metric_suits_the_data() -> None:
@@ -243,9 +244,9 @@ def test_a_gate_lets_through_what_is_allowed(metric: str, after: float, passes: 
 
 
 def test_less_drift_is_better() -> None:
-    assert Validated("drift", 0.0, 0.3, 1).drop == pytest.approx(0.3)
-    assert not Validated("drift", 0.0, 0.3, 1, 0.2).passed
-    assert metric_of("drift") is METRICS["drift"]
+    assert Validated("drift", 0.0, 0.3, 1, lower_is_better=True).drop == pytest.approx(0.3)
+    assert not Validated("drift", 0.0, 0.3, 1, 0.2, lower_is_better=True).passed
+    assert metric_of("drift") is METRICS.get("drift")
     model, data = pair(), read_validation({"x": rows(40)}, pair())
     assert len(answers(model, data.batches, "it")) == 2
 
