@@ -1,4 +1,7 @@
-"""The functions of the package: they take a path, bytes or a ModelProto and never change it."""
+"""The functions of the package: they take a path, bytes or a ModelProto and never change it.
+
+`prune` and `apply` stand beside the stages that they put in order: in `prune.py` and `apply.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-
-import onnx
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.functions import inlined
@@ -22,7 +23,6 @@ from onnxprune.model.io import check_output, load, save
 from onnxprune.pipeline.apply import apply, verified
 from onnxprune.pipeline.inspect import inspected
 from onnxprune.pipeline.prune import Model, prune
-from onnxprune.pipeline.report import PruneResult
 from onnxprune.pipeline.sensitivity import SensitivitySettings, measured
 from onnxprune.planning.plan import Plan
 from onnxprune.progress import Progress, silent
@@ -145,4 +145,4 @@ def sparsify(
     return result
 
 
-__all__ = ["PruneResult", "apply", "bench", "inspect", "onnx", "prune", "sensitivity", "sparsify", "verify"]
+__all__ = ["apply", "bench", "inspect", "prune", "sensitivity", "sparsify", "verify"]
