@@ -1,4 +1,7 @@
-"""The functions of the package: they take a path, bytes or a ModelProto and never change it."""
+"""The functions of the package: they take a path, bytes or a ModelProto and never change it.
+
+`prune` and `apply` stand beside the stages that they put in order: in `prune.py` and `apply.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import onnx
 from msgspec.structs import replace
 
 from onnxprune.analysis.analyse import analyse
@@ -23,7 +25,6 @@ from onnxprune.model.save import check_output, save
 from onnxprune.pipeline.apply import apply, verified
 from onnxprune.pipeline.inspect import inspected
 from onnxprune.pipeline.prune import Model, prune
-from onnxprune.pipeline.report import PruneResult
 from onnxprune.pipeline.sensitivity import SensitivitySettings, measured
 from onnxprune.planning.plan import Plan
 from onnxprune.progress import Progress, silent
@@ -146,4 +147,4 @@ def sparsify(
     return result
 
 
-__all__ = ["PruneResult", "apply", "bench", "inspect", "onnx", "prune", "sensitivity", "sparsify", "verify"]
+__all__ = ["apply", "bench", "inspect", "prune", "sensitivity", "sparsify", "verify"]

@@ -21,7 +21,17 @@ from onnxprune.data.read import Calibration, spread
 from onnxprune.errors import UnprovedError
 from onnxprune.recovery.context import RecoveryContext
 from onnxprune.recovery.original import Original
-from onnxprune.recovery.problem import Batch, LayerPart, Problem, Weights, ends_of, error_of, pieced, sessions
+from onnxprune.recovery.problem import (
+    Batch,
+    LayerGrams,
+    LayerPart,
+    Problem,
+    Weights,
+    ends_of,
+    error_of,
+    passes,
+    pieced,
+)
 from onnxprune.recovery.regression import Linear, linears, stored
 from onnxprune.recovery.values import with_values
 from onnxprune.recovery.walk import Walk
@@ -106,7 +116,7 @@ def _problem(walk: Walk, original: Original, window: Window, data: Calibration) 
     scales = {n: len(batches) / energy[n] for n in ends}
     parts = [_part([batches[i] for i in part], data.each) for part in rounds]
     judge = [batches[i] for i in held]
-    return Problem(window.layers, parts, judge, scales, *sessions(walk, window, piece, ends))
+    return Problem(window.layers, parts, judge, scales, passes(walk, window, piece, ends))
 
 
 def _sound(window: Window, piece: Piece, targets: Mapping[str, np.ndarray]) -> bool:
@@ -162,8 +172,9 @@ def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:
         error = error_of(missed, part.sample)
         if not NOTHING < error < np.inf:
             return
-        solvers = solvers or [_damped(gram) for gram in problem.grams(weights)]
-        weight_gradients = problem.weight_gradients(weights, part.batches)
+        grams = LayerGrams(problem.layers) if not solvers else None
+        weight_gradients = problem.weight_gradients(weights, part.batches, grams)
+        solvers = solvers if grams is None else [_damped(gram) for gram in grams.sums]
         ways = [
             _way(layer, weights, _solved(solver, pull))
             for layer, solver, pull in zip(problem.layers, solvers, weight_gradients, strict=True)

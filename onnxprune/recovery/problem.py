@@ -11,9 +11,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.errors import UnprovedError
-from onnxprune.model.runtime import one_line, open_session, runtime_errors
+from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.recovery.gradients import adjoint, gradient_for
 from onnxprune.recovery.regression import Linear
+from onnxprune.recovery.values import with_values
 from onnxprune.recovery.walk import Walk, read_by
 from onnxprune.recovery.windows import Window
 from onnxprune.rules.tape import OPSET, STEP, NodeUse, Piece, Tape, measured
@@ -42,63 +43,64 @@ class LayerPart:
 
 
 @dataclass(frozen=True)
+class Passes:
+    """What runs a window.
+
+    ends, backward: sessions forwards to the ends, and backwards; both are given the weights. forward: a model
+    that gives all that the backward pass reads, too. It holds the weights: it runs over many batches, and
+    kernels are faster where weights are constant.
+    """
+
+    ends: Any
+    forward: onnx.ModelProto
+    backward: Any
+
+
+@dataclass(frozen=True)
 class Problem:
     """A window over batches: in parts to fit with in turn, and held out.
 
-    scales: by end, what one unit of squared error counts; forward, backward: sessions.
+    scales: by end, what one unit of squared error counts.
     """
 
     layers: Sequence[Linear]
     parts: Sequence[LayerPart]
     held: Sequence[Batch]
     scales: Mapping[str, float]
-    forward: Any
-    backward: Any
+    passes: Passes
 
     def residuals(self, weights: Weights, batches: Sequence[Batch]) -> np.ndarray:
         """Return what the ends miss of their targets, scaled so that squares add up to the error."""
         found = []
         for batch in batches:
-            made = self._forward(weights, batch, list(self.scales))
-            found += [
-                ((made[name] - batch.targets[name]) * np.sqrt(scale)).ravel()
-                for name, scale in self.scales.items()
-            ]
-        return np.concatenate(found)
+            made = _ran(self.passes.ends, {**batch.inputs, **weights})
+            for name, scale in self.scales.items():
+                missed = np.subtract(made[name], batch.targets[name]).ravel()
+                missed *= np.sqrt(scale, dtype=missed.dtype)
+                found.append(missed)
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def error(self, weights: Weights, batches: Sequence[Batch]) -> float:
         """Return the squared error at all ends, relative to the energy of what is to come out."""
         return error_of(self.residuals(weights, batches), batches)
 
-    def grams(self, weights: Weights) -> list[np.ndarray]:
-        """Return by layer the Gram matrix of its features [g, f, f], of rows of a part drawn at random.
+    def weight_gradients(
+        self, weights: Weights, batches: Sequence[Batch], grams: LayerGrams | None = None
+    ) -> list[np.ndarray]:
+        """Return by layer the gradient of half of the summed error by its weights and bias [g, f, m].
 
-        A layer with a bias has a feature more, that is always one.
+        grams: takes what the layers read on the way.
         """
-        batches = self.parts[0].batches
         result: list[np.ndarray] = [np.zeros(1) for _ in self.layers]
-        rng = np.random.default_rng(0)
+        forward = open_session(with_values(self.passes.forward, weights), optimised=True)
         for batch in batches:
-            made = self._run(weights, batch)
-            for number, layer in enumerate(self.layers):
-                most = max(ROWS, PER_FEATURE * layer.features) // len(batches) + 1
-                (features,) = layer.rows(made[layer.node.input[0]], [], most, rng)
-                if layer.bias:
-                    features = np.concatenate([features, np.ones_like(features[..., :1])], axis=2)
-                result[number] = result[number] + np.matmul(features.transpose(0, 2, 1), features).astype(
-                    float
-                )
-        return result
-
-    def weight_gradients(self, weights: Weights, batches: Sequence[Batch]) -> list[np.ndarray]:
-        """Return by layer the gradient of half of the summed error by its weights and bias [g, f, m]."""
-        result: list[np.ndarray] = [np.zeros(1) for _ in self.layers]
-        for batch in batches:
-            made = self._run(weights, batch)
+            made = {**batch.inputs, **_ran(forward, batch.inputs)}
+            if grams is not None:
+                grams.add(made, len(batches))
             feeds = {END + n: (made[n] - batch.targets[n]) * s for n, s in self.scales.items()}
-            for name in (i.name for i in self.backward.get_inputs() if i.name not in feeds):
+            for name in (i.name for i in self.passes.backward.get_inputs() if i.name not in feeds):
                 feeds[name] = made[name] if name in made else weights[name]
-            gradients = _ran(self.backward, feeds)
+            gradients = _ran(self.passes.backward, feeds)
             for number, layer in enumerate(self.layers):
                 gradient = gradients[GRADIENT + layer.node.output[0]]
                 pull = layer.pulled(made[layer.node.input[0]], gradient)
@@ -109,12 +111,27 @@ class Problem:
                 result[number] = result[number] + pull.astype(np.float64)
         return result
 
-    def _run(self, weights: Weights, batch: Batch) -> dict[str, Any]:
-        wanted = [output.name for output in self.forward.get_outputs()]
-        return {**batch.inputs, **self._forward(weights, batch, wanted)}
 
-    def _forward(self, weights: Weights, batch: Batch, wanted: Sequence[str]) -> dict[str, Any]:
-        return _ran(self.forward, {**batch.inputs, **weights}, wanted)
+class LayerGrams:
+    """Gram matrices of the features of layers [g, f, f], of rows drawn at random.
+
+    A layer with a bias has a feature more, that is always one.
+    """
+
+    def __init__(self, layers: Sequence[Linear]) -> None:
+        self.layers = layers
+        self.sums: list[np.ndarray] = [np.zeros(1) for _ in layers]
+        self._rng = np.random.default_rng(0)
+
+    def add(self, made: Mapping[str, np.ndarray], count: int) -> None:
+        """Add what is made of one batch, of so many."""
+        for number, layer in enumerate(self.layers):
+            most = max(ROWS, PER_FEATURE * layer.features) // count + 1
+            (features,) = layer.rows(made[layer.node.input[0]], [], most, self._rng)
+            if layer.bias:
+                features = np.concatenate([features, np.ones_like(features[..., :1])], axis=2)
+            product = np.matmul(features.transpose(0, 2, 1), features)
+            self.sums[number] = self.sums[number] + product.astype(float)
 
 
 def error_of(missed: np.ndarray, batches: Sequence[Batch]) -> float:
@@ -122,11 +139,10 @@ def error_of(missed: np.ndarray, batches: Sequence[Batch]) -> float:
     return float(np.dot(missed, missed)) / len(batches)
 
 
-def _ran(session: Any, feeds: Mapping[str, np.ndarray], wanted: Sequence[str] = ()) -> dict[str, Any]:
-    """Run a session for some outputs, or for all. Raises UnprovedError where a kernel refuses."""
-    names = list(wanted) or [output.name for output in session.get_outputs()]
+def _ran(session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Run a session. Raises UnprovedError where a kernel refuses."""
     try:
-        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        return run(session, feeds)
     except runtime_errors() as error:
         raise UnprovedError(f"onnxruntime cannot differentiate the model: {one_line(error)}") from error
 
@@ -160,11 +176,11 @@ def ends_of(walk: Walk, window: Window, piece: Piece) -> list[str]:
     return sorted(name for name in moved if name in stopped or walk.last.get(name, -1) >= window.stop)
 
 
-def sessions(walk: Walk, window: Window, piece: Piece, ends: Sequence[str]) -> tuple[Any, Any]:
+def passes(walk: Walk, window: Window, piece: Piece, ends: Sequence[str]) -> Passes:
     """Open what runs a window forwards and backwards.
 
-    The forward session gives the ends and what the backward one reads; that gives the gradients of the
-    layers' outputs.
+    The forward pass gives the ends and what the backward one reads; that gives the gradients of the layers'
+    outputs. Errors alone need neither, and slopes cost as much again as the layers.
     """
     tape = Tape(piece)
     outputs = frozenset(layer.node.output[0] for layer in window.layers)
@@ -176,9 +192,10 @@ def sessions(walk: Walk, window: Window, piece: Piece, ends: Sequence[str]) -> t
     made = {name for node in piece.nodes for name in node.output} | set(tape.slopes)
     features = {layer.node.input[0] for layer in window.layers}
     wanted = sorted({*ends, *((features | read) & made)})
-    forward = _measuring(walk.piece(piece.nodes, wanted, window.tensors), tape)
+    short = walk.piece(piece.nodes, ends, window.tensors)
+    forward = _measuring(walk.piece(piece.nodes, wanted), tape)
     backward = _backward(tape, sorted(read), set(window.tensors))
-    return open_session(forward, optimised=True), open_session(backward, optimised=True)
+    return Passes(open_session(short, optimised=True), forward, open_session(backward, optimised=True))
 
 
 def _backward(tape: Tape, read: Sequence[str], fed: set[str]) -> onnx.ModelProto:

@@ -17,6 +17,7 @@ import numpy as np
 
 Shape: TypeAlias = tuple[int, ...]
 Places: TypeAlias = "tuple[np.ndarray, ...]"
+STRETCH = 2048  # places of a grid that are taken at a time
 
 
 @dataclass(frozen=True)
@@ -198,24 +199,33 @@ class Windowed(Regression):
         return found
 
     def pulled(self, data: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        """Correlate inputs and gradients, both laid out on the padded grid: there a tap is a shift."""
+        """Correlate inputs and gradients, both laid out on the padded grid: there a tap is a shift.
+
+        Stretches of the grid that stay in the processor's cache, all taps of one in one product.
+        """
         groups, rank = self.groups, len(self.kernel)
-        strides, dilations, _ = self.sliding
-        padded = self._padded(data)
-        grid = np.zeros((gradient.shape[1], len(data), *padded.shape[2:]), gradient.dtype)
-        sizes = zip(gradient.shape[2:], strides, strict=True)
-        spread = (slice(None), slice(None), *(slice(0, (n - 1) * s + 1, s) for n, s in sizes))
-        grid[spread] = gradient.swapaxes(0, 1)
-        coming = grid.reshape(groups, len(grid) // groups, -1)
-        inputs = np.ascontiguousarray(padded.swapaxes(0, 1)).reshape(groups, padded.shape[1] // groups, -1)
-        length = inputs.shape[2]
-        per_axis = [prod(padded.shape[3 + i :]) for i in range(rank)]
-        found = [
-            np.matmul(inputs[:, :, shift:], coming[:, :, : length - shift].transpose(0, 2, 1))
+        strides, dilations, pads = self.sliding
+        around = [n + pads[i] + pads[rank + i] for i, n in enumerate(data.shape[2:])]
+        inside = [slice(pads[i], pads[i] + n) for i, n in enumerate(data.shape[2:])]
+        reached = [slice(0, (n - 1) * s + 1, s) for n, s in zip(gradient.shape[2:], strides, strict=True)]
+        inputs = _laid_out(data, around, inside, groups)
+        coming = _laid_out(gradient, around, reached, groups)
+        per_axis = [prod(around[i + 1 :]) for i in range(rank)]
+        shifts = [
+            sum(t * d * p for t, d, p in zip(taps, dilations, per_axis, strict=True))
             for taps in np.ndindex(*self.kernel)
-            for shift in [sum(t * d * p for t, d, p in zip(taps, dilations, per_axis, strict=True))]
         ]
-        return np.stack(found, axis=2).reshape(groups, -1, coming.shape[1])
+        length = inputs.shape[2] - shifts[-1]  # a gradient behind reaches nothing
+        found = np.zeros((groups, len(shifts) * inputs.shape[1], coming.shape[1]), data.dtype)
+        stretch = np.empty((groups, len(shifts), inputs.shape[1], min(STRETCH, length)), data.dtype)
+        for start in range(0, length, STRETCH):
+            stop = min(start + STRETCH, length)
+            for tap, shift in enumerate(shifts):
+                stretch[:, tap, :, : stop - start] = inputs[:, :, start + shift : stop + shift]
+            features = stretch.reshape(groups, -1, stretch.shape[3])[:, :, : stop - start]
+            found += np.matmul(features, coming[:, :, start:stop].transpose(0, 2, 1))
+        taps_last = found.reshape(groups, len(shifts), inputs.shape[1], -1).swapaxes(1, 2)
+        return taps_last.reshape(groups, -1, coming.shape[1])
 
     def changed(self, weight: np.ndarray, change: np.ndarray) -> np.ndarray:
         """Add a change."""
@@ -256,6 +266,13 @@ def matrix(shape: Shape, attrs: Mapping[str, Any]) -> Regression | None:
     """Make the regression of a product with a matrix; None where the result is scaled, or the data turned."""
     plain = attrs.get("alpha", 1.0) == attrs.get("beta", 1.0) == 1.0 and not attrs.get("transA", 0)
     return Dense(shape, bool(attrs.get("transB", 0))) if plain and len(shape) == 2 else None
+
+
+def _laid_out(values: np.ndarray, around: Sequence[int], places: Sequence[slice], groups: int) -> np.ndarray:
+    """Lay values [n, channels, …] out on a grid of zeros, channels first [g, channels / g, n * places]."""
+    grid = np.zeros((values.shape[1], len(values), *around), values.dtype)
+    grid[(slice(None), slice(None), *places)] = values.swapaxes(0, 1)
+    return grid.reshape(groups, len(grid) // groups, -1)
 
 
 def _auto_pad(attrs: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from onnxprune.data.read import Calibration
 from onnxprune.recovery.activation_budget import ActivationBudget
 from onnxprune.recovery.context import RecoveryContext
 from onnxprune.recovery.joint import dealt, fitted_jointly
-from onnxprune.recovery.problem import Batch, LayerPart, Problem, ends_of, pieced, sessions
+from onnxprune.recovery.problem import Batch, LayerPart, Problem, ends_of, passes, pieced
 from onnxprune.recovery.regression import linears
 from onnxprune.recovery.values import changed
 from onnxprune.recovery.walk import Walk
@@ -65,7 +65,7 @@ def problem_of(model: onnx.ModelProto, count: int = 2) -> tuple[Problem, dict[st
     scales = {name: 0.5 + i for i, name in enumerate(ends)}
     weights = {name: piece.stored[name] for name in window.tensors}
     parts = [LayerPart(batches, batches)]
-    return Problem(layers, parts, [], scales, *sessions(walk, window, piece, ends)), weights
+    return Problem(layers, parts, [], scales, passes(walk, window, piece, ends)), weights
 
 
 CONV = {"w": drawn(4, 3, 3, 3), "b": drawn(4), "v": drawn(2, 4, 1, 1, seed=1)}
