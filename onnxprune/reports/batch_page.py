@@ -93,14 +93,11 @@ def batch_page(run: Run) -> bytes:
     """Return the page as HTML."""
     batch = Batch(run)
     pruned = [row.outcome for row in batch.rows if row.record.status == "done" and row.outcome is not None]
-    return page(
-        "batch.html",
-        run=run,
-        headline=_headline(batch.rows),
-        badges=list(_counts(batch.rows)),
-        tiles=list(_tiles(pruned)),
-        sections=list(drawn(BATCH, batch)),
-    )
+    told = {
+        "run": run, "headline": _headline(batch.rows), "badges": list(_counts(batch.rows)),
+        "tiles": list(_tiles(pruned)), "sections": list(drawn(BATCH, batch)),
+    }  # fmt: skip
+    return page("batch.html", told)
 
 
 def _rank(row: Row) -> tuple[bool, float, str]:

@@ -36,4 +36,6 @@ def model_page(given: Page) -> bytes:
     source = given.report.source
     name = PurePath(source.name).name if source is not None and source.name else "a model given in memory"
     parts = list(drawn(MODEL, given))
-    return page("model.html", report=given.report, outcome=given.outcome, name=name, sections=parts)
+    return page(
+        "model.html", {"report": given.report, "outcome": given.outcome, "name": name, "sections": parts}
+    )
