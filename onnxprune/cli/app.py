@@ -244,9 +244,9 @@ def sparsify(screen: Screen, model: Path, **options: Any) -> int:
         result = onnxprune.sparsify(model, settings, options["output"], options["force"])
         moved, reason = _drift(original, result.model, shapes, values)
     screen.say([f"warning: drift is not measured: {reason}"] if moved is None else [])
-    screen.say(tables.sparsify_messages(result.report.to_dict()))
-    report = {**result.report.to_dict(), "drift": moved}
-    screen.result(report, tables.sparsify_tables(report, str(options["output"]), screen.detailed))
+    screen.say(tables.sparsify_messages(result.report))
+    shown = tables.sparsify_tables(result.report, moved, str(options["output"]), screen.detailed)
+    screen.result({**result.report.to_dict(), "drift": moved}, shown)
     return 0
 
 

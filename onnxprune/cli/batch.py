@@ -79,7 +79,7 @@ def batch(screen: Screen, source: str, output: Path, **options: Any) -> int:
     with watching(screen) as watch:
         found = list(records(resolved, output, watch))
     found.sort(key=lambda record: record.id)
-    screen.result(_told(found), shown(found, output))
+    screen.result(_told(found), shown(found, output, screen.detailed))
     return FAILURES if any(record.status not in GOOD for record in found) else 0
 
 
@@ -100,8 +100,8 @@ def counted(records: list[Record]) -> dict[str, int]:
     return {status: found[status] for status in STATUSES if found[status]}
 
 
-def shown(records: list[Record], output: Path) -> list[Table]:
-    """Show what failed and where its log is, and how many ended how."""
+def shown(records: list[Record], output: Path, detailed: bool = False) -> list[Table]:
+    """Show what failed and where its log is, and how many ended how; with -v what came of the others."""
     failed = [r for r in records if r.status not in GOOD]
     columns = (
         Column("model", fold=True),
@@ -117,4 +117,21 @@ def shown(records: list[Record], output: Path) -> list[Table]:
         else []
     )
     tables = [Table(columns, rows, "not pruned")] if rows else []
+    tables += _measured(records) if detailed else []
     return [*tables, Table(FACTS, [*facts, *again, ("written", str(output))])]
+
+
+def _measured(records: list[Record]) -> list[Table]:
+    """Show every column of the models that were pruned."""
+    from onnxprune.reports.columns import tabled
+    from onnxprune.reports.reading import outcome_of
+
+    columns = tabled()
+    rows = []
+    for record in records:
+        outcome = outcome_of(record)
+        if outcome is not None:
+            found = [column.read(outcome) for column in columns]
+            rows.append((record.id, *("-" if f is None else f.shown.text for f in found)))
+    heads = (Column("model", fold=True), *(Column(column.title, right=True) for column in columns))
+    return [Table(heads, rows, "pruned")] if rows else []

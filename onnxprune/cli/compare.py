@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,20 +18,31 @@ if TYPE_CHECKING:
     from onnxprune.reports.compare import Compared, Finding
 
 
-def limit(name: str, default: float, text: str) -> Any:
-    """Add the option of a limit."""
-    return click.option(f"--{name}", type=float, default=default, show_default=True, metavar="X", help=text)
+class Limited(click.Command):
+    """A command with an option for the limit of every column that has one, those of plugins included."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return all parameters, the limits behind the arguments."""
+        given = super().get_params(ctx)
+        arguments = [p for p in given if isinstance(p, click.Argument)]
+        return [*arguments, *self._limits, *(p for p in given if not isinstance(p, click.Argument))]
+
+    @cached_property
+    def _limits(self) -> list[click.Parameter]:
+        from onnxprune.reports.columns import COLUMNS, RANK
+
+        return [
+            click.Option(
+                [f"--{c.name}"], type=float, default=c.limit, show_default=True, metavar="X", help=c.summary
+            )
+            for c in COLUMNS
+            if c.limit is not None and c.by != RANK
+        ]
 
 
-@click.command()
+@click.command(cls=Limited)
 @click.argument("old", type=PATH, metavar="OLD.json")
 @click.argument("new", type=PATH, metavar="NEW.json")
-@limit("size", 0.0, "Share by which bytes may grow.")
-@limit("macs", 0.0, "Share by which MACs may grow.")
-@limit("latency", 0.05, "Share by which time, relative to the original's, may grow; it counts only where the "
-       "95 % intervals are apart as well.")  # fmt: skip
-@limit("drift", 0.05, "Share by which drift may grow.")
-@limit("metric", 0.005, "How much worse the metric may get, in its own units (0.01 of top1 is one point).")
 @common
 def compare(screen: Screen, old: Path, new: Path, **limits: float) -> int:
     """Say what got better or worse between two reports.
@@ -42,10 +54,10 @@ def compare(screen: Screen, old: Path, new: Path, **limits: float) -> int:
     Example:
       onnxprune compare last-week/report.json today/report.json
     """
-    from onnxprune.reports.compare import WORSE, CompareLimits
+    from onnxprune.reports.compare import WORSE
     from onnxprune.reports.compare import compare as compared
 
-    found = compared(old, new, CompareLimits(**limits))
+    found = compared(old, new, limits)
     screen.say([f"note: {text}" for text in found.notes])
     screen.result(found, tables(found, screen.detailed))
     worse = found.having(WORSE)
@@ -72,7 +84,10 @@ def tables(found: Compared, detailed: bool) -> list[Table]:
 
 
 def _row(finding: Finding) -> tuple[str, ...]:
+    from onnxprune.reports.columns import COLUMNS, SHARE
+
     change = ""
     if finding.change is not None:
-        change = f"{finding.change:+.3g}" if finding.what == "metric" else f"{100 * finding.change:+.1f} %"
+        is_share = COLUMNS.get(finding.what).by == SHARE
+        change = f"{100 * finding.change:+.1f} %" if is_share else f"{finding.change:+.3g}"
     return finding.model, finding.what, finding.old, finding.new, change, finding.verdict

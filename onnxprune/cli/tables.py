@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxprune.cli.screen import Column, Table
 from onnxprune.quantities import amount, count, share, size
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Trial,
         VerifyReport,
     )
+    from onnxprune.rewrite.sparsify import SparsifyReport
     from onnxprune.rules import Rule
 
 TOP = 3  # reasons shown without -v
@@ -323,14 +324,13 @@ def bench_messages(result: BenchResult) -> list[str]:
     ]
 
 
-def sparsify_tables(report: Mapping[str, Any], output: str, detailed: bool) -> list[Table]:
+def sparsify_tables(report: SparsifyReport, drift: float | None, output: str, detailed: bool) -> list[Table]:
     """Show sparsity, bytes and drift; with -v of every tensor."""
-    total, drift = report["total"], report["drift"]
-    before, after = (share(total[key], total["size"]) for key in ("zeros_before", "zeros_after"))
+    before, after = share(report.zeros_before, report.size), share(report.zeros_after, report.size)
     facts = [
-        ("zeros", f"{after} of {count(total['size'])} weights, {before} before"),
-        ("tensors", str(len(report["tensors"]))),
-        ("bytes", f"{size(report['bytes_after'])}, {size(report['bytes_before'])} before"),
+        ("zeros", f"{after} of {count(report.size)} weights, {before} before"),
+        ("tensors", str(len(report.tensors))),
+        ("bytes", f"{size(report.bytes_after)}, {size(report.bytes_before)} before"),
         ("drift", "not measured" if drift is None else f"{drift:.3g} on random inputs"),
         ("written", output),
     ]
@@ -342,18 +342,17 @@ def sparsify_tables(report: Mapping[str, Any], output: str, detailed: bool) -> l
         )  # fmt: skip
         rows = [
             (
-                t["name"], str(t["size"]), share(t["zeros_after"], t["size"]), str(t["ungrouped"]),
-                t["encoding"], t["note"],
+                t.name, str(t.size), share(t.zeros_after, t.size), str(t.ungrouped), t.encoding, t.note,
             )
-            for t in report["tensors"]
+            for t in report.tensors
         ]  # fmt: skip
         tables.append(Table(columns, rows))
     return tables
 
 
-def sparsify_messages(report: Mapping[str, Any]) -> list[str]:
+def sparsify_messages(report: SparsifyReport) -> list[str]:
     """Say where zeros did not make the file smaller, and what would."""
-    if report["bytes_after"] < SMALLER * report["bytes_before"]:
+    if report.bytes_after < SMALLER * report.bytes_before:
         return []
     return [
         "note: the file is no smaller, as zeros are stored like other weights: compress it (zip, gzip) or, "

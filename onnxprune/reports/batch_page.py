@@ -9,19 +9,17 @@ from statistics import median
 from typing import Any
 from urllib.parse import quote
 
-from onnxprune.reports.distribution_chart import Distribution, distribution_chart
-from onnxprune.reports.facts import facts
+from onnxprune.reports.columns import COLUMNS
 from onnxprune.reports.outcome import BAD, CARE, PLAIN, Badge, Outcome, decimal
 from onnxprune.reports.outcome import GOOD as FINE
 from onnxprune.reports.pages import page
-from onnxprune.reports.reading import prune_report
+from onnxprune.reports.reading import outcome_of
 from onnxprune.reports.record import GOOD, Record, Run
-from onnxprune.reports.scatter import Dot, scatter
+from onnxprune.reports.section import BATCH, drawn
 from onnxprune.reports.wording import number, proof_line
 
 TONES = {"done": FINE, "nothing": PLAIN, "target-missed": CARE, "gate-failed": CARE, "unproved": CARE}
 NAMES = {"nothing": "nothing to prune"}
-QUANTITIES = (("MACs", "macs"), ("Parameters", "params"), ("Bytes", "bytes"))
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Row:
     @cached_property
     def outcome(self) -> Outcome | None:
         """Return how it came out, None where there is no report."""
-        return None if self.record.report is None else Outcome(prune_report(self.record.report))
+        return outcome_of(self.record)
 
     @property
     def badge(self) -> Badge:
@@ -69,29 +67,37 @@ def _from_bytes(path: str) -> bool:
     return not any("\ud800" <= c <= "\udfff" and not "\udc80" <= c <= "\udcff" for c in path)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What the page of a batch tells."""
+
+    run: Run
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Return all models."""
+        return [Row(record, f"model-{place}") for place, record in enumerate(self.run.records)]
+
+    @cached_property
+    def board(self) -> list[Row]:
+        """Return the models that were pruned, those that were written first, the fastest on top."""
+        return sorted((row for row in self.rows if row.outcome is not None), key=_rank)
+
+    @cached_property
+    def failures(self) -> list[Row]:
+        """Return the models that failed or fell short."""
+        return [row for row in self.rows if row.record.status not in GOOD]
+
+
 def batch_page(run: Run) -> bytes:
     """Return the page as HTML."""
-    rows = [Row(record, f"model-{place}") for place, record in enumerate(run.records)]
-    pruned = [row for row in rows if row.record.status == "done" and row.outcome is not None]
-    board = sorted((row for row in rows if row.outcome is not None), key=_rank)
-    dots = list(_dots(board))
-    return page(
-        "batch.html",
-        run=run,
-        headline=_headline(rows),
-        tone=FINE if all(r.record.status in GOOD for r in rows) else CARE,
-        badges=list(_counts(rows)),
-        tiles=list(_tiles(pruned)),
-        board=board,
-        failures=[row for row in rows if row.record.status not in GOOD],
-        whole=[row for row in rows if row.record.status == "nothing"],
-        scatter=scatter(dots) if dots else None,
-        fell_short=any(dot.tone != FINE for dot in dots),
-        unplaced=len(board) - len(dots),
-        distribution_chart=distribution_chart(list(_strips(board))) if board else None,
-        settings=list(facts(run.settings)),
-        environment=list(facts(run.environment)),
-    )
+    batch = Batch(run)
+    pruned = [row.outcome for row in batch.rows if row.record.status == "done" and row.outcome is not None]
+    told = {
+        "run": run, "headline": _headline(batch.rows), "badges": list(_counts(batch.rows)),
+        "tiles": list(_tiles(pruned)), "sections": list(drawn(BATCH, batch)),
+    }  # fmt: skip
+    return page("batch.html", told)
 
 
 def _rank(row: Row) -> tuple[bool, float, str]:
@@ -122,27 +128,26 @@ def _counts(rows: Sequence[Row]) -> Iterator[Badge]:
         yield Badge(f"{len(same)} {same[0].badge.text}", same[0].badge.tone)
 
 
-def _tiles(pruned: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _tiles(pruned: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
     """Sum up what was written: medians over models, and the bytes in all."""
-    outcomes = [row.outcome for row in pruned if row.outcome is not None]
-    timed = [o.latency.speedup for o in outcomes if o.latency is not None]
+    timed = [o.latency for o in pruned if o.latency is not None]
     if timed:
-        faster = sum(o.latency is not None and o.latency.verdict == "faster" for o in outcomes)
+        faster = sum(latency.verdict == "faster" for latency in timed)
         yield {
             "label": "Speed, median",
-            "value": f"{median(timed):.2f}×",
+            "value": f"{median(latency.speedup for latency in timed):.2f}×",
             "note": f"{faster} of {len(timed)} faster beyond noise",
         }
-    for label, name in QUANTITIES[:2]:
-        kept = [s for o in outcomes if (s := _kept(o, name)) is not None]
+    for column in (COLUMNS.get("macs"), COLUMNS.get("params")):
+        kept = [r.kept for o in pruned if (r := column.read(o)) is not None and r.kept is not None]
         if kept:
             yield {
-                "label": f"{label}, median",
+                "label": f"{column.title}, median",
                 "value": f"{100 * median(kept):.0f} %",
                 "share": median(kept),
                 "note": "of the original",
             }
-    before, after = (sum(getattr(o.report, side).bytes for o in outcomes) for side in ("before", "after"))
+    before, after = (sum(getattr(o.report, side).bytes for o in pruned) for side in ("before", "after"))
     if before:
         yield {
             "label": "Bytes, in all",
@@ -150,33 +155,10 @@ def _tiles(pruned: Sequence[Row]) -> Iterator[dict[str, Any]]:
             "share": after / before,
             "sizes": (before, after),
         }
-    moved = [o.drift.value for o in outcomes if o.drift is not None]
+    moved = [o.drift.value for o in pruned if o.drift is not None]
     if moved:
         yield {
             "label": "Drift, median",
             "value": decimal(median(moved)),
             "note": f"at most {decimal(max(moved))}",
         }
-
-
-def _kept(outcome: Outcome, name: str) -> float | None:
-    before, after = (getattr(q, name) for q in (outcome.report.before, outcome.report.after))
-    return after / before if before else None
-
-
-def _dots(board: Sequence[Row]) -> Iterator[Dot]:
-    for row in board:
-        outcome = row.outcome
-        if outcome is not None and outcome.latency is not None and outcome.drift is not None:
-            speedup, moved = outcome.latency.speedup, outcome.drift
-            place = f"{speedup:.2f}× as fast, drift {decimal(moved.value)} on {moved.inputs}"
-            told = f"{row.record.id}: {place}, {row.badge.text}"
-            name = row.record.id.rsplit("/", 1)[-1].removesuffix(".onnx")
-            yield Dot(name, moved.value, speedup, row.badge.tone, told, row.anchor)
-
-
-def _strips(board: Sequence[Row]) -> Iterator[Distribution]:
-    outcomes = [(row.outcome, row.record.id) for row in board if row.outcome is not None]
-    for label, name in QUANTITIES:
-        yield Distribution(label, [(s, id_) for o, id_ in outcomes if (s := _kept(o, name)) is not None])
-    yield Distribution("Time", [(o.latency.ratio, id_) for o, id_ in outcomes if o.latency is not None])

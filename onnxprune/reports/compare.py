@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
 
 from msgspec import Struct
 
 from onnxprune.errors import UsageError
-from onnxprune.quantities import count, size
-from onnxprune.registries import METRICS
+from onnxprune.reports.columns import COLUMNS, RANK, SHARE, Column
 from onnxprune.reports.data import PruneReport
-from onnxprune.reports.outcome import Outcome, decimal, metric_value
-from onnxprune.reports.reading import prune_report, read_json, run_of
+from onnxprune.reports.outcome import Outcome
+from onnxprune.reports.reading import outcome_of, prune_report, read_json, run_of
 from onnxprune.reports.record import GOOD
 
 MISSING = "missing"
 BETTER, WORSE, SAME, CHANGED = "better", "worse", "same", "changed"
 RANKS = {"done": 0, "nothing": 1, "target-missed": 2, "gate-failed": 3, "unproved": 3}
 LAST = 4  # rank of everything that ended otherwise
-PROOFS = ("proved", "weak", "unproved", "failed")  # from best to worst
 ROUNDING = 1e-9
-
-
-@dataclass(frozen=True)
-class CompareLimits:
-    """How much worse a number may get before it counts: shares of the old one, and for metric its own units.
-
-    Latency counts only where the 95 % intervals are apart as well. Raises UsageError below 0.
-    """
-
-    size: float = 0.0
-    macs: float = 0.0
-    latency: float = 0.05
-    drift: float = 0.05
-    metric: float = 0.005
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not 0 <= value < math.inf:
-                raise UsageError(f"--{name} must be at least 0: got {value:g}")
 
 
 class Finding(Struct, frozen=True):
@@ -82,11 +60,13 @@ class Ended:
     outcome: Outcome | None
 
 
-def compare(old: Path, new: Path, limits: CompareLimits | None = None) -> Compared:
+def compare(old: Path, new: Path, limits: Mapping[str, float] | None = None) -> Compared:
     """Compare two report.json of batches, or two `prune --json`, model by model.
 
-    Raises UsageError for files that are neither, or one of each.
+    limits: how much worse a column may get before it counts, instead of its own limit. Raises UsageError
+    for files that are neither, or one of each, for an unknown column, and for a limit below 0.
     """
+    chosen = _limits(limits or {})
     before, after = _ends(old), _ends(new)
     if isinstance(before, Ended) != isinstance(after, Ended):
         raise UsageError(f"'{old}' and '{new}' are of different kinds: one is of a batch, one of a model")
@@ -96,10 +76,18 @@ def compare(old: Path, new: Path, limits: CompareLimits | None = None) -> Compar
     assert isinstance(before, Mapping)
     assert isinstance(after, Mapping)
     names = sorted(before.keys() | after.keys())
-    chosen = limits or CompareLimits()
     findings = tuple(f for n in names for f in _findings(n, before.get(n), after.get(n), chosen))
     worse, better = (_having(findings, verdict) for verdict in (WORSE, BETTER))
     return Compared(len(names), worse, better, findings, tuple(_notes(before, after)))
+
+
+def _limits(given: Mapping[str, float]) -> dict[str, float]:
+    """Return the limit of every column that is compared."""
+    for name, value in given.items():
+        COLUMNS.get(name)
+        if not 0 <= value < math.inf:
+            raise UsageError(f"--{name} must be at least 0: got {value:g}")
+    return {c.name: given.get(c.name, c.limit) for c in COLUMNS if c.limit is not None}
 
 
 def _having(findings: tuple[Finding, ...], verdict: str) -> tuple[str, ...]:
@@ -116,8 +104,7 @@ def _ends(path: Path) -> Ended | Mapping[str, Ended]:
         )
     result = {}
     for record in run_of(data, f"'{path}'").records:
-        outcome = None if record.report is None else Outcome(prune_report(record.report))
-        result[record.id] = Ended(record.status, record.input_sha256, outcome)
+        result[record.id] = Ended(record.status, record.input_sha256, outcome_of(record))
     return result
 
 
@@ -132,7 +119,9 @@ def _name(ended: Ended) -> str:
     return "" if source is None else PurePath(source.name).name
 
 
-def _findings(name: str, old: Ended | None, new: Ended | None, limits: CompareLimits) -> Iterator[Finding]:
+def _findings(
+    name: str, old: Ended | None, new: Ended | None, limits: Mapping[str, float]
+) -> Iterator[Finding]:
     if old is None or new is None:
         before, after = (MISSING if side is None else side.status for side in (old, new))
         broken = after not in GOOD if old is None else before == "done"
@@ -142,7 +131,8 @@ def _findings(name: str, old: Ended | None, new: Ended | None, limits: CompareLi
     if old.sha256 != new.sha256:
         yield Finding(name, "input", old.sha256[:12] or "unread", new.sha256[:12] or "unread", None, CHANGED)
     if old.outcome is not None and new.outcome is not None:
-        yield from _measured(name, old.outcome, new.outcome, limits)
+        for column, limit in limits.items():
+            yield from _compared(name, COLUMNS.get(column), (old.outcome, new.outcome), limit)
 
 
 def _status_verdict(old: str, new: str) -> str:
@@ -150,68 +140,37 @@ def _status_verdict(old: str, new: str) -> str:
     return _verdict(after - before, 0) if before != after else SAME if old == new else CHANGED
 
 
-def _measured(name: str, old: Outcome, new: Outcome, limits: CompareLimits) -> Iterator[Finding]:
-    """Compare what was measured of a model; what only one side has is told as a change."""
-    proofs = [o.report.verification.status for o in (old, new)]
-    grades = [PROOFS.index(p) if p in PROOFS else len(PROOFS) for p in proofs]
-    yield Finding(name, "proof", proofs[0], proofs[1], None, _verdict(grades[1] - grades[0], 0))
-    sides = old.report.after, new.report.after
-    yield _relative(name, "size", (sides[0].bytes, sides[1].bytes), limits.size, size)
-    yield _relative(name, "macs", (sides[0].macs, sides[1].macs), limits.macs, count)
-    if old.latency is not None and new.latency is not None:
-        before, after = old.latency, new.latency
-        change = after.ratio / before.ratio - 1
-        apart = after.low > before.high or after.high < before.low
-        verdict = _verdict(change, limits.latency) if apart else SAME
-        yield Finding(name, "latency", _time(before.ratio), _time(after.ratio), change, verdict)
-    elif old.latency is not None or new.latency is not None:
-        yield _one_sided(name, "latency", old.latency is not None)
-    yield from _drift(name, old, new, limits)
-    yield from _metric(name, old, new, limits)
-
-
-def _drift(name: str, old: Outcome, new: Outcome, limits: CompareLimits) -> Iterator[Finding]:
-    if old.drift is None or new.drift is None:
-        if old.drift is not new.drift:
-            yield _one_sided(name, "drift", old.drift is not None)
-    elif old.drift.inputs != new.drift.inputs:
-        told = [f"{decimal(d.value)} on {d.inputs}" for d in (old.drift, new.drift)]
-        yield Finding(name, "drift", told[0], told[1], None, CHANGED)
-    else:
-        yield _relative(name, "drift", (old.drift.value, new.drift.value), limits.drift, decimal)
-
-
-def _metric(name: str, old: Outcome, new: Outcome, limits: CompareLimits) -> Iterator[Finding]:
-    if old.quality is None or new.quality is None:
-        if old.quality is not new.quality:
-            yield _one_sided(name, "metric", old.quality is not None)
+def _compared(
+    model: str, column: Column, outcomes: tuple[Outcome, Outcome], limit: float
+) -> Iterator[Finding]:
+    """Compare one column; what only one side has, or has on another basis, is told as a change."""
+    old, new = (column.read(outcome) for outcome in outcomes)
+    if old is None or new is None:
+        if old is not new:
+            texts = ("not measured", "measured") if old is None else ("measured", "not measured")
+            yield Finding(model, column.name, *texts, None, CHANGED)
         return
-    told = [f"{q.metric} {metric_value(q.after, q.metric)}" for q in (old.quality, new.quality)]
-    if old.quality.metric != new.quality.metric:
-        yield Finding(name, "metric", told[0], told[1], None, CHANGED)
+    if old.basis != new.basis:
+        yield Finding(model, column.name, old.on_basis, new.on_basis, None, CHANGED)
         return
-    change = new.quality.after - old.quality.after
-    if old.quality.after == new.quality.after:  # both infinite, too
-        change = 0.0
-    metric = new.quality.metric
-    lower_is_better = metric in METRICS and METRICS.get(metric).lower_is_better
-    lost = change if lower_is_better else -change
-    yield Finding(name, "metric", told[0], told[1], change, _verdict(lost, limits.metric))
+    change = _change(column.by, old.value, new.value)
+    verdict = _verdict(change if new.less_is_better else -change, limit)
+    if old.interval is not None and new.interval is not None and _meet(old.interval, new.interval):
+        verdict = SAME
+    yield Finding(model, column.name, old.text, new.text, None if column.by == RANK else change, verdict)
 
 
-def _relative(name: str, what: str, values: tuple[float, float], limit: float, printed: Any) -> Finding:
-    """Compare two amounts of which less is better."""
-    old, new = values
-    if old == new:
-        change = 0.0
-    else:
-        change = new / old - 1 if old and math.isfinite(old) else math.copysign(math.inf, new - old)
-    return Finding(name, what, printed(old), printed(new), change, _verdict(change, limit))
+def _change(by: str, old: float, new: float) -> float:
+    """Return a change: a difference, or a share of the old value."""
+    if old == new:  # both infinite, too
+        return 0.0
+    if by != SHARE:
+        return new - old
+    return new / old - 1 if old and math.isfinite(old) else math.copysign(math.inf, new - old)
 
 
-def _one_sided(name: str, what: str, before: bool) -> Finding:
-    texts = ("measured", "not measured") if before else ("not measured", "measured")
-    return Finding(name, what, *texts, None, CHANGED)
+def _meet(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1]
 
 
 def _verdict(change: float, limit: float) -> str:
@@ -219,10 +178,6 @@ def _verdict(change: float, limit: float) -> str:
     if abs(change) <= limit + ROUNDING:
         return SAME
     return WORSE if change > 0 else BETTER
-
-
-def _time(ratio: float) -> str:
-    return f"{100 * ratio:.1f} % of the original's"
 
 
 def _notes(old: Mapping[str, Ended], new: Mapping[str, Ended]) -> Iterator[str]:

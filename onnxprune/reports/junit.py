@@ -5,8 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as Tree
 
 from onnxprune.errors import printable
-from onnxprune.reports.outcome import Outcome
-from onnxprune.reports.reading import prune_report
+from onnxprune.reports.reading import outcome_of
 from onnxprune.reports.record import Record, Run
 
 SUITE = "onnxprune batch"
@@ -30,8 +29,9 @@ def junit(run: Run) -> bytes:
             if kind != "skipped":
                 found.set("type", record.status)
                 found.text = printable(f"{record.status}: {record.reason}; log: {record.log}")
-        if record.report is not None:
-            Tree.SubElement(case, "system-out").text = printable(_line(record))
+        outcome = outcome_of(record)
+        if outcome is not None:
+            Tree.SubElement(case, "system-out").text = printable(outcome.headline)
     Tree.indent(root)
     return Tree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
 
@@ -42,8 +42,3 @@ def _kind(record: Record) -> str:
     if record.status == "nothing":
         return "skipped"
     return "failure" if record.status in FAILURES else "error"
-
-
-def _line(record: Record) -> str:
-    assert record.report is not None
-    return Outcome(prune_report(record.report)).headline

@@ -5,24 +5,37 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import cache
-from importlib import resources
 from typing import Any
 from xml.etree import ElementTree as Tree
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from onnxprune.errors import printable
 from onnxprune.quantities import count, share, size
-from onnxprune.reports.outcome import FAR, decimal, metric_value
+from onnxprune.reports.chart import template
+from onnxprune.reports.outcome import decimal, metric_value
 from onnxprune.reports.wording import milliseconds, number
 
+MACROS = ("badge", "bar", "facts", "folded", "legend", "measured", "section", "table", "th")
 
-def page(template: str, **given: Any) -> bytes:
+
+def page(name: str, given: Mapping[str, Any]) -> bytes:
     """Fill a template; the result is one file that needs no network."""
-    text = _environment().get_template(template).render(given)
+    text = _environment().get_template(name).render(given)
     return text.encode()
+
+
+def filled(text: str, context: Mapping[str, Any]) -> Markup:
+    """Fill a template given as text, with the macros of `parts.html` at hand."""
+    return Markup(_compiled(text).render(context).strip())  # its texts are escaped as it is filled
+
+
+@cache
+def _compiled(text: str) -> Template:
+    return _environment().from_string(f'{{% from "parts.html" import {", ".join(MACROS)} %}}{text}')
 
 
 def inline(svg: Tree.Element) -> Markup:
@@ -40,10 +53,10 @@ def _environment() -> Environment:
         "count": count, "size": size, "ms": milliseconds, "metric_of": metric_value,
         "decimal": decimal, "breakable": breakable, "inline": inline,
     }  # fmt: skip
-    style, script = (_resource(name) for name in ("style.css", "script.js"))
+    style = Markup(template("style.css") + template("chart.css"))
+    script = Markup(template("script.js"))
     made.globals |= {
         "style": style, "script": script, "script_hash": _hash(script), "share": share, "number": number,
-        "FAR": FAR,
     }  # fmt: skip
     return made
 
@@ -56,10 +69,6 @@ def breakable(text: str) -> Markup:
 
 def _shown(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _resource(name: str) -> Markup:
-    return Markup(resources.files("onnxprune.reports").joinpath("templates", name).read_text("utf-8"))
 
 
 def _hash(script: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import msgspec
-
 SCHEMA_VERSION = 1
 
 
@@ -20,6 +18,8 @@ def plain(value: Any) -> Any:
 
     The bytes are left to `json`, since names of files may hold what UTF-8, as msgspec writes it, cannot.
     """
+    import msgspec  # the command line imports this module for messages, too
+
     return _finite(msgspec.to_builtins(value, str_keys=True, enc_hook=_other))
 
 

@@ -25,8 +25,9 @@ from msgspec.inspect import (
 import onnxprune
 from onnxprune.errors import UsageError
 from onnxprune.reports.data import PruneReport, SensitivityReport
+from onnxprune.reports.outcome import Outcome
 from onnxprune.reports.plain import SCHEMA_VERSION
-from onnxprune.reports.record import STATUSES, Run
+from onnxprune.reports.record import STATUSES, Record, Run
 
 T = TypeVar("T")
 
@@ -34,6 +35,11 @@ T = TypeVar("T")
 def prune_report(data: Mapping[str, Any]) -> PruneReport:
     """Read the JSON of `prune`. Raises UsageError where it is something else."""
     return _converted(data, PruneReport, "a report of `onnxprune prune --json`")
+
+
+def outcome_of(record: Record) -> Outcome | None:
+    """Return how the model of a record came out, None where there is no report. Raises UsageError."""
+    return None if record.report is None else Outcome(prune_report(record.report))
 
 
 def read_run(path: Path) -> Run:

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as Tree
 
-from onnxprune.errors import shortened
-from onnxprune.reports.scales import linear, logarithmic
-from onnxprune.reports.svg import child, picture, words
+from onnxprune.reports.chart import Plot, child, dot, fitted, linear, logarithmic, picture, words
 
 WIDTH, HEIGHT = 1120, 440
-LEFT, RIGHT, TOP, FOOT = 52, 24, 20, 46  # margins
+AREA = LEFT, TOP, RIGHT, BOTTOM = 52, 20, WIDTH - 24, HEIGHT - 46  # of the plot
 RADIUS = 5
 ROOM = 0.1  # of speed, above and below the dots
 LETTER, LINE = 6.4, 15  # width and height of the room that text takes
@@ -38,32 +36,20 @@ def scatter(dots: Sequence[Dot]) -> Tree.Element:
         f"{len(dots)} models by the drift of their outputs, to the right and logarithmic, and by how many "
         "times as fast they are, upwards. The best lie at the upper left. The leaderboard holds the numbers."
     )
-    svg = picture("scatter", (WIDTH, HEIGHT), "Speed-up against drift", about)
+    plot = Plot(picture("scatter", (WIDTH, HEIGHT), "Speed-up against drift", about), *AREA)
+    svg = plot.svg
     across = logarithmic([d.drift for d in dots])
     speeds = [1.0, *(d.speedup for d in dots if math.isfinite(d.speedup))]
-    up = linear(max(min(speeds) - ROOM, 0.0), max(speeds) + ROOM, 5, lambda v: f"{v:g}×")
-    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - FOOT
-    base = HEIGHT - FOOT
-    for value, text in up.ticks:
-        y = base - height * up.place(value)
-        kind = "rule even" if value == 1 else "rule"
-        child(
-            svg,
-            "line",
-            {"class": kind, "x1": str(LEFT), "x2": str(WIDTH - RIGHT), "y1": f"{y:.1f}", "y2": f"{y:.1f}"},
-        )
-        words(svg, (LEFT - 10, round(y + 4, 1)), text, "soft right")
-    for value, text in across.ticks:
-        words(svg, (round(LEFT + width * across.place(value), 1), base + 20), text, "soft middle")
-    words(svg, (WIDTH - RIGHT, HEIGHT - 6), "drift of the outputs →", "soft right")
-    words(svg, (LEFT + 6, TOP + 12), "↑ times as fast", "soft")
-    places = [(LEFT + width * across.place(d.drift), base - height * up.place(d.speedup)) for d in dots]
-    for dot, (x, y) in zip(dots, places, strict=True):
-        link = child(svg, "a", {"href": f"#{dot.link}"})
-        child(link, "title", {}, dot.told)
-        child(
-            link, "circle", {"class": f"dot {dot.tone}", "cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": str(RADIUS)}
-        )
+    up = linear(max(min(speeds) - ROOM, 0.0), max(speeds) + ROOM, 5, lambda v: f"{v:g}×", even=1.0)
+    plot.up(up)
+    plot.across(across, ruled=False)
+    words(svg, (plot.right, HEIGHT - 6), "drift of the outputs →", "soft right")
+    words(svg, (plot.left + 6, plot.top + 12), "↑ times as fast", "soft")
+    places = [(plot.x(across, d.drift), plot.y(up, d.speedup)) for d in dots]
+    for one, at in zip(dots, places, strict=True):
+        link = child(svg, "a", at={"href": f"#{one.link}"})
+        child(link, "title", text=one.told)
+        dot(link, f"dot {one.tone}", at, RADIUS)
     for name, at, kind in _labels(dots, places):
         words(svg, at, name, kind)
     return svg
@@ -80,20 +66,18 @@ def _labels(
     taken.append((LEFT, TOP, LEFT + 110, TOP + 18))  # what the axis is called
     result: list[tuple[str, tuple[float, float], str]] = []
     for i in sorted(range(len(dots)), key=lambda i: -dots[i].speedup):
-        name = shortened(dots[i].name, LONGEST)
+        name, (x, y) = fitted(dots[i].name, LONGEST), places[i]
         long = len(name) * LETTER
-        x, y = places[i]
-        right, left = (x + 10, y + 4), (x - 10, y + 4)
-        above, below = (x, y - 11), (x, y + 20)
-        for at, kind, start in (
-            (right, "", right[0]), (left, "right", left[0] - long),
-            (above, "middle", above[0] - long / 2), (below, "middle", below[0] - long / 2),
+        for at, kind, part in (
+            ((x + 10, y + 4), "", 0), ((x - 10, y + 4), "right", 1),
+            ((x, y - 11), "middle", 0.5), ((x, y + 20), "middle", 0.5),
         ):  # fmt: skip
+            start = at[0] - part * long
             box = (start, at[1] - LINE + 3, start + long, at[1] + 4)
-            inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= HEIGHT - FOOT
+            inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= BOTTOM
             if inside and not any(_meet(box, other) for other in taken) and len(result) < NAMED:
                 taken.append(box)
-                result.append((name, (round(at[0], 1), round(at[1], 1)), kind))
+                result.append((name, at, kind))
                 break
     return result
 

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as Tree
 
-from onnxprune.reports.scales import nice_ticks
-from onnxprune.reports.svg import child, picture, words
+from onnxprune.reports.chart import Plot, child, linear, picture, words
 
 WIDTH, HEIGHT = 880, 260
-LEFT, RIGHT, TOP, FOOT = 60, 4, 14, 30  # margins
 WIDEST, GAP = 34, 0.25  # of a bar; the gap is a part of its step
 TICKS = 4
 
@@ -41,30 +39,19 @@ def width_profile(bars: Sequence[Bar], kind: WidthProfile) -> Tree.Element:
         f"{len(bars)} bars from input to output: {kind.unit} before and after, "
         f"{kind.printed(before)} and {kind.printed(after)} in all."
     )
-    svg = picture(kind.name, (WIDTH, HEIGHT), kind.title, about)
-    top = max((b.before for b in bars), default=1) or 1
-    ticks = nice_ticks(top, TICKS)
-    scale = (HEIGHT - TOP - FOOT) / max(ticks[-1], top)
-    base = HEIGHT - FOOT
-    for tick in ticks:
-        y = base - tick * scale
-        ends = {"x1": str(LEFT), "x2": str(WIDTH - RIGHT), "y1": f"{y:.1f}", "y2": f"{y:.1f}"}
-        child(svg, "line", {"class": "rule", **ends})
-        words(svg, (LEFT - 8, round(y + 4, 1)), kind.printed(tick), "soft right")
-    step = (WIDTH - LEFT - RIGHT) / max(len(bars), 1)
+    plot = Plot(picture(kind.name, (WIDTH, HEIGHT), kind.title, about), 60, 14, WIDTH - 4, HEIGHT - 30)
+    scale = linear(0.0, max((b.before for b in bars), default=1) or 1, TICKS, kind.printed)
+    plot.up(scale)
+    step = (plot.right - plot.left) / max(len(bars), 1)
     width = min(step * (1 - GAP), WIDEST)
     for number, bar in enumerate(bars):
-        x = LEFT + step * number + (step - width) / 2
-        row = child(svg, "g", {"class": "place"})
-        child(
-            row,
-            "title",
-            {},
-            f"{bar.name}: {kind.printed(bar.before)} → {kind.printed(bar.after)} {kind.unit}",
-        )
+        place = child(plot.svg, "g", "place")
+        told = f"{bar.name}: {kind.printed(bar.before)} → {kind.printed(bar.after)} {kind.unit}"
+        child(place, "title", text=told)
+        x = plot.left + step * number + (step - width) / 2
         for side, value in (("whole", bar.before), ("kept", bar.after)):
-            size = {"x": f"{x:.2f}", "width": f"{width:.2f}", "y": f"{base - value * scale:.2f}"}
-            child(row, "rect", {"class": side, "height": f"{value * scale:.2f}", **size})
-    words(svg, (LEFT, HEIGHT - 8), "input", "soft")
-    words(svg, (WIDTH - RIGHT, HEIGHT - 8), "output", "soft right")
-    return svg
+            y = plot.y(scale, value)
+            child(place, "rect", side, {"x": x, "y": y, "width": width, "height": plot.bottom - y})
+    words(plot.svg, (plot.left, HEIGHT - 8), "input", "soft")
+    words(plot.svg, (plot.right, HEIGHT - 8), "output", "soft right")
+    return plot.svg

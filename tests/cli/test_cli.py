@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 import onnxprune
 from onnxprune.analysis.load import load
@@ -25,7 +25,9 @@ from onnxprune.cli import screen, tables
 from onnxprune.cli.app import program
 from onnxprune.cli.errors import Terminated
 from onnxprune.errors import UsageError, nearest, printable, shortened
+from onnxprune.evaluation.latency import BenchResult, BenchSettings, LatencyRatio, Timing
 from onnxprune.model.runtime import one_line
+from onnxprune.oracle.prove import Verification
 from onnxprune.reports.data import Dropped, GroupReport, PinReport, PruneReport, Quantities, VerifyReport
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -186,7 +188,7 @@ def test_verify_prints_the_first_differences(pruned: tuple[Path, Path]) -> None:
 
 
 def test_verify_of_a_failed_proof(monkeypatch: pytest.MonkeyPatch, pruned: tuple[Path, Path]) -> None:
-    report = VerifyReport({**PROOF, "status": "failed"}, True, ())
+    report = VerifyReport(replace(PROOF, status="failed"), True, ())
     monkeypatch.setattr(onnxprune, "verify", lambda *_: report, raising=False)
     result = run("verify", pruned[0], "--original", RESNET, "--plan", pruned[1])
     assert result.exit_code == 5
@@ -684,10 +686,7 @@ def in_terminal(columns: int, *args: object, raw: bool = False, **env: str) -> s
 
 # reports
 
-PROOF = {
-    "status": "proved", "max_abs_error": 1e-6, "tolerance_ratio": 0.1, "cases": 3, "restricted": [],
-    "reason": "",
-}  # fmt: skip
+PROOF = Verification("proved", 1e-6, 0.1, 3)
 REPORT = PruneReport(
     Quantities(1000, 2000, 4000), Quantities(500, 600, 2000), PROOF,
     (GroupReport("g0", "a", 32, 16, 16, "any"), GroupReport("g1", "b", 32, 16, 32, "rows")),
@@ -695,17 +694,10 @@ REPORT = PruneReport(
 )  # fmt: skip
 
 
-def bench_of(verdict: str) -> dict[str, Any]:
-    versus = {"ratio": 1.02, "low": 0.98, "high": 1.07, "verdict": verdict}
-    timing = {
-        "name": "m",
-        "runs": 10,
-        "median_ms": 1234.5,
-        "min_ms": 0.5,
-        "p90_ms": 12.345,
-        "versus_first": None,
-    }
-    return {"models": [timing, {**timing, "versus_first": versus}]}
+def bench_of(verdict: str) -> BenchResult:
+    first = Timing("m", 10, 1234.5, 0.5, 12.345, None)
+    second = replace(first, versus_first=LatencyRatio(1.02, 0.98, 1.07, verdict))
+    return BenchResult((first, second), BenchSettings(), "1.20", "cpu", {})
 
 
 @pytest.mark.parametrize("verdict", ["not faster", "slower"])
@@ -721,20 +713,14 @@ def test_dropped_groups_and_weak_proofs_are_said() -> None:
     report = replace(
         REPORT,
         dropped=(Dropped("g1", "b", "differs"),),
-        verification={**PROOF, "status": "weak"},
+        verification=replace(PROOF, status="weak"),
         warnings=("w",),
     )
     said = tables.prune_messages(report)
     assert said[0] == "warning: w"
     assert said[1] == "dropped: group g1 (b) stays whole: differs"
     assert "weak" in said[2]
-    unproved = {
-        **PROOF,
-        "status": "unproved",
-        "max_abs_error": None,
-        "tolerance_ratio": None,
-        "reason": "why",
-    }
+    unproved = Verification("unproved", None, None, 3, reason="why")
     assert tables.prune_messages(replace(REPORT, verification=unproved)) == ["warning: not proved: why"]
     assert "unproved: compared in 3 runs; why" in text_of(
         tables.prune_tables(replace(REPORT, verification=unproved), {}, False)
@@ -828,6 +814,7 @@ def test_json_has_no_numbers_that_json_cannot_say(capsys: pytest.CaptureFixture[
     }
     screen.Screen(as_json=True).result(data, [])
     assert json.loads(capsys.readouterr().out) == {
+        "schema_version": 1,
         "a": None,
         "b": [0.5, None],
         "c": [0, 1],

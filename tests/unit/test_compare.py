@@ -15,7 +15,7 @@ from onnxprune.cli.app import program
 from onnxprune.errors import UsageError
 from onnxprune.evaluation.profile import SampledDrift
 from onnxprune.evaluation.validation import Validated
-from onnxprune.reports.compare import CompareLimits, compare
+from onnxprune.reports.compare import compare
 from onnxprune.reports.data import PruneReport, Quantities, TargetReport
 from onnxprune.reports.plain import versioned
 from onnxprune.reports.record import GOOD, STATUSES, Record
@@ -54,7 +54,7 @@ def sized(macs: int, bytes_: int) -> dict[str, Any]:
 
 
 def verdicts(folder: Path, old: PruneReport, new: PruneReport, **limits: float) -> dict[str, str]:
-    found = compare(one(folder / "old.json", old), one(folder / "new.json", new), CompareLimits(**limits))
+    found = compare(one(folder / "old.json", old), one(folder / "new.json", new), limits)
     return {f.what: f.verdict for f in found.findings if f.verdict != "same"}
 
 

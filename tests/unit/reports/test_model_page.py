@@ -13,9 +13,11 @@ from onnxprune import PruneSettings, SideFiles
 from onnxprune.cli.app import program
 from onnxprune.errors import GateFailed, printable
 from onnxprune.reports.data import PruneReport
-from onnxprune.reports.model_page import Page, kinds, model_page, ranges
+from onnxprune.reports.model_page import Page, model_page
 from onnxprune.reports.outcome import Outcome
 from onnxprune.reports.reading import prune_report
+from onnxprune.reports.sections.again import ranges
+from onnxprune.reports.sections.work import kinds
 from tests.report_data import HOSTILE, Elements, harmless, report, two_convs
 
 MODELS = Path(__file__).parents[3] / "models"

@@ -1,0 +1,78 @@
+"""Of one model: the proof, and what the choice costs in accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxprune.quantities import amount
+from onnxprune.reports.model_page import Page
+from onnxprune.reports.outcome import TARGETS, metric_line
+from onnxprune.reports.plain import plain
+from onnxprune.reports.section import MODEL, SECTIONS, Section
+from onnxprune.reports.wording import proof_line
+
+BODY = """
+<dl class="facts">
+<div><dt>Proof</dt><dd>{{ proof }}</dd></div>
+{% if quality %}
+<div><dt>Validation</dt><dd>{{ metric }} on {{ number(quality.samples, "sample") }}
+{%- if quality.max_drop is not none %}; a drop of {{ quality.max_drop }} is allowed{% endif %}</dd></div>
+{% endif %}
+{% if recovery %}
+<div><dt>Repair</dt><dd>{{ number(recovery.repaired, "tensor") }} by {{ recovery.method }} on
+{{ number(recovery.samples, "sample") }}: drift {{ recovery.drift_before|decimal }} →
+{{ recovery.drift_after|decimal }}</dd></div>
+{% elif drift %}
+<div><dt>Drift</dt><dd>{{ drift.value|decimal }} on {{ number(drift.samples, "sample") }} of
+{{ drift.inputs }}, |y − y₀| / |y₀|</dd></div>
+{% endif %}
+{% for key, limit, reached, missed in targets %}
+<div><dt>Target {{ key }}</dt><dd>{{ reached }}, {{ limit }} allowed
+{%- if missed %}: missed{% endif %}</dd></div>
+{% endfor %}
+</dl>
+{% if trials %}
+{% call folded("Search, " ~ number(trials|length, "trial")) %}
+<div class="scroll">
+<table>
+<thead><tr>
+{% for key in trials[0] %}
+<th scope="col" class="num">{{ key|replace("_", " ") }}</th>
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for trial in trials %}
+<tr>
+{% for value in trial.values() %}
+<td class="num">{{ ("yes" if value else "no") if value is boolean else value|decimal }}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endcall %}
+{% endif %}
+"""
+
+
+def context(page: Page) -> Mapping[str, Any]:
+    """Collect what was checked and measured."""
+    report, quality = page.report, page.outcome.quality
+    targets = [
+        (TARGETS.get(k, k), amount(k, t.limit), amount(k, t.reached), k in report.missed)
+        for k, t in report.targets.items()
+    ]
+    return {
+        "proof": proof_line(report.verification), "recovery": report.recovery, "drift": page.outcome.drift,
+        "quality": quality, "metric": "" if quality is None else metric_line(quality), "targets": targets,
+        "trials": [plain(t) for t in report.search],
+    }  # fmt: skip
+
+
+SECTIONS.add(Section(
+    "accuracy", "proof, repair and validation", MODEL, 30, "Accuracy and proof", context, BODY,
+    "The proof says that shrinking changed nothing but what was chosen to go. Drift and metric say what that "
+    "choice costs.",
+))  # fmt: skip
