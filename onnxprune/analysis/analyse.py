@@ -68,7 +68,8 @@ def analyse(
         try:
             ready, wide = runnable(model)
             reader = ShapeReader(ready) if wide else reader
-            feeds = find_feeds(reader.model, shapes, values, session=reader.session(unknown))
+            reader.expose(unknown)
+            feeds = find_feeds(reader.model, shapes, values, runner=reader.run)
         except UnprovedError:
             feeds = None
         else:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnxprune.model.sizes import Given, Sizes, check_name, default_sizes, shown
 
 Feeds = dict[str, np.ndarray]
 Values = Mapping[str, Any]
+Runner = Callable[[Feeds], Mapping[str, Any]]
 
 _MASK = re.compile(r"mask", re.IGNORECASE)
 _RATE = re.compile(r"^(sr|fs)$|sampl\w*_?rate", re.IGNORECASE)
@@ -58,18 +60,18 @@ def find_feeds(
     given_shapes: Given | None = None,
     given_values: Values | None = None,
     seed: int = 0,
-    session: Any = None,
+    runner: Runner | None = None,
 ) -> Feeds:
     """Find inputs with which onnxruntime runs the model; those giving finite outputs are preferred.
 
-    session: of the model, where one is open. Raises UsageError where none of the candidates runs,
-    UnprovedError where no session can be opened.
+    runner: what runs the model, instead of a session of its own. Raises UsageError where none of the
+    candidates runs, UnprovedError where no session can be opened.
     """
     source = model if isinstance(model, MappedModel) else light(model)
     values = _arrays(source.model, given_values or {})
     given: dict[str, tuple[int | None, ...]] = {n: a.shape for n, a in values.items() if a.ndim}
     candidates = default_sizes(source.model, given | dict(given_shapes or {}))
-    return _search(source.model, session or open_session(source), candidates, (values, seed))
+    return _search(source.model, runner or partial(run, open_session(source)), candidates, (values, seed))
 
 
 def check_given(model: onnx.ModelProto, shapes: Given, values: Values) -> None:
@@ -91,13 +93,13 @@ def feeds_for(
     arrays = _arrays(model, values or {})
     sizes = default_sizes(model, shapes)[0]
     if like is None:
-        return _search(model, open_session(model), [sizes], (arrays, seed))
+        return _search(model, partial(run, open_session(model)), [sizes], (arrays, seed))
     rng = np.random.default_rng(seed)
     specs = input_specs(model)
     return {n: _fitted(arrays[n], sizes[n]) if n in arrays else _alike(like[n], sizes[n], rng) for n in specs}
 
 
-def _search(model: onnx.ModelProto, session: Any, candidates: list[Sizes], how: tuple[Feeds, int]) -> Feeds:
+def _search(model: onnx.ModelProto, runner: Runner, candidates: list[Sizes], how: tuple[Feeds, int]) -> Feeds:
     """Try sizes and kinds of values in turn.
 
     how: values that are given, and the seed of the others.
@@ -109,12 +111,13 @@ def _search(model: onnx.ModelProto, session: Any, candidates: list[Sizes], how: 
         fallback: Feeds | None = None
         for feeds, extreme in _variants(specs, sizes, values, seed):
             try:
-                finite = _finite(run(session, feeds, outputs).values())
+                made = runner(feeds)
             except runtime_errors() as error:
                 reason = reason or one_line(error)
                 continue
             # Ids that fit by luck would not fit with another seed: the largest of the range must, too.
-            if finite and (extreme is None or _runs(session, extreme, outputs)):
+            finite = _finite(made[name] for name in outputs)
+            if finite and (extreme is None or _runs(runner, extreme)):
                 return feeds
             fallback = fallback or feeds
         if fallback is not None:
@@ -127,9 +130,9 @@ def _search(model: onnx.ModelProto, session: Any, candidates: list[Sizes], how: 
     )
 
 
-def _runs(session: Any, feeds: Feeds, outputs: list[str]) -> bool:
+def _runs(runner: Runner, feeds: Feeds) -> bool:
     try:
-        return bool(run(session, feeds, outputs))
+        return bool(runner(feeds))
     except runtime_errors():
         return False
 

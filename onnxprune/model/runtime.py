@@ -117,10 +117,10 @@ def one_line(error: Exception) -> str:
     return shortened(_NODE.sub(r"\1 '\2': ", text))
 
 
-def run(session: Any, feeds: Mapping[str, np.ndarray], names: Sequence[str] = ()) -> dict[str, Any]:
-    """Run a session and return outputs by name, all where none are named. Raises onnxruntime's own errors."""
-    wanted = list(names) or [output.name for output in session.get_outputs()]
-    return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
+def run(session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Run the session and return all outputs by name. Raises onnxruntime's own errors."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
 def with_outputs(model: onnx.ModelProto | MappedModel, names: Sequence[str]) -> MappedModel:

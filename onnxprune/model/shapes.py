@@ -30,6 +30,8 @@ class ShapeReader:
         self.source = model
         self._session: Any = None
         self._exposed: tuple[str, ...] = ()
+        self._last: tuple[Mapping[str, np.ndarray], dict[str, Any]] | None = None
+        self.outputs = [output.name for output in self.model.model.graph.output]
         graph = self._bare.graph
         self._inputs = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in graph.input]
         # Stored shapes are of the exporter's example sizes, and symbols would hide the concrete result.
@@ -82,32 +84,44 @@ class ShapeReader:
         wanted = [name for name in dict.fromkeys(names) if name in made and name]
         if not wanted:
             return result
-        session = self.session(wanted)
-        accepted = {i.name for i in session.get_inputs()}
+        self.expose(wanted)
         try:
-            outputs = run(session, {n: a for n, a in feeds.items() if n in accepted}, wanted)
+            outputs = self.run(feeds)
         except runtime_errors() as error:
             raise UsageError(f"the model does not run with the given inputs: {one_line(error)}") from error
-        for name, value in outputs.items():
+        for name in wanted:
+            value = outputs[name]
             result[name] = _of_array(value) if isinstance(value, np.ndarray) else ValueInfo(0, None)
         return result
 
-    def session(self, names: Sequence[str] = ()) -> Any:
-        """Return a session with the outputs of the model and, behind them, the tensors named.
+    def expose(self, names: Sequence[str] = ()) -> None:
+        """Open a session with the outputs of the model and, behind them, the tensors named.
 
         Raises UnprovedError where onnxruntime refuses the model.
         """
-        outputs = [output.name for output in self.model.model.graph.output]
-        exposed = dict.fromkeys([*outputs, *self._exposed, *names])
-        if self._session is None or len(exposed) > len(outputs) + len(self._exposed):
-            self._exposed = tuple(exposed)[len(outputs) :]
-            model = with_outputs(self.model, list(exposed)) if self._exposed else self.model
-            self._session = open_session(model)
-        return self._session
+        exposed = dict.fromkeys([*self.outputs, *self._exposed, *names])
+        if self._session is None or len(exposed) > len(self.outputs) + len(self._exposed):
+            self._exposed = tuple(exposed)[len(self.outputs) :]
+            self._session = open_session(
+                with_outputs(self.model, list(exposed)) if self._exposed else self.model
+            )
+            self._last = None
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Return what comes out for inputs that do not change later; it is kept until others come.
+
+        Raises UnprovedError as `expose` does, and onnxruntime's own errors.
+        """
+        if self._last is None or self._last[0] is not feeds:
+            self.expose()
+            accepted = {i.name for i in self._session.get_inputs()}
+            made = run(self._session, {name: array for name, array in feeds.items() if name in accepted})
+            self._last = feeds, made
+        return self._last[1]
 
     def close(self) -> None:
-        """Let the session go; it is opened again where it is needed."""
-        self._session = None
+        """Let the session go, and what came out of it; it is opened again where it is needed."""
+        self._session, self._last = None, None
 
 
 def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, ValueInfo]:

@@ -88,19 +88,20 @@ def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, An
         model, wide = runnable(analysis.model)
         if wide and reader.source is analysis.model:
             reader = ShapeReader(model)
-        session = reader.session()
-        base = analysis.feeds or find_feeds(reader.model, shapes or analysis.sizes, values, seed, session)
+        reader.expose()
+        base = analysis.feeds or find_feeds(reader.model, shapes or analysis.sizes, values, seed, reader.run)
     except UnprovedError as error:
         return Cases((), str(error))
     original, found, infos = Original(reader.model), [base], []
     failures: tuple[type[Exception], ...] = (UsageError, *runtime_errors())
     with suppress(*failures):  # a proof that needs the outputs says what is wrong with them
-        original.outputs(base, session=session)
+        made = reader.run(base)
+        original.know(base, {name: made[name] for name in reader.outputs})
     specs = input_specs(analysis.model)
     for sizes in _other_sizes(specs, {n: a.shape for n, a in base.items()}, set(shapes)):
         try:
             feeds = feeds_for(model, sizes, values, seed + len(found), like=base)
-            infos.append(reader.all(feeds, original.names))
+            infos.append(reader.all(feeds, reader.outputs))
         except failures:
             continue
         found.append(feeds)

@@ -159,18 +159,18 @@ class Original:
 
     def __init__(self, model: MappedModel) -> None:
         self.model = model
-        self.names = [output.name for output in model.model.graph.output]
         self._made: list[tuple[Feeds, bool, dict[str, Any]]] = []
 
-    def outputs(self, feeds: Feeds, optimised: bool = False, session: Any = None) -> dict[str, Any]:
-        """Return the outputs for inputs that do not change later. Raises as `open_session` and `run`.
+    def know(self, feeds: Feeds, outputs: dict[str, Any]) -> None:
+        """Note what comes out with optimisation off, from a run that was made for something else."""
+        self._made.append((feeds, False, outputs))
 
-        session: of the model at that level, where one is open; it may have other outputs as well.
-        """
+    def outputs(self, feeds: Feeds, optimised: bool = False) -> dict[str, Any]:
+        """Return the outputs for inputs that do not change later. Raises as `open_session` and `run`."""
         for known, level, outputs in self._made:
             if known is feeds and level == optimised:
                 return outputs
-        outputs = run(session or open_session(self.model, optimised), feeds, self.names)
+        outputs = run(open_session(self.model, optimised), feeds)
         self._made.append((feeds, optimised, outputs))
         return outputs
 
