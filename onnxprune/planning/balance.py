@@ -2,6 +2,7 @@
 
 An integer program (scipy's HiGHS) per level: as much as fits into every group's share, as many
 units from every row of a grid as from its other rows, and of all such sets the least important.
+The program is bounded by work, never by time, so that a slow machine chooses what a fast one does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 
 LEVELS = 16
-TIME_LIMIT = 2.0
+# Channel shuffles and detectors are solved at the first node; more refine what barely differs.
+MOST_NODES = 100
+MOST_ENTRIES = 50_000  # of the matrix: some 5 s of one core a level
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,22 @@ class BalanceProblem:
     rows: Sequence[Sequence[np.ndarray]] = ()
     shuffles: Sequence[Shuffle] = ()
 
+    @property
+    def entries(self) -> int:
+        """Return how many numbers the matrix of the integer program holds."""
+        even = sum(len(row) + 1 for grid in self.rows for row in grid)
+        exact = sum(len(own) for shuffle in self.shuffles for row in shuffle.cells for own in row)
+        return int(np.count_nonzero(self.taken)) + even + exact
 
-def nested_removals(problem: BalanceProblem) -> list[np.ndarray]:
+
+def nested_removals(problem: BalanceProblem) -> list[np.ndarray] | None:
     """Return the atoms that each further share of the groups takes, as a nested sequence.
 
     Levels are solved from the middle, each between its neighbours, so that one half is reached where
-    it can be at all.
+    it can be at all. Returns None for a problem that is too large.
     """
+    if problem.entries > MOST_ENTRIES:
+        return None
     count = len(problem.costs)
     levels = int(min(LEVELS, problem.widths.max(initial=1)))
     solved: dict[int, np.ndarray] = {}
@@ -146,7 +158,7 @@ def _solve(
         constraints=LinearConstraint(csr_array(matrix), lower, upper),
         bounds=Bounds(np.concatenate([sets[0].astype(float), np.zeros(grids)]), _upper(problem, sets[1])),
         integrality=np.ones(atoms + grids),
-        options={"time_limit": TIME_LIMIT},
+        options={"node_limit": MOST_NODES},
     )
     return None if result.x is None else np.round(result.x[:atoms]).astype(bool)
 

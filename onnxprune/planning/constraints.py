@@ -211,8 +211,8 @@ def _shared_out(
     scores: np.ndarray,
     rows: Sequence[Sequence[np.ndarray]] = (),
     shuffles: Sequence[Shuffle] = (),
-) -> list[np.ndarray]:
-    """Gather atoms into steps that take about the same share from every group."""
+) -> list[np.ndarray] | None:
+    """Gather atoms into steps that take about the same share from every group; None for too many."""
     flat = np.concatenate(atoms)
     of = np.repeat(np.arange(len(atoms)), [len(a) for a in atoms])
     groups, column = np.unique(units.group_of_units[flat], return_inverse=True)
@@ -220,7 +220,8 @@ def _shared_out(
     np.add.at(taken, (of, column), 1)
     widths = np.asarray([len(units.groups[g].units) if g >= 0 else len(flat) for g in groups])
     problem = BalanceProblem(taken, widths, np.bincount(of, weights=scores[flat]), rows, shuffles)
-    return [np.concatenate([atoms[i] for i in step]) for step in nested_removals(problem)]
+    steps = nested_removals(problem)
+    return None if steps is None else [np.concatenate([atoms[i] for i in step]) for step in steps]
 
 
 def _unique_rows(grids: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[list[int]]]:
@@ -272,6 +273,8 @@ def _tied(
             pool = np.concatenate([units.groups[g].units for g in mine])
             uneven = len(mine) > 1 and len({len(a) for a in chosen}) > 1
             steps = _shared_out(units, chosen, scores) if uneven else chosen
+            if steps is None:
+                return []
             result.append(_menu(units, steps, scores, pool, ordered=uneven))
     return result
 
