@@ -98,8 +98,9 @@ class Registry(Generic[Entry]):
             return
         self._loading = True
         try:
-            for module in self.home:
-                import_module(module)
+            with self._adding(OURS):
+                for module in self.home:
+                    import_module(module)
             load_entry_points(self.group, self._adding)
         finally:
             self._loading = False

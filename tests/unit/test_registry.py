@@ -117,3 +117,19 @@ def test_all_our_entries_say_what_they_are() -> None:
             assert entry.summary
             assert "\n" not in entry.summary
             assert registry.is_ours(entry)
+
+
+def test_a_home_module_that_fails_leaves_nothing_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "shades_torn.py"
+    head = f"from {__name__} import Shade, current\ncurrent().add(Shade('dark'))\n"
+    home.write_text(f"{head}raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    found = shades("shades_torn")
+    monkeypatch.setattr(sys.modules[__name__], "SHADES", found)
+    with pytest.raises(KeyboardInterrupt):
+        found.names()
+    home.write_text(f"{head}current().add(Shade('light'))\n")
+    assert found.names() == ("dark", "light")
