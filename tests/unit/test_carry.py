@@ -138,6 +138,7 @@ def chain_model(ir_version: int = 8) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=ir_version)
 
 
+@pytest.mark.zoo
 @pytest.mark.skipif(not FILES, reason="shared models are not beside the repository")
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_round_trip_of_real_files_is_identity(path: Path) -> None:

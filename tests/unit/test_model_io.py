@@ -93,6 +93,7 @@ def test_path_bytes_and_proto_give_the_same(tmp_path: Path) -> None:
     assert dump(model) == data
 
 
+@pytest.mark.zoo
 @pytest.mark.skipif(not FILES, reason="shared models are not beside the repository")
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_real_files_load(path: Path) -> None:
