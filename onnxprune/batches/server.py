@@ -9,6 +9,7 @@ kills its workers, with all that these started, and ends: nothing outlives the r
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import json
 import os
@@ -187,8 +188,6 @@ def _settle() -> None:
             file.write(_FIRST_TO_GO)
     if os.getppid() != server:
         os._exit(1)
-    import faulthandler
-
     faulthandler.enable(open(2, "w", closefd=False))  # noqa: SIM115  it stays open as long as the process
 
 

@@ -20,6 +20,8 @@ from onnxprune.errors import UsageError
 from onnxprune.reports.record import Record
 from tests.batch import batch_invariants as invariants
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
 HALF: Mapping[str, Any] = {"ratio": 0.5, "bench": False}

@@ -18,6 +18,8 @@ from tests.batch import batch_faults as faults
 from tests.batch import batch_invariants as invariants
 from tests.batch.test_batch import HALF, zoo
 
+pytestmark = pytest.mark.slow
+
 NAMES = {"deep/m.onnx", "mobilenet.onnx", "shuffle.onnx"}
 
 

@@ -18,6 +18,8 @@ from onnxprune.reports.record import Record
 from tests.batch import batch_invariants as invariants
 from tests.batch.batch_pools import tiny
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import ctypes, os, signal, time
 from pathlib import Path

@@ -21,6 +21,8 @@ from tests.batch import batch_faults as faults
 from tests.batch import batch_invariants as invariants
 from tests.batch.batch_pools import TINY, Here, tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> faults.Bench:

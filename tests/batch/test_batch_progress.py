@@ -34,6 +34,7 @@ def test_a_worker_says_so_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told == [{"stage": "proof 2/4"}, {"stage": "proof 4/4"}]
 
 
+@pytest.mark.slow
 def test_a_run_hears_it_of_the_right_model(tmp_path: Path) -> None:
     active_range: list[tuple[str, str]] = []
 

@@ -208,6 +208,7 @@ def test_inspect() -> None:
     assert data["groups"][0]["members"][0]["tensor"] == "0.0.weight"
 
 
+@pytest.mark.slow
 def test_bench(pruned: tuple[Path, Path]) -> None:
     result = run("bench", RESNET, pruned[0], "--threads", 2, "--input-shape", "input:2,1,16,16")
     assert result.exit_code == 0
@@ -425,6 +426,7 @@ def test_seeds_below_zero(pruned: tuple[Path, Path], tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_bn_scale_says_where_there_is_none(tmp_path: Path) -> None:
     args = ("-o", tmp_path / "o.onnx", "--force", *HALF, "--criterion")
     bare = run("prune", SHUFFLE, *args, "bn-scale")
@@ -554,6 +556,7 @@ def test_importing_the_command_line_is_light() -> None:
     )
 
 
+@pytest.mark.slow
 def test_as_a_process(tmp_path: Path) -> None:
     done = subprocess.run(
         command("prune", RESNET, "-o", tmp_path / "o.onnx", *HALF, "--json"), capture_output=True, check=False
@@ -824,6 +827,7 @@ def test_json_has_no_numbers_that_json_cannot_say(capsys: pytest.CaptureFixture[
 
 
 @posix
+@pytest.mark.slow
 def test_stages_are_counted_in_a_terminal_and_nowhere_else(tmp_path: Path) -> None:
     given = ("prune", RESNET, "--ratio", 0.5, "--recover", "ls", "--no-bench", "--force",
              "--calib", MODELS / "digits_calib.npz", "-o", tmp_path / "o.onnx")  # fmt: skip

@@ -42,6 +42,7 @@ def cut(model: onnx.ModelProto, granularity: str) -> float:
 
 
 @pytest.mark.parametrize("build", FORMS.values(), ids=FORMS)
+@pytest.mark.slow
 def test_form_is_cut_and_proved(build: Callable[[], onnx.ModelProto]) -> None:
     name = build.__name__
     if name in WHOLE:

@@ -35,7 +35,10 @@ OTHERS = [
     SHARED / "arch" / "v_resnet_fp16_legacy.onnx",
     SHARED / "arch" / "v_resnet_nofold_legacy.onnx",
 ]
-FILES = [pytest.param(path, id=path.stem) for path in (*OWN, *OTHERS)]
+FILES = [
+    *(pytest.param(path, id=path.stem, marks=pytest.mark.slow) for path in OWN),
+    *(pytest.param(path, id=path.stem, marks=pytest.mark.zoo) for path in OTHERS),
+]
 COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)
 
 

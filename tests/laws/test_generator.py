@@ -90,6 +90,7 @@ def test_a_seed_always_gives_the_same_bytes() -> None:
         assert done.stdout.split() == here
 
 
+@pytest.mark.slow
 def test_every_feature_occurs() -> None:
     counts = Counter(feature for seed in range(300) for feature in generate(seed).features)
     assert set(counts) <= set(FEATURES)

@@ -8,6 +8,8 @@ from onnxprune.rules import REGISTRY
 from tests.laws.label_law import bench, broken, removals
 from tests.laws.operator_cases import CASES, OperatorCase
 
+pytestmark = pytest.mark.slow
+
 UNLABELLED = {"ConstantOfShape", "Range", "Shape", "Size"}
 
 

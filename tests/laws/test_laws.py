@@ -19,6 +19,8 @@ from tests.laws.composing import compose
 from tests.laws.generator import generate
 from tests.laws.laws import Result, Subject, check, same_model
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 BLOCK = 10
 GRAPHS = 300

@@ -14,6 +14,8 @@ from tests.laws.mutants import HOLE, LOADING, ORACLE, REPLAY, TRACE
 from tests.laws.mutation_table import Row, try_rewrites_of_case, try_rewrites_of_graph, try_rule
 from tests.laws.operator_cases import CASES
 
+pytestmark = pytest.mark.slow
+
 RULES = (
     "contraction.conv", "contraction.gemm", "contraction.matmul", "elementwise.broadcasting",
     "normalisation.group_normalization_21", "normalisation.layer_normalization", "layout.depth_to_space",

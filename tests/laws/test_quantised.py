@@ -379,6 +379,7 @@ def quantised(name: str, form: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["digits_resnet", "digits_mobilenet", "digits_transformer"])
+@pytest.mark.slow
 def test_quantised_models_are_cut_as_their_float_originals(name: str, form: str, tmp_path: Path) -> None:
     report = onnxprune.prune(str(quantised(name, form, tmp_path)), SETTINGS).report
     assert report.verification.status == "proved"

@@ -320,6 +320,7 @@ def test_batch_first_pins_with_a_reason_and_is_counted() -> None:
 
 @pytest.mark.parametrize("op", list(GATES))
 @pytest.mark.parametrize("dirs", [1, 2])
+@pytest.mark.slow
 def test_a_wrong_rewrite_is_noticed(op: str, dirs: int) -> None:
     model = single(op, dirs, ("bias",))
     arena = Arena.of(model, find_feeds(model))

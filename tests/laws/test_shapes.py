@@ -220,6 +220,7 @@ def test_given_sizes_that_contradict(given: dict[str, tuple[int | None, ...]], p
 # --- feeds
 
 
+@pytest.mark.zoo
 @pytest.mark.skipif(not FILES, reason="shared models are not beside the repository")
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_real_models_run_and_every_shape_is_found(path: Path) -> None:
@@ -237,6 +238,7 @@ def test_real_models_run_and_every_shape_is_found(path: Path) -> None:
     runs(model, other)
 
 
+@pytest.mark.zoo
 @pytest.mark.skipif(not FILES, reason="shared models are not beside the repository")
 @pytest.mark.parametrize(
     "name", ["tv_mobilenet_v3_small_dynamo", "yunet_n_dynamic", "candy", "hf_bert_legacy"]

@@ -14,6 +14,8 @@ import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.errors import UnprovedError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = PruneSettings(ratio=0.5, align=1, bench=False)
 TYPES = {

@@ -181,6 +181,7 @@ def test_a_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
 
 
 # -- moments, losses, folds ----------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_moments_are_those_of_the_activations_in_one_pass_or_several() -> None:
     model = pair()
     readers = list(consumers(analyse(model).units))
@@ -288,6 +289,7 @@ def test_a_walk_computes_what_the_model_does_and_rows_are_the_layers(name: str) 
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_half_of_the_macs_go_and_the_accuracy_stays(name: str) -> None:
     model = digits(name)
     plain, fitted = halved(model), halved(model, calib=CALIB)
@@ -300,6 +302,7 @@ def test_half_of_the_macs_go_and_the_accuracy_stays(name: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["none", "bias", "ls", "refit", "joint"])
+@pytest.mark.slow
 def test_repair_is_never_worse_than_none(method: str) -> None:
     report = halved(digits("shuffle"), calib=CALIB, recover=method).report
     if method == "none":
@@ -309,6 +312,7 @@ def test_repair_is_never_worse_than_none(method: str) -> None:
     assert report.recovery.drift_after <= report.recovery.drift_before
 
 
+@pytest.mark.slow
 def test_a_repair_takes_as_many_samples_as_there_is_room_for_and_says_so() -> None:
     model = digits("shuffle")
     data = read_calibration(CALIB, model)
@@ -336,6 +340,7 @@ def test_room_is_for_all_that_a_walk_keeps() -> None:
     assert room.holds(3) == (3 * room.each <= 1 << 30)
 
 
+@pytest.mark.slow
 def test_verify_knows_the_repaired_values_and_no_others() -> None:
     model = digits("shuffle")
     result = halved(model, calib=CALIB)
@@ -366,6 +371,7 @@ def test_criteria_of_data_need_data_and_prune(criterion: str) -> None:
     assert report.recovery is None
 
 
+@pytest.mark.slow
 def test_the_same_data_gives_the_same_bytes() -> None:
     first, second = (halved(digits("shuffle"), calib=CALIB) for _ in range(2))
     assert first.plan.to_json() == second.plan.to_json()

@@ -132,6 +132,7 @@ def test_the_same_seed_gives_the_same_inputs(few: None) -> None:
     assert random_images(9, (2, 5, 7), np.random.default_rng(0)).shape == (9, 2, 5, 7)
 
 
+@pytest.mark.slow
 def test_made_up_inputs_are_better_than_none_and_said(few: None) -> None:
     model = digits("resnet")
     plain, fitted = (

@@ -205,6 +205,7 @@ def test_settings_that_make_no_sense_are_refused(given: dict[str, Any], says: st
 
 
 # -- the gate ------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_report_says_the_metric_of_the_file_that_is_written(tmp_path: Path) -> None:
     settings = PruneSettings(**HALF, calib=CALIB, validate=EVAL, max_drop=0.02)
     report = onnxprune.prune(SHUFFLE, settings, tmp_path / "o.onnx").report
@@ -215,6 +216,7 @@ def test_the_report_says_the_metric_of_the_file_that_is_written(tmp_path: Path) 
     assert report.validation.samples == 500
 
 
+@pytest.mark.slow
 def test_a_gate_that_fails_writes_nothing_and_says_by_how_much(tmp_path: Path) -> None:
     out, plan = tmp_path / "o.onnx", tmp_path / "p.json"
     arguments = ["prune", str(SHUFFLE), "-o", str(out), "--plan", str(plan), "--target", "macs=0.5",
@@ -258,6 +260,7 @@ def sought(**given: Any) -> onnxprune.PruneResult:
     return onnxprune.prune(TRANSFORMER, settings)
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_fewest_macs_at_which_the_drift_holds() -> None:
     result = sought(targets={"drift": 0.3})
     report, trials = result.report, result.report.search
@@ -277,6 +280,7 @@ def test_a_search_finds_the_fewest_macs_at_which_the_drift_holds() -> None:
     assert onnxprune.verify(result.model, TRANSFORMER, result.plan).matches_plan
 
 
+@pytest.mark.slow
 def test_a_search_by_drop_asks_the_metric() -> None:
     report = sought(targets={"drop": 0.02, "drift": 0.6}, validate=EVAL).report
     assert report.validation is not None
@@ -287,6 +291,7 @@ def test_a_search_by_drop_asks_the_metric() -> None:
         assert t.holds == (t.drop <= 0.02 and t.drift <= 0.6)
 
 
+@pytest.mark.slow
 def test_the_same_search_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.pipeline.search.TRIALS", 2)
     first, second = (sought(targets={"drift": 0.5}) for _ in range(2))
@@ -294,6 +299,7 @@ def test_the_same_search_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     assert first.model.SerializeToString() == second.model.SerializeToString()
 
 
+@pytest.mark.slow
 def test_a_search_ends_where_nothing_more_can_go_or_nothing_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     report = sought(targets={"drift": 1e6}, min_channels=8).report
     assert report.search[-1].macs_share > report.search[-1].asked
@@ -320,6 +326,7 @@ def test_a_search_without_data_or_sense_is_refused(given: dict[str, Any], says: 
     assert says in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_trials_are_listed(tmp_path: Path) -> None:
     arguments = ["prune", str(SHUFFLE), "-o", str(tmp_path / "o.onnx"), "--target", "drift=0.5",
                  "--align", "1", "--validate", str(CALIB), "--no-bench", "-v"]  # fmt: skip

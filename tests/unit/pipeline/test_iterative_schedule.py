@@ -78,6 +78,7 @@ def test_kept_shares_fall_geometrically() -> None:
 
 
 @pytest.mark.parametrize("name", ["shuffle", "transformer"])
+@pytest.mark.slow
 def test_the_plan_of_several_steps_is_one_for_the_original(name: str) -> None:
     result = stepped(name)
     report = result.report
@@ -127,6 +128,7 @@ def test_a_step_that_removes_nothing_is_left_out() -> None:
     assert report.after.macs < report.before.macs
 
 
+@pytest.mark.slow
 def test_each_trial_of_a_search_takes_its_steps() -> None:
     report = stepped("shuffle", targets={"drift": 0.4}, recover="ls").report
     assert len(report.steps) == 1

@@ -88,6 +88,7 @@ def fitted(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_blocks_find_the_weights_that_the_original_has(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wide, "BLOCK", 5)
     monkeypatch.setattr(wide, "DAMPING", (0.1, *[1e-5] * 60))
@@ -135,6 +136,7 @@ def test_rows_are_fewer_where_memory_is_short() -> None:
     assert many == sum(t.shape[0] * t.shape[2] * t.shape[3] for t in made)
 
 
+@pytest.mark.slow
 def test_a_wide_layer_of_a_pruned_model_is_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refit, "WIDEST", 40)
     rng = np.random.default_rng(0)

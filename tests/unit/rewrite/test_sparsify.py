@@ -792,6 +792,7 @@ def shared_models() -> list[Path]:
     return sorted(SHARED.glob("*/*.onnx"))
 
 
+@pytest.mark.zoo
 @pytest.mark.skipif(not shared_models(), reason="../shared/models is absent")
 @pytest.mark.parametrize("path", shared_models(), ids=lambda p: p.stem)
 def test_models_of_others(path: Path) -> None:
