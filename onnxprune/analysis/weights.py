@@ -19,14 +19,14 @@ from onnxprune.analysis.axes import joined
 from onnxprune.analysis.supposed import supposed
 from onnxprune.model.constant import Constant
 from onnxprune.model.domains import opsets_of, plain
+from onnxprune.model.structure import is_alias, is_constant
 from onnxprune.model.tensors import is_float, subgraphs, volume
-from onnxprune.rules import REGISTRY
+from onnxprune.rules import REGISTRY, Facets
 from onnxprune.rules.signature import Shape, Signature
 
 MOST_JOINED = 8  # constants; following a Concat of hundreds would take hundreds of passes
 _SMALL = 4096  # elements; axes, sizes and bounds are small
 _MOVING = ("layout", "selection")  # families of rules
-_SIZES = ("Shape", "Size")  # read from a tensor, but no element of it
 
 
 class Reading(NamedTuple):
@@ -152,8 +152,9 @@ class _Walk:
                 if len(constant.shape) < 2 or not constant.size:
                     continue
                 shape = constant.shape if places is None else places.shape
-                reading = _reading(node, self._signature(node, values, body.opset), place, shape)
-                if reading is not None or (node.op_type == "Gather" and place == 0):
+                known = REGISTRY.facets(node.domain, node.op_type, body.opset)
+                reading = _reading(known, self._signature(node, values, body.opset), place, shape)
+                if reading is not None or place in known.tables.values():
                     yield Use(constant, places, node, reading)
 
     def _signature(self, node: onnx.NodeProto, values: list[_Value], opset: int) -> Signature | None:
@@ -166,7 +167,7 @@ class _Walk:
         return self.asked[key]
 
 
-def _reading(node: onnx.NodeProto, signature: Signature | None, place: int, shape: Shape) -> Reading | None:
+def _reading(known: Facets, signature: Signature | None, place: int, shape: Shape) -> Reading | None:
     """How a node contracts with a tensor; None where it does not."""
     axes = signature.inputs[place] if signature is not None and place < len(signature.inputs) else None
     if signature is None or axes is None or not signature.products:
@@ -175,7 +176,7 @@ def _reading(node: onnx.NodeProto, signature: Signature | None, place: int, shap
     inputs = (joined(a, range(len(a))) for i, a in enumerate(signature.inputs) if a and i != place)
     others = set(signature.fed_back).union(*inputs)
     channels = (signature.ending_subscripts() & others) - signature.tied
-    if node.op_type == "MatMul" and not channels:
+    if not channels and known.outer:
         return None  # an outer product, as of positions with rotary frequencies
     own = {axis[0]: size for axis, size in zip(axes, shape, strict=True) if len(axis) == 1}
     return Reading(
@@ -193,15 +194,16 @@ def _initializers(graph: onnx.GraphProto, in_function: bool) -> dict[str, _Value
 
 def _results(node: onnx.NodeProto, values: list[_Value], body: _Body) -> Sequence[_Value]:
     """What is known of a node's outputs: constants, and constants whose elements were moved about."""
-    if node.op_type == "Constant":
+    if is_constant(node.op_type, node.domain):
         return [_constant(node, body.in_function)]
     inputs = {name: value for name, value in zip(node.input, values, strict=True) if name}
     if not inputs or any(value is None for value in inputs.values()):
         return []
-    if node.op_type == "Identity" or (node.op_type == "Cast" and _to_float(node)):
+    known = REGISTRY.facets(node.domain, node.op_type, body.opset)
+    if is_alias(node.op_type, node.domain) or _casts_to_float(node, known.element_type):
         return values[:1]
     rule = REGISTRY.find(node.domain, node.op_type, body.opset)
-    moves = rule is not None and rule.family in _MOVING and node.op_type not in _SIZES
+    moves = rule is not None and rule.family in _MOVING and known.from_shape is None
     return _moved(node, inputs, body.opset) if moves else []
 
 
@@ -216,8 +218,10 @@ def _constant(node: onnx.NodeProto, in_function: bool) -> _Value:
     return None
 
 
-def _to_float(node: onnx.NodeProto) -> bool:
-    return any(a.name == "to" and is_float(TensorProto(data_type=a.i)) for a in node.attribute)
+def _casts_to_float(node: onnx.NodeProto, attribute: str) -> bool:
+    return any(
+        attribute and a.name == attribute and is_float(TensorProto(data_type=a.i)) for a in node.attribute
+    )
 
 
 def _moved(node: onnx.NodeProto, inputs: Mapping[str, _Value], opset: int) -> Sequence[_Value]:

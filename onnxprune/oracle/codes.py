@@ -13,7 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxprune.model.domains import opsets_of
 from onnxprune.model.patch import Patch
+from onnxprune.rules.registry import facets_of
 
 FLOATS: dict[int, float] = {
     TensorProto.FLOAT: 1e-5,
@@ -21,7 +23,12 @@ FLOATS: dict[int, float] = {
     TensorProto.FLOAT16: 2e-3,
     TensorProto.BFLOAT16: 1e-2,
 }
-QUANTISING = ("QuantizeLinear", "DynamicQuantizeLinear")
+
+
+def encodes(node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:
+    """Tell whether a node makes codes of real numbers."""
+    found = facets_of(node, opsets).quantisation
+    return found is not None and not found.decodes
 
 
 def inexact(model: onnx.ModelProto, sums: Sequence[str], dtypes: Mapping[str, int]) -> frozenset[str]:
@@ -43,10 +50,12 @@ def nudged(
 
     moved: the tensors that may be nudged; tensors: shape and element type by name.
     """
-    rng = np.random.default_rng(seed)
+    rng, opsets = np.random.default_rng(seed), opsets_of(model)
     patch = Patch(model)
     for place, node in enumerate(model.graph.node):
-        if node.op_type in QUANTISING and node.input[0] in moved and node.output[0] in tensors:
+        if not encodes(node, opsets):
+            continue
+        if node.input[0] in moved and node.output[0] in tensors:
             shape, kind = tensors[node.output[0]][0], tensors.get(node.input[0], ((), TensorProto.FLOAT))[1]
             share = FLOATS.get(kind, 0.0)
             factor = 1 + np.where(rng.random(shape) < 0.5, -share, share)

@@ -1,12 +1,14 @@
 """Normalisations restricted to the kept channels, written out in primitive operators.
 
 y = (x - mean) / sqrt(var + eps) * scale + bias, with mean and variance over the kept elements
-(Ba et al. 2016, arXiv:1607.06450; Wu and He 2018, arXiv:1803.08494; RMSNorm: arXiv:1910.07467).
+(Ba et al. 2016, arXiv:1607.06450; Wu and He 2018, arXiv:1803.08494; RMSNorm: arXiv:1910.07467). What is
+normalised how is said by the signature alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,7 @@ from onnx import NodeProto
 
 from onnxprune.analysis.trace import Step
 from onnxprune.oracle.builder import Builder
-
-WITHOUT_MEAN = ("RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
-SUMMING = {
-    "SkipLayerNormalization": (3, (2, 3)),
-    "SkipSimplifiedLayerNormalization": (3, (2,)),
-    "EmbedLayerNormalization": (2, (5, 6)),
-}
-SUMMING_EPSILON = 1e-12
+from onnxprune.rules.signature import Axes, Axis, Normalisation, Signature
 
 
 class _Body:
@@ -39,6 +34,9 @@ class _Body:
     def number(self, value: float) -> str:
         return self.builder.constant("number", np.asarray(value, dtype=self.dtype))
 
+    def shaped(self, value: str, shape: list[int]) -> str:
+        return self.add("Reshape", value, self.builder.constant("shape", np.asarray(shape, np.int64)))
+
     def mean(self, value: str, axes: list[int], factor: float) -> str:
         if self.builder.opset >= 18:
             where = self.builder.constant("axes", np.asarray(axes, np.int64))
@@ -54,102 +52,130 @@ class _Body:
 
 
 @dataclass(frozen=True)
-class _Normalisation:
-    """What is normalised: the operator, its data, parameters and outputs."""
+class _View:
+    """The normalised tensor as its statistics are taken: one dimension for each entry of `dims`.
 
-    op: str
-    data: str
-    params: tuple[str, ...]
-    outputs: tuple[str, ...]
-    epsilon: float
+    dims: the subscripts that a dimension numbers; shape: what it is reshaped to, None where it stays.
+    """
+
+    dims: tuple[Axis, ...]
+    shape: tuple[int, ...] | None
+
+    def over(self, subscripts: frozenset[str]) -> list[int]:
+        """Return the dimensions along which these subscripts vary."""
+        return [i for i, dim in enumerate(self.dims) if subscripts.intersection(dim)]
+
+    def placed(self, own: Axes, sizes: Mapping[str, int]) -> list[int]:
+        """Return the shape in which a tensor with these axes broadcasts to the view."""
+        subscripts = {x for axis in own for x in axis}
+        dims = [_product(dim, sizes) if subscripts & set(dim) else 1 for dim in self.dims]
+        return dims[next((i for i, size in enumerate(dims) if size > 1), len(dims) - 1) :]
+
+
+def _view(axes: Axes, normalised: frozenset[str], sizes: Mapping[str, int]) -> _View:
+    """Split an axis along which a part is normalised and a part is not, such as groups of channels.
+
+    Sizes in front of it are taken over from the tensor, and so is the product of those behind it where all
+    or none of them are normalised: the view holds at other sizes of these, too.
+    """
+    mixed = [i for i, axis in enumerate(axes) if set(axis) & normalised and set(axis) - normalised]
+    if not mixed:
+        return _View(axes, None)
+    front, own = axes[: mixed[0]], axes[mixed[0]]
+    behind = tuple(x for axis in axes[mixed[0] + 1 :] for x in axis)
+    split = tuple((x,) for x in own)
+    shape = (*(0 for _ in front), *(sizes[x] for x in own))
+    if len(mixed) == 1 and len(axes) > mixed[0] + 1 and set(behind) & normalised in (set(), set(behind)):
+        return _View((*front, *split, behind), (*shape, -1))
+    rest = tuple((x,) for x in behind)
+    return _View((*front, *split, *rest), (*shape, *(sizes[x] for x in behind)))
 
 
 def restrict(builder: Builder, step: Step, mask: np.ndarray, factor: float) -> list[NodeProto]:
     """Return what stands for a normalisation: one over the kept elements.
 
-    mask: booleans that broadcast to the input; factor: all elements per kept element of a statistic.
+    mask: booleans that broadcast to the output; factor: all elements per kept element of a statistic.
     """
-    node, attrs = builder.patch.node(step.number), step.node.attrs
+    signature, met = step.verdict, step.met
+    assert isinstance(signature, Signature)
+    assert met is not None
+    how, axes = signature.normalisation, signature.outputs[0]
+    assert how is not None
+    assert axes is not None
+    node = builder.patch.node(step.number)
     body = _Body(builder, builder.dtype(node.output[0]))
-    shape = step.site.out()
-    axes, view = list(range(2, len(shape))), ""
-    epsilon = float(attrs.get("epsilon", 1e-5))
-    wanted = _Normalisation(node.op_type, node.input[0], tuple(node.input[1:]), tuple(node.output), epsilon)
-    if node.op_type in SUMMING:
-        wanted = _summed(body, node, float(attrs.get("epsilon", SUMMING_EPSILON)))
-        axes = [len(shape) - 1]
-    elif node.op_type == "GroupNormalization":
-        data, mask, view = _grouped(body, wanted.data, shape, mask, int(attrs["num_groups"]))
-        wanted = replace(wanted, data=data)
-        axes = [2, 3]
-    elif node.op_type != "InstanceNormalization":
-        axes = list(range(int(attrs.get("axis", -1)) % len(shape), len(shape)))
-    scaled = _normalised(body, wanted, mask, axes, factor)
-    if view and step.site.opset >= 21:
-        scaled, view = body.add("Reshape", scaled, view), ""
-    for op, param in zip(("Mul", "Add"), wanted.params, strict=False):
-        if param:
-            scaled = body.add(op, scaled, _shaped(body, wanted.op, param, len(shape), bool(view)))
-    if view:
-        scaled = body.add("Reshape", scaled, view)
+    data = node.input[0] if how.summed is None else _summed(body, node, how)
+    view = _view(axes, signature.normalised, met.sizes)
+    back = ""
+    if view.shape is not None:
+        back = body.add("Shape", data, dtype=np.int64)
+        data = body.shaped(data, list(view.shape))
+        mask = _viewed(mask, axes, view, met.sizes)
+    scaled = _normalised(body, how, (data, mask), (view.over(signature.normalised), factor), node)
+    for op, place in (("Mul", how.scale), ("Add", how.bias)):
+        own = None if place is None or place >= len(node.input) else signature.inputs[place]
+        if own is None or not node.input[place or 0]:
+            continue
+        param = node.input[place or 0]
+        if back or own != axes[len(axes) - len(own) :]:
+            param = body.shaped(param, view.placed(own, met.sizes))
+        scaled = body.add(op, scaled, param)
+    if back:
+        scaled = body.add("Reshape", scaled, back)
     body.add("Identity", scaled, output=node.output[0])
     return body.nodes
 
 
-def _summed(body: _Body, node: NodeProto, epsilon: float) -> _Normalisation:
-    """Let the node make only the sum that it normalises, and what it counts.
+def _viewed(mask: np.ndarray, axes: Axes, view: _View, sizes: Mapping[str, int]) -> np.ndarray:
+    """Lay a mask out as the view does, of size 1 along the dimensions on which it does not vary."""
+    whole = np.broadcast_to(mask, [_product(axis, sizes) for axis in axes])
+    result = whole.reshape([_product(dim, sizes) for dim in view.dims])
+    for place in range(result.ndim):
+        first = result.take([0], axis=place)
+        result = first if (result == first).all() else result
+    return result
 
-    Returns the normalisation proper, of that sum.
-    """
-    place, params = SUMMING[node.op_type]
-    outputs = [*node.output, *[""] * (place + 1 - len(node.output))]
-    total = outputs[place] or body.builder.variable("sum", body.dtype)
-    embeds = node.op_type.startswith("Embed")
+
+def _product(subscripts: Axis, sizes: Mapping[str, int]) -> int:
+    return int(np.prod([sizes[x] for x in subscripts], dtype=np.int64))
+
+
+def _summed(body: _Body, node: NodeProto, how: Normalisation) -> str:
+    """Let the node make only the sum that it normalises, and what it counts; return the sum."""
+    assert how.summed is not None
+    outputs = [*node.output, *[""] * (how.summed + 1 - len(node.output))]
+    total = outputs[how.summed] or body.builder.variable("sum", body.dtype)
+    for place in (how.mean, how.inverse):
+        if place is not None:
+            outputs[place] = ""
+    outputs[0], outputs[how.summed] = body.builder.variable("unused", body.dtype), total
     summing = NodeProto()
     summing.CopyFrom(node)
-    between = outputs[1:place] if embeds else [""] * (place - 1)
     del summing.output[:]
-    summing.output.extend([body.builder.variable("unused", body.dtype), *between, total])
+    summing.output.extend(outputs)
     body.nodes.append(summing)
-    statistics = () if embeds else tuple(outputs[1:place])
-    chosen = tuple(node.input[i] for i in params if i < len(node.input))
-    return _Normalisation(node.op_type, total, chosen, (outputs[0], *statistics), epsilon)
+    return total
 
 
-def _normalised(body: _Body, wanted: _Normalisation, mask: np.ndarray, axes: list[int], factor: float) -> str:
-    centred = body.masked(mask, wanted.data)
+def _normalised(
+    body: _Body,
+    how: Normalisation,
+    given: tuple[str, np.ndarray],
+    statistic: tuple[list[int], float],
+    node: NodeProto,
+) -> str:
+    """Write the normalisation proper. given: data and mask; statistic: dimensions and factor of a mean."""
+    data, mask = given
+    centred = body.masked(mask, data)
     centre = ""
-    if wanted.op not in WITHOUT_MEAN:
-        centre = body.mean(centred, axes, factor)
-        centred = body.masked(mask, body.add("Sub", wanted.data, centre))
-    variance = body.mean(body.add("Mul", centred, centred), axes, factor)
-    spread = body.add("Sqrt", body.add("Add", variance, body.number(wanted.epsilon)))
-    _statistics(body, wanted.outputs[1:], centre, spread)
-    return body.add("Div", centred, spread)
-
-
-def _statistics(body: _Body, outputs: tuple[str, ...], centre: str, spread: str) -> None:
-    """Give the mean and the inverse deviation, the further outputs of a LayerNormalization."""
-    inverse = body.add("Reciprocal", spread) if any(outputs) else ""
-    for output, value in zip(outputs, [v for v in (centre, inverse) if v], strict=False):
+    if how.centred:
+        centre = body.mean(centred, *statistic)
+        centred = body.masked(mask, body.add("Sub", data, centre))
+    variance = body.mean(body.add("Mul", centred, centred), *statistic)
+    spread = body.add("Sqrt", body.add("Add", variance, body.number(how.epsilon)))
+    for place, value in ((how.mean, centre), (how.inverse, spread)):
+        output = node.output[place] if place is not None and place < len(node.output) else ""
         if output:
-            body.add("Identity", value, output=output)
-
-
-def _grouped(
-    body: _Body, data: str, shape: tuple[int, ...], mask: np.ndarray, groups: int
-) -> tuple[str, np.ndarray, str]:
-    target = np.asarray([0, groups, shape[1] // groups, -1], np.int64)
-    whole = body.add("Shape", data, dtype=np.int64)
-    viewed = body.add("Reshape", data, body.builder.constant("shape", target))
-    spatial = np.broadcast_to(mask, (1, shape[1], *mask.shape[2:]))
-    return viewed, spatial.reshape(1, groups, shape[1] // groups, -1), whole
-
-
-def _shaped(body: _Body, op: str, param: str, rank: int, grouped: bool) -> str:
-    """Give a vector per channel or group the rank that broadcasts."""
-    if op not in ("InstanceNormalization", "GroupNormalization"):
-        return param
-    tail = [1, 1] if grouped else [1] * (rank - 2)
-    target = body.builder.constant("shape", np.asarray([-1, *tail], np.int64))
-    return body.add("Reshape", param, target)
+            wanted = value if place == how.mean else body.add("Reciprocal", value)
+            body.add("Identity", wanted, output=output)
+    return body.add("Div", centred, spread)

@@ -6,7 +6,7 @@ stands next to the border of two roundings; and onnxruntime leaves out a cast an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxprune.model.domains import opsets_of
 from onnxprune.model.mapped import MappedModel
 from onnxprune.model.patch import Patch
 from onnxprune.model.runtime import open_session, run, with_outputs
+from onnxprune.rules.registry import facets_of
 
-HALF_PLACE = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
+HALF_PLACE: dict[int, float] = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
 Feeds = Mapping[str, np.ndarray]
 
 
@@ -29,7 +31,7 @@ def run_nudged(given: MappedModel, feeds: Feeds) -> dict[str, Any] | None:
     """
     model = given.model
     made = {name for node in model.graph.node for name in node.output}
-    shares = {n.input[0]: s for n in model.graph.node if n.input and n.input[0] in made and (s := _share(n))}
+    shares = {node.input[0]: share for _, node, share in _casts(model) if node.input[0] in made}
     if not shares:
         return None
     before = run(open_session(with_outputs(given, list(shares))), feeds)
@@ -38,10 +40,15 @@ def run_nudged(given: MappedModel, feeds: Feeds) -> dict[str, Any] | None:
     return run(open_session(replace(given, model=_with_steps(model, steps))), {**feeds, **fed})
 
 
-def _share(node: onnx.NodeProto) -> float:
-    """Return half a unit in the last place, per number, of the type that a node casts to; 0 for others."""
-    to = [a.i for a in node.attribute if a.name == "to"] if node.op_type == "Cast" else []
-    return HALF_PLACE.get(to[0], 0.0) if to else 0.0
+def _casts(model: onnx.ModelProto) -> Iterator[tuple[int, onnx.NodeProto, float]]:
+    """Yield the casts to a coarser type: place, node, and half a unit in its last place, per number."""
+    opsets = opsets_of(model)
+    for place, node in enumerate(model.graph.node):
+        name = facets_of(node, opsets).element_type
+        to = next((a.i for a in node.attribute if name and a.name == name), 0)
+        share = HALF_PLACE.get(to, 0.0)
+        if share and node.input and node.input[0]:
+            yield place, node, share
 
 
 def _steps(array: np.ndarray, share: float) -> np.ndarray:
@@ -56,8 +63,8 @@ def _step_of(name: str) -> str:
 def _with_steps(model: onnx.ModelProto, steps: Feeds) -> onnx.ModelProto:
     """Add an input to every tensor that is cast, in front of the cast."""
     patch = Patch(model)
-    for place, node in enumerate(model.graph.node):
-        if _share(node) and node.input[0] in steps:
+    for place, node, _ in _casts(model):
+        if node.input[0] in steps:
             source, moved = node.input[0], f"__oracle_moved_{node.output[0]}"
             patch.insert(place, before=[helper.make_node("Add", [source, _step_of(source)], [moved])])
             patch.set_input(place, 0, moved)

@@ -30,7 +30,8 @@ class Decoding:
         self.decoders: dict[str, Step] = {}
         self.readers: dict[str, list[Step]] = {}
         for step in traced.steps:
-            if step.node.op == "DequantizeLinear" and step.met is not None:
+            how = step.facets.quantisation
+            if how is not None and how.decodes and step.met is not None:
                 self.decoders[step.node.outputs[0].name] = step
             for operand in step.operands:
                 if operand is not None and operand.stored is None:
@@ -125,8 +126,9 @@ class Zeros:
         signature = step.verdict
         if isinstance(signature, Signature) and signature.inputs[0] == signature.outputs[0]:
             outputs = step.node.outputs
-            dynamic = step.node.op == "DynamicQuantizeLinear"
-            self.zeroed[outputs[0].name] = outputs[2].name if dynamic else ""
+            how = step.facets.quantisation
+            chosen = None if how is None else how.zero
+            self.zeroed[outputs[0].name] = "" if chosen is None else outputs[chosen].name
 
     def _filler(self, step: Step, place: int, signature: Signature) -> tuple[str, list[NodeProto]]:
         """Return what a removed element reads: the neutral element, or the zero point."""

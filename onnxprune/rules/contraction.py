@@ -103,7 +103,7 @@ def gemm(site: Site) -> Verdict:
 
 @rule(
     "MatMul",
-    facets=Facets(fits=fits.matmul, gradient=gradients.MULTIPLIED, regression=regressions.matrix),
+    facets=Facets(fits=fits.matmul, gradient=gradients.MULTIPLIED, regression=regressions.matrix, outer=True),
 )
 def matmul(site: Site) -> Verdict:
     """Numpy's matmul: leading axes broadcast, the inner axis is summed over."""

@@ -63,6 +63,7 @@ class Facets:
     gradient: how the gradient of its output becomes that of an input.
     active_range: which values of its first input it tells apart.
     regression: how it is a linear regression of its output on its input.
+    outer: where it sums over no index it is an outer product, as of positions and frequencies, and no layer.
     """
 
     evaluate: Evaluate | None = None
@@ -78,6 +79,7 @@ class Facets:
     gradient: Gradient | None = None
     active_range: ActiveRange | None = None
     regression: MakeRegression | None = None
+    outer: bool = False
 
 
 NOTHING = Facets()

@@ -14,7 +14,7 @@ import pytest
 import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.replay import replay
+from onnxprune.analysis.replay import Removal, replay
 from onnxprune.model import runtime
 from onnxprune.oracle import cases as cases_module
 from onnxprune.oracle.cases import cases, cases_of, proof
@@ -58,7 +58,7 @@ def removed_half(analysis: Any) -> np.ndarray:
 def test_a_run_imports_the_model_once_and_opens_six_sessions(counts: Counter[str]) -> None:
     """The original twice, masked original and result twice each; two sizes share those of one level."""
     result = onnxprune.prune(MODELS / "digits_resnet.onnx", PruneSettings(ratio=0.5, bench=False))
-    assert result.report.verification["cases"] == 3
+    assert result.report.verification.cases == 3
     assert counts["import_onnx"] == 1
     assert counts["_Session"] == 6
     assert counts["trace"] == 1
@@ -67,12 +67,11 @@ def test_a_run_imports_the_model_once_and_opens_six_sessions(counts: Counter[str
 def test_a_second_proof_traces_nothing_and_runs_no_original(counts: Counter[str]) -> None:
     analysis = analyse(onnx.load(MODELS / "digits_resnet.onnx"))
     found = cases(analysis, {}, {}, 0)
-    removed = removed_half(analysis)
-    replayed = replay(analysis.units.traced, analysis.units.alive(removed))
-    pruned = apply(analysis.model, analysis.units.traced, replayed)
+    removal = Removal.of(analysis.units, removed_half(analysis))
+    pruned = apply(analysis.model, removal)
     outcomes = []
     for _ in range(2):
-        outcomes.append(proof(analysis, pruned, replayed, removed, found))
+        outcomes.append(proof(analysis, pruned, removal, found))
         counts["proofs"] += 1
         if counts["proofs"] == 1:
             first = Counter(counts)
@@ -86,13 +85,12 @@ def test_a_second_proof_traces_nothing_and_runs_no_original(counts: Counter[str]
 def test_sessions_that_are_shared_do_not_hide_a_wrong_weight() -> None:
     """Wrong at the first inputs, and at the second."""
     analysis = analyse(onnx.load(MODELS / "digits_resnet.onnx"))
-    removed = removed_half(analysis)
-    replayed = replay(analysis.units.traced, analysis.units.alive(removed))
-    pruned = apply(analysis.model, analysis.units.traced, replayed)
+    removal = Removal.of(analysis.units, removed_half(analysis))
+    pruned = apply(analysis.model, removal)
     tensor = next(t for t in pruned.graph.initializer if len(t.dims) == 4)
     values = onnx.numpy_helper.to_array(tensor)[::-1]
     tensor.raw_data = values.tobytes()
-    outcome = proof(analysis, pruned, replayed, removed, cases(analysis, {}, {}, 0))
+    outcome = proof(analysis, pruned, removal, cases(analysis, {}, {}, 0))
     assert outcome.status == FAILED
     assert len({difference.case for difference in outcome.failures}) == 2
 
@@ -109,23 +107,21 @@ def test_rewriting_and_proving_leave_graph_and_model_alone() -> None:
         ]
 
     read = seen()
-    removed = removed_half(analysis)
-    replayed = replay(analysis.units.traced, analysis.units.alive(removed))
-    first = apply(model, analysis.units.traced, replayed)
-    proof(analysis, first, replayed, removed, cases(analysis, {}, {}, 0))
-    assert apply(model, analysis.units.traced, replayed) == first
+    removal = Removal.of(analysis.units, removed_half(analysis))
+    first = apply(model, removal)
+    proof(analysis, first, removal, cases(analysis, {}, {}, 0))
+    assert apply(model, removal) == first
     assert seen() == read
     assert model.SerializeToString(deterministic=True) == before
 
 
 def test_cases_of_given_inputs_are_proved_at_their_sizes() -> None:
     analysis = analyse(onnx.load(MODELS / "digits_resnet.onnx"))
-    removed = removed_half(analysis)
-    replayed = replay(analysis.units.traced, analysis.units.alive(removed))
-    pruned = apply(analysis.model, analysis.units.traced, replayed)
+    removal = Removal.of(analysis.units, removed_half(analysis))
+    pruned = apply(analysis.model, removal)
     rng = np.random.default_rng(0)
     feeds = [{"input": rng.standard_normal((n, 1, 16, 16)).astype(np.float32)} for n in (1, 4)]
     found = cases_of(analysis, feeds)
-    outcome = proof(analysis, pruned, replayed, removed, found)
+    outcome = proof(analysis, pruned, removal, found)
     assert (outcome.status, outcome.cases) == (PROVED, 3)
     assert found.others[0].info["input"].shape == (4, 1, 16, 16)
