@@ -194,6 +194,7 @@ def _settle() -> None:
 def main(descriptor: int) -> None:
     """Serve on an inherited connection."""
     from onnxprune.batches import worker  # noqa: F401  everything that a model needs, once
+    from onnxprune.reports import model_page  # noqa: F401  `prune` imports it late
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with the run, not before

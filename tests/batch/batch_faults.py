@@ -19,7 +19,7 @@ from tests.batch import batch_invariants as invariants
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ("mobilenet", "resnet", "shuffle", "transformer")
-OPTIONS = ("--ratio", "0.5", "--no-bench", "--jobs", "2")
+OPTIONS = ("--ratio", "0.5", "--align", "1", "--no-bench", "--jobs", "2")
 FAULTY = '''
 """Makes the n-th call that changes files fail: FAULT is `run|worker:errno:n`."""
 import os
@@ -84,11 +84,16 @@ class Bench:
 
 
 def prepared(folder: Path, names: Sequence[str] = DIGITS) -> Bench:
-    """Make a zoo and run it once, undisturbed."""
+    """Make a zoo of digits models and run it once, undisturbed."""
     source = folder / "zoo"
     source.mkdir(parents=True)
     for name in names:
         shutil.copy(ROOT / "models" / f"digits_{name}.onnx", source / f"{name}.onnx")
+    return undisturbed(folder, source)
+
+
+def undisturbed(folder: Path, source: Path) -> Bench:
+    """Run a zoo once."""
     bench = Bench(source, folder / "reference", folder / "reference", invariants.hashes(source))
     bench.finish()
     return Bench(source, folder / "reference", folder / "out", bench.before)

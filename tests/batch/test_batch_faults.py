@@ -29,6 +29,15 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> faults.Bench:
     return faults.prepared(tmp_path_factory.mktemp("faults"), ("mobilenet", "shuffle"))
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> faults.Bench:
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "zoo").mkdir()
+    for number, name in enumerate("ab"):
+        tiny(folder / "zoo" / f"{name}.onnx", seed=number)
+    return faults.undisturbed(folder, folder / "zoo")
+
+
 def test_workers_killed_at_random_moments(bench: faults.Bench) -> None:
     assert faults.kill_workers(bench, 3, random.Random(1)) > 0
 
@@ -68,8 +77,8 @@ def test_a_run_asked_to_stop(bench: faults.Bench, number: int) -> None:
     [("run", errno.ENOSPC, 4), ("run", errno.EROFS, 1), ("run", errno.EACCES, 12), ("run", errno.ENOSPC, 20),
      ("worker", errno.ENOSPC, 3), ("worker", errno.EROFS, 4), ("worker", errno.EACCES, 5)],
 )  # fmt: skip
-def test_a_call_that_fails(bench: faults.Bench, tmp_path: Path, where: str, code: int, place: int) -> None:
-    assert faults.fail_call(bench, tmp_path, where, code, place)
+def test_a_call_that_fails(small: faults.Bench, tmp_path: Path, where: str, code: int, place: int) -> None:
+    assert faults.fail_call(small, tmp_path, where, code, place)
 
 
 @pytest.mark.parametrize(("last", "step"), [("bad", 11), ("tiny", 197)])
