@@ -93,14 +93,14 @@ def _search_facts(trials: Sequence[Trial]) -> list[tuple[str, str]]:
 
 
 def _search_table(trials: Sequence[Trial]) -> Table:
-    keys = list(trials[0].reached)
+    keys = [key for key in trials[0] if key not in ("asked", "macs_share", "holds")]
     columns = (
         Column("MACs asked", right=True), Column("MACs kept", right=True),
         *(Column(key, right=True) for key in keys), Column("good enough"),
     )  # fmt: skip
     rows = [
         (
-            share(t.asked, 1), share(t.macs_share, 1), *(amount(key, getattr(t, key)) for key in keys),
+            share(t["asked"], 1), share(t.macs_share, 1), *(amount(key, t[key]) for key in keys),
             "yes" if t.holds else "no",
         )
         for t in trials

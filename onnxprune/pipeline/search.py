@@ -36,7 +36,7 @@ def searched(context: RunContext, judged: Judge | None) -> Candidate:
         reached = {key: judge(candidate.model).drop for key, judge in judges.items()}
         context.watch.lap("measure")
         holds = all(reached[k] <= limits[k] for k in limits)
-        trials.append(Trial.of(asked, share, reached, holds))
+        trials.append(Trial({"asked": asked, "macs_share": share, **reached, "holds": holds}))
         if trials[-1].holds:
             best, high = replace(candidate, reached=reached), min(high, share)
         else:
@@ -60,7 +60,7 @@ def _judges(context: RunContext, judged: Judge | None) -> dict[str, Judge]:
 
 def _none_holds(trials: Sequence[Trial], limits: Mapping[str, float]) -> str:
     last = max(trials, key=lambda trial: trial.macs_share)
-    told = ", ".join(f"{k} {last.reached[k]:.3g} ({limit:.3g} allowed)" for k, limit in limits.items())
+    told = ", ".join(f"{k} {last[k]:.3g} ({limit:.3g} allowed)" for k, limit in limits.items())
     return (
         f"nothing to prune: with {100 * last.macs_share:.1f} % of the MACs left, the most of {len(trials)} "
         f"trials, the result has {told}; allow more"

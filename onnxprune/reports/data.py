@@ -5,7 +5,8 @@ A stage below this room says what it found in a structure of its own; reports ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -110,31 +111,35 @@ class CalibrationReport(Struct, frozen=True):
     chosen: str | None
 
 
-class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One trial of a search: shares of the MACs that were asked for and reached, and what was measured.
+class Trial(Mapping[str, float]):
+    """One trial of a search, by the keys of its JSON.
 
-    drift, drop, others: of the qualities that are sought. holds: whether all of these are good enough.
+    asked, macs_share: of the MACs, what was asked for and what was left; then by name what was measured of
+    each quality that is sought; holds: whether all of these are good enough.
     """
 
-    asked: float
-    macs_share: float
-    drift: float | None = None
-    drop: float | None = None
-    others: Mapping[str, float] = {}
-    holds: bool
+    def __init__(self, values: Mapping[str, float | None]) -> None:
+        """Take values as JSON has them, with null for what is not finite."""
+        self._values = {key: math.inf if value is None else value for key, value in values.items()}
 
-    @classmethod
-    def of(cls, asked: float, share: float, reached: Mapping[str, float], holds: bool) -> Trial:
-        """Tell of a trial; reached: what was measured, by quality."""
-        others = {key: value for key, value in reached.items() if key not in ("drift", "drop")}
-        own = {"drift": reached.get("drift"), "drop": reached.get("drop")}
-        return cls(asked=asked, macs_share=share, others=others, holds=holds, **own)
+    def __getitem__(self, key: str) -> float:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     @property
-    def reached(self) -> dict[str, float]:
-        """Return what was measured, by quality."""
-        own = {"drift": self.drift, "drop": self.drop}
-        return {key: value for key, value in own.items() if value is not None} | dict(self.others)
+    def macs_share(self) -> float:
+        """Return the share of the MACs that was left."""
+        return self["macs_share"]
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether it was good enough."""
+        return bool(self["holds"])
 
 
 class Step(Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -24,7 +25,9 @@ def plain(value: Any) -> Any:
 
 
 def _other(value: Any) -> Any:
-    """Turn numpy's scalars and arrays into numbers and lists, and what is left into text."""
+    """Turn other mappings into dictionaries, numpy's values into numbers and lists, the rest into text."""
+    if isinstance(value, Mapping):
+        return dict(value)
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 

@@ -24,7 +24,7 @@ from msgspec.inspect import (
 
 import onnxprune
 from onnxprune.errors import UsageError
-from onnxprune.reports.data import PruneReport, SensitivityReport
+from onnxprune.reports.data import PruneReport, SensitivityReport, Trial
 from onnxprune.reports.outcome import Outcome
 from onnxprune.reports.plain import SCHEMA_VERSION
 from onnxprune.reports.record import STATUSES, Record, Run
@@ -84,11 +84,18 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 def _converted(data: Mapping[str, Any], kind: type[T], wanted: str) -> T:
     try:
-        return msgspec.convert(_restored(data, type_info(kind)), kind)
+        return msgspec.convert(_restored(data, type_info(kind)), kind, dec_hook=_made)
     except msgspec.ValidationError as error:
         raise UsageError(
             f"expected {wanted} {onnxprune.__version__}: {error}; make a new report with this version"
         ) from error
+
+
+def _made(kind: type, value: Any) -> Any:
+    """Make what has keys of its own: a trial. Raises TypeError, which msgspec tells, for something else."""
+    if kind is Trial and isinstance(value, Mapping) and {"asked", "macs_share", "holds"} <= value.keys():
+        return Trial(value)
+    raise TypeError("expected a trial of a search")
 
 
 def _restored(value: Any, kind: Type) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 from onnxprune.quantities import amount
 from onnxprune.reports.model_page import Page
 from onnxprune.reports.outcome import TARGETS, metric_line
-from onnxprune.reports.plain import plain
 from onnxprune.reports.section import MODEL, SECTIONS, Section
 from onnxprune.reports.wording import proof_line
 
@@ -67,7 +66,7 @@ def context(page: Page) -> Mapping[str, Any]:
     return {
         "proof": proof_line(report.verification), "recovery": report.recovery, "drift": page.outcome.drift,
         "quality": quality, "metric": "" if quality is None else metric_line(quality), "targets": targets,
-        "trials": [plain(t) for t in report.search],
+        "trials": report.search,
     }  # fmt: skip
 
 

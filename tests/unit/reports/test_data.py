@@ -105,8 +105,8 @@ def test_the_parts_of_a_report_are_typed() -> None:
     assert versus is not None
     assert versus.low <= versus.ratio <= versus.high
     assert report.targets["drift"].reached <= report.targets["drift"].limit == 0.9
-    assert report.search[0].drop is None
-    assert any(t.holds and t.drift == report.targets["drift"].reached for t in report.search)
+    assert list(report.search[0]) == ["asked", "macs_share", "drift", "holds"]
+    assert any(t.holds and t["drift"] == report.targets["drift"].reached for t in report.search)
     assert report.drift is not None
     assert report.drift.inputs == "generated"
     assert report.profile is not None

@@ -14,7 +14,7 @@ from onnxprune.errors import UsageError
 from onnxprune.evaluation.validation import Validated
 from onnxprune.oracle.prove import Verification
 from onnxprune.reports.compare import compare
-from onnxprune.reports.data import RecoveryReport, TargetReport
+from onnxprune.reports.data import RecoveryReport, TargetReport, Trial
 from onnxprune.reports.model_page import Page, model_page
 from onnxprune.reports.plain import plain, versioned
 from onnxprune.reports.reading import prune_report, read_json, read_run
@@ -58,6 +58,7 @@ def test_numbers_that_are_not_finite_do_not_stop_a_report(tmp_path: Path) -> Non
         recovery=RecoveryReport("ls", 4, 1, math.inf, math.nan),
         validation=Validated("psnr", 100.0, -math.inf, math.inf, 1.0, False, 4),
         targets={"drift": TargetReport(0.1, math.inf)},
+        search=(Trial({"asked": 0.5, "macs_share": 0.5, "drift": math.inf, "holds": False}),),
     )
     write_all(run_of(record("odd", "gate-failed", odd)), tmp_path)
     (found,) = read_run(tmp_path / "report.json").records
@@ -66,6 +67,7 @@ def test_numbers_that_are_not_finite_do_not_stop_a_report(tmp_path: Path) -> Non
     assert back.missed == ("drift",)
     page = harmless(model_page(Page(back, {})))
     assert "not finite" in page.text
+    assert back.search == odd.search
     assert back.recovery == RecoveryReport("ls", 4, 1, math.inf, math.inf)
 
 
