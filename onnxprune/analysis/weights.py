@@ -249,7 +249,7 @@ def _parts(value: _Value) -> Iterable[tuple[Constant, np.ndarray | None]]:
 
 def _places(constant: Constant) -> np.ndarray:
     size = constant.size
-    return np.arange(1, size + 1, dtype=np.int32 if size < 2**31 else np.int64).reshape(constant.shape)
+    return np.arange(1, size + 1, dtype=np.int32 if size < 2**31 - 1 else np.int64).reshape(constant.shape)
 
 
 def _integers(value: _Value) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 LEVELS = 16
-# Channel shuffles and detectors are solved at the first node; more refine what barely differs.
+# What models ask for is solved at the first node; further ones refine what barely differs.
 MOST_NODES = 100
 MOST_ENTRIES = 50_000  # of the matrix: some 5 s of one core a level
 
