@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -114,17 +114,22 @@ class Patch:
 
     def remove_unread(self, candidates: set[str]) -> None:
         """Leave out nodes that make only these tensors and have no reader, and what only they read."""
-        while True:
-            unread = candidates - _read(self.nodes(), self.model.graph)
-            removed = [
-                place
-                for place in range(len(self.model.graph.node))
-                if place not in self._removed and _makes_only(self.node(place), unread)
-            ]
-            if not removed:
-                return
-            self._removed.update(removed)
-            candidates = candidates.union(*(self.node(place).input for place in removed))
+        graph, candidates = self.model.graph, set(candidates)
+        readers = Counter(info.name for info in graph.output)
+        readers.update(name for node in self.nodes() for name in _reads(node))
+        makers = {name: place for place in range(len(graph.node)) for name in self.node(place).output}
+        waiting = [name for name in candidates if not readers[name]]
+        while waiting:
+            place = makers.get(waiting.pop())
+            if place is None or place in self._removed:
+                continue
+            node = self.node(place)
+            if all(name in candidates and not readers[name] for name in node.output):
+                self._removed.add(place)
+                read = [name for name in _reads(node) if name]
+                candidates.update(read)
+                readers.subtract(read)
+                waiting += [name for name in read if not readers[name]]
 
     # --- changing tensors
 
@@ -275,18 +280,13 @@ def _touched(nodes: Iterable[NodeProto]) -> set[str]:
     return names
 
 
-def _read(nodes: Iterable[NodeProto], graph: onnx.GraphProto) -> set[str]:
-    """Return the tensors that nodes read, in subgraphs as well, and the outputs of the graph."""
-    names = {info.name for info in graph.output}
-    for node in nodes:
-        names.update(node.input)
-        for inner in subgraphs(node):
-            names |= _read(inner.node, inner)
-    return names
-
-
-def _makes_only(node: NodeProto, names: set[str]) -> bool:
-    return bool(node.output) and names.issuperset(node.output)
+def _reads(node: NodeProto) -> Iterator[str]:
+    """List the tensors that a node reads, and those that its subgraphs read or put out."""
+    yield from node.input
+    for inner in subgraphs(node):
+        for other in inner.node:
+            yield from _reads(other)
+        yield from (info.name for info in inner.output)
 
 
 def _attribute(name: str, value: Any, base: AttributeProto | None) -> AttributeProto:

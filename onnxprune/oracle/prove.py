@@ -120,11 +120,13 @@ def compare(tensor: str, case: str, pruned: np.ndarray, masked: np.ndarray, slac
         same = np.array_equal(pruned, masked)
         return Difference(tensor, case, 0.0 if same else 1.0, 1e-6, 0.0)
     finite = np.isfinite(masked)
-    if not np.array_equal(pruned[~finite], masked[~finite], equal_nan=True):
-        return Difference(tensor, case, float("inf"), 1.0, 0.0)
-    wide = masked[finite].astype(np.float64)
+    if not finite.all():
+        if not np.array_equal(pruned[~finite], masked[~finite], equal_nan=True):
+            return Difference(tensor, case, float("inf"), 1.0, 0.0)
+        pruned, masked = pruned[finite], masked[finite]
+    wide = masked.ravel().astype(np.float64)
     largest = float(np.abs(wide).max(initial=0.0))
-    error = float(np.abs(pruned[finite].astype(np.float64) - wide).max(initial=0.0))
+    error = float(np.abs(pruned.ravel().astype(np.float64) - wide).max(initial=0.0))
     tolerance = relative_tolerance(masked.dtype) * largest + 1e-6 + slack
     signal = float(wide.std()) if wide.size > 1 else largest
     return Difference(tensor, case, error, tolerance, signal)
