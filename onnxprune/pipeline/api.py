@@ -46,6 +46,10 @@ def inspect(
 
     inline: which model-local functions are written out, as in PruneSettings. Raises ModelError for a
     model that cannot be read, UsageError where no input runs it.
+
+    >>> report = inspect("models/digits_resnet.onnx")
+    >>> report.quantities.macs, len(report.groups)
+    (18654464, 11)
     """
     loaded = load(model)
     check_given(loaded.model, input_shapes or {}, input_values or {})
@@ -67,6 +71,11 @@ def sensitivity(
     picture: a file for the result as SVG. progress: called with a stage, the steps done, and of how
     many. Raises ModelError for a model that cannot be read, UsageError for data that does not fit it,
     NothingToPrune where it has no groups, UnprovedError where onnxruntime cannot run it.
+
+    >>> settings = SensitivitySettings(calib="models/digits_calib.npz", shares=(0.5,), samples=32)
+    >>> report = sensitivity("models/digits_resnet.onnx", settings)
+    >>> [point.share for point in report.groups[0].points]
+    [0.5]
     """
     begun = perf_counter()
     if picture is not None:
@@ -101,6 +110,12 @@ def verify(
     """Check that a model is what the plan makes of the original, and prove the plan.
 
     Raises UsageError for a plan that does not fit the original, UnprovedError where nothing runs.
+
+    >>> from onnxprune import PruneSettings
+    >>> original = "models/digits_shuffle.onnx"
+    >>> result = prune(original, PruneSettings(ratio=0.5, bench=False))
+    >>> verify(result.model, original, result.plan).matches_plan
+    True
     """
     return verified(load(pruned).model, load(original), plan, input_values or {}, seed, progress)
 
@@ -115,6 +130,10 @@ def bench(
 
     Raises ModelError for a model that cannot be read, UsageError for a provider that is not installed and
     where the first model's inputs do not run all of them.
+
+    >>> timings = bench(["models/digits_resnet.onnx"], BenchSettings(seconds=0.2)).timings
+    >>> timings[0].median_ms > 0
+    True
     """
     chosen = settings or BenchSettings()
     check_provider(chosen.provider)
@@ -138,6 +157,10 @@ def sparsify(
     """Zero weights by magnitude, or in an N:M pattern; write the model where an output is given.
 
     Raises UsageError for settings that make no sense, ModelError for a model that cannot be read.
+
+    >>> result = sparsify("models/digits_resnet.onnx", SparsifySettings(sparsity=0.5))
+    >>> round(result.report.sparsity, 2)
+    0.5
     """
     if output is not None:
         check_output(output, model if isinstance(model, (str, os.PathLike)) else None, force)

@@ -51,6 +51,11 @@ def apply(
 
     input_values: inputs to run the model with, where those generated do not do. progress: as `prune` calls
     it. Raises UsageError for a plan that does not fit the model or does not replay, and as `prune` does.
+
+    >>> from onnxprune import PruneSettings, prune
+    >>> first = prune("models/digits_resnet.onnx", PruneSettings(ratio=0.5, bench=False))
+    >>> apply("models/digits_resnet.onnx", first.plan).report.after == first.report.after
+    True
     """
     watch = Stopwatch(progress)
     if output is not None:
