@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -389,11 +389,11 @@ def test_models_beyond_the_limit_of_protobuf_run(monkeypatch: pytest.MonkeyPatch
     assert run_shapes(model, feeds, ["y"])["y"] == ValueInfo(FLOAT, (1, 32))
 
 
-# --- time
+# --- cost
 
 
-def test_inference_is_fast() -> None:
-    """3,600 nodes; the bar is loose, the machine may be busy."""
+def test_inference_does_not_carry_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3,600 nodes, 20 MB of weights."""
     nodes, last = [], "x"
     for index in range(1200):
         nodes.append(helper.make_node("MatMul", [last, f"w{index % 20}"], [f"a{index}"]))
@@ -402,10 +402,15 @@ def test_inference_is_fast() -> None:
     nodes.append(helper.make_node("Identity", [last], ["y"]))
     tensors = [floats(f"w{i}", 512, 512) for i in range(20)]
     model = build([info("x", FLOAT, "N", 512)], nodes, [*tensors, floats("b", 512)])
-    best = 9.0
-    for _ in range(3):
-        start = time.perf_counter()
-        found = infer(model, {"x": (1, 512)})
-        best = min(best, time.perf_counter() - start)
-    assert found["y"].shape == (1, 512)
-    assert best < 0.5
+    seen: list[int] = []
+    plain = onnx.shape_inference.infer_shapes
+
+    def watched(given: onnx.ModelProto, *args: Any, **options: Any) -> onnx.ModelProto:
+        seen.append(given.ByteSize())
+        return plain(given, *args, **options)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", watched)
+    assert infer(model, {"x": (1, 512)})["y"].shape == (1, 512)
+    assert model.ByteSize() > 20_000_000
+    assert seen
+    assert max(seen) < 1_000_000  # the weights stay where they are

@@ -7,9 +7,7 @@ import hashlib
 import io
 import os
 import pickle
-import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -357,22 +355,3 @@ def test_cache_with_models_in_folders_of_a_snapshot(depth: int, tmp_path: Path) 
     (inner / "m.onnx").unlink()
     (blobs / "1111").rename(inner / "m.onnx")
     refused(inner / "m.onnx", "outside the model's folder", "cp -rL")
-
-
-def test_loading_costs_little_more_than_onnx(tmp_path: Path) -> None:
-    tensors = [numpy_helper.from_array(np.ones((1024, 1024), np.float32), f"w{i}") for i in range(12)]
-    nodes = [helper.make_node("MatMul", [f"t{i}", f"w{i}"], [f"t{i + 1}"]) for i in range(12)]
-    graph = helper.make_graph(nodes, "g", [info("t0", 1, 1024)], [info("t12", 1, 1024)], tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path = tmp_path / "m.onnx"
-    path.write_bytes(dump(model))
-    assert best_of(lambda: load(path)) < 3 * best_of(lambda: onnx.load(path)) + 0.02
-
-
-def best_of(action: Callable[[], object]) -> float:
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
