@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.data.read import Calibration, spread
+from onnxprune.data.read import spread
 
 
 @pytest.mark.parametrize(
@@ -17,10 +17,3 @@ def test_items_are_chosen_evenly(most: int, found: list[int]) -> None:
 def test_no_more_are_chosen_than_there_are() -> None:
     assert spread("abc", 7) == ["a", "b", "c"]
     assert spread([], 3) == []
-
-
-def test_data_says_where_it_comes_from() -> None:
-    given = Calibration((), 12)
-    assert given.to_dict() == {"source": "given", "samples": 12, "chosen": None}
-    made = Calibration((), 12, "matched to 3 BatchNormalizations")
-    assert made.to_dict() == {"source": "synthesised", "samples": 12, "chosen": made.synthesised}

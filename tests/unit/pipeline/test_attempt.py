@@ -7,10 +7,10 @@ from dataclasses import replace
 import onnx
 import pytest
 from onnx import numpy_helper
-from onnxprune.model.io import load
 
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
+from onnxprune.analysis.load import load
 from onnxprune.errors import NothingToPrune, UnprovedError
 from onnxprune.oracle.cases import cases
 from onnxprune.pipeline import attempt as attempting

@@ -11,8 +11,9 @@ from onnx import helper
 import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.data.read import Calibration
-from onnxprune.pipeline.report import cautions, stamped
+from onnxprune.pipeline.report import calibration_report, cautions, stamped
 from onnxprune.recovery.repair import Recovery
+from onnxprune.reports.data import CalibrationReport
 from tests.unit.recovery.examples import dense
 
 SETTINGS = PruneSettings(ratio=0.5, align=1, bench=False)
@@ -29,7 +30,7 @@ def test_the_report_tells_what_was_asked_and_kept() -> None:
 def test_with_limits_all_channels_were_to_stay() -> None:
     report = onnxprune.prune(dense(), replace(SETTINGS, ratio=None, targets={"params": 0.5})).report
     assert all(g.asked == g.channels for g in report.groups)
-    assert report.targets["params"]["reached"] <= report.targets["params"]["limit"]
+    assert report.targets["params"].reached <= report.targets["params"].limit
 
 
 def test_a_model_is_stamped_once() -> None:
@@ -59,3 +60,9 @@ def test_data_that_is_made_up_or_does_not_fit_is_warned_of(
 ) -> None:
     repair = Recovery(dense(), dense(), "refit", samples, 1.0, 0.5)
     assert len(cautions(Calibration((), 10, synthesised), repair)) == count
+
+
+def test_calibration_data_says_where_it_comes_from() -> None:
+    assert calibration_report(Calibration((), 12)) == CalibrationReport("given", 12, None)
+    made = calibration_report(Calibration((), 12, "matched to 3 BatchNormalizations"))
+    assert made == CalibrationReport("synthesised", 12, "matched to 3 BatchNormalizations")

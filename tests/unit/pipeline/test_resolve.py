@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnxprune.model.io import Loaded, load
 
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import Analysis, analyse
+from onnxprune.analysis.load import load
 from onnxprune.errors import NothingToPrune, UsageError
+from onnxprune.model.load import Loaded
 from onnxprune.pipeline import resolve
 from onnxprune.pipeline.resolve import (
     gathered,

@@ -12,7 +12,7 @@ import pytest
 import scipy.optimize
 
 from onnxprune.analysis.analyse import analyse
-from onnxprune.model.load import load
+from onnxprune.analysis.load import load
 from onnxprune.planning import balance
 from onnxprune.planning.balance import BalanceProblem, nested_removals
 from onnxprune.planning.constraints import Granularity, bundles
