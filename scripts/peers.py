@@ -58,7 +58,7 @@ def onnxsim(path: Path) -> Outcome:
     from coverage import ran
     from onnxsim.pruning import apply_attention_head_pruning, apply_structured_pruning
 
-    from onnxprune.analysis.parameters import parameters
+    from onnxprune.analysis.cost import parameters
 
     start = perf_counter()
     original = onnx.load(path)

@@ -1,7 +1,8 @@
-"""From a loaded model to units: shapes, trace, groups."""
+"""From a file to units: functions inlined, weights checked, shapes, trace, groups."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,18 +11,124 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.analysis.parameters import with_codes
+from onnxprune.analysis.cost import with_codes
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.units import Units, build_units
-from onnxprune.errors import UnprovedError, UsageError
+from onnxprune.errors import ModelError, UnprovedError, UsageError
+from onnxprune.model import load as files
 from onnxprune.model.collection import uncollected
 from onnxprune.model.feeds import find_feeds
-from onnxprune.model.graph import network
+from onnxprune.model.flow import node_name
+from onnxprune.model.graph import is_constant, network, opsets_of
 from onnxprune.model.imported import to_graph
+from onnxprune.model.inline import FunctionId, Inlined, inline, shown
 from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.shapes import ShapeReader, default_sizes
 from onnxprune.model.upcast import runnable
-from onnxprune.rules import load_plugins
+from onnxprune.rules import REGISTRY, load_plugins
+from onnxprune.rules.fits import Dims, Meeting
+from onnxprune.rules.registry import facets_of
+from onnxprune.settings import PruneSettings
+from onnxprune.settings.option import options_of
+
+
+def inlined(model: onnx.ModelProto, which: str = "auto") -> Inlined:
+    """Write out calls of model-local functions on a copy; a model without such is returned as it is.
+
+    which: auto, those whose operator has no rule; all; none. Raises as `model.inlining.inline`.
+    """
+    options_of(PruneSettings)["inline"].kind.check("--inline", which)
+    if which == "none" or not model.functions:
+        return Inlined(model)
+    load_plugins()
+    opsets = opsets_of(model)
+
+    def wanted(key: FunctionId) -> bool:
+        return which == "all" or REGISTRY.find(key[0], key[1], opsets.get(key[0], 1)) is None
+
+    return inline(model, wanted)
+
+
+def inlined_again(model: onnx.ModelProto, names: list[str]) -> Inlined:
+    """Write out the functions that a plan names.
+
+    Raises UsageError where the model does not call them.
+    """
+    if not names:
+        return Inlined(model)
+    result = inline(model, lambda key: shown(key) in names)
+    missing = sorted(set(names) - set(result.names))
+    if missing:
+        raise UsageError(f"the plan inlines function '{missing[0]}', which this model does not call")
+    return result
+
+
+MeetingShapes = dict[str, Dims]
+
+
+def load(given: str | os.PathLike[str] | bytes | onnx.ModelProto) -> files.Loaded:
+    """Read a model from a path, from bytes or from a ModelProto, which is not changed.
+
+    Raises ModelError for a file or model that cannot be used.
+    """
+    return files.load(given, check_weights)
+
+
+def check_weights(bare: onnx.ModelProto) -> tuple[str, ...]:
+    """Check the weights of a model without their bytes against the sizes of what they meet.
+
+    Returns what shape inference has to say of other operators, as warnings. Raises ModelError for the
+    first weight that does not fit or has no channels. Clears the model's stored shapes.
+    """
+    bare.graph.ClearField("value_info")
+    for info in bare.graph.output:
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.ClearField("shape")
+    warning: tuple[str, ...] = ()
+    try:
+        inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+        warning = (f"shape inference: {' '.join(str(error).split())}",)
+        inferred = _lenient(bare)
+    shapes = _shapes(inferred)
+    constants = {t.name for t in bare.graph.initializer}
+    constants.update(o for n in bare.graph.node if is_constant(n.op_type, n.domain) for o in n.output)
+    opsets = opsets_of(bare)
+    for node in bare.graph.node:
+        fits = facets_of(node, opsets).fits
+        if fits is not None:
+            _refuse_empty(node, constants, shapes)
+            for place, finding in fits(Meeting(node, shapes)):
+                where = f"{node_name(node)}: tensor '{node.input[place]}'"
+                raise ModelError(f"{where} {finding}; export the model again")
+    return warning
+
+
+def _lenient(bare: onnx.ModelProto) -> onnx.GraphProto:
+    try:
+        return onnx.shape_inference.infer_shapes(bare).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError):
+        # What strict inference said of it is the warning; the stored shapes remain to check against.
+        return bare.graph
+
+
+def _shapes(graph: onnx.GraphProto) -> MeetingShapes:
+    shapes: MeetingShapes = {}
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        kind = info.type.tensor_type
+        if kind.HasField("shape"):
+            shapes[info.name] = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+    for tensor in graph.initializer:
+        shapes[tensor.name] = list(tensor.dims)
+    return shapes
+
+
+def _refuse_empty(node: onnx.NodeProto, constants: set[str], shapes: MeetingShapes) -> None:
+    for name in node.input:
+        if name in constants and 0 in shapes.get(name, ()):
+            got = f"tensor '{name}' has dims {shapes[name]}, expected at least one channel"
+            raise ModelError(f"{node_name(node)}: {got}; export the model again")
+
 
 Shapes = Mapping[str, "tuple[int | None, ...]"]
 

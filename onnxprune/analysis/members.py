@@ -13,9 +13,8 @@ from functools import partial
 import numpy as np
 
 from onnxprune.analysis.axes import joined
-from onnxprune.analysis.dequantize import decoded
-from onnxprune.analysis.readers import Readers, is_decoder
-from onnxprune.analysis.records import CARRIES, PRODUCES, Entry, Slot
+from onnxprune.analysis.labels import CARRIES, PRODUCES, Entry, Slot
+from onnxprune.analysis.readers import Readers, decoded, is_decoder
 from onnxprune.analysis.trace import Step
 from onnxprune.analysis.units import Units
 from onnxprune.model.graph import Stored

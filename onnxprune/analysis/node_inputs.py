@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from onnxprune.analysis.axes import Block, Coords, coords_of, same_coords
-from onnxprune.analysis.records import Met, View
+from onnxprune.analysis.labels import Met, View
 from onnxprune.analysis.replay_state import ClashError, ReplayState
 from onnxprune.analysis.trace import Step
 from onnxprune.rules.signature import Signature

@@ -11,9 +11,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from onnxprune.analysis.axes import Block, constant_subscripts, joined, split_axes, subscript_sizes, without
-from onnxprune.analysis.labels import Factor, LabelConstraints, Pin
+from onnxprune.analysis.labels import (
+    CARRIES,
+    CONSUMES,
+    PRODUCES,
+    Cluster,
+    Entry,
+    Factor,
+    LabelConstraints,
+    Met,
+    Operand,
+    Pin,
+    Slot,
+    View,
+)
 from onnxprune.analysis.output_labels import OutputLabels
-from onnxprune.analysis.records import CARRIES, CONSUMES, PRODUCES, Cluster, Entry, Met, Operand, Slot, View
 from onnxprune.rules.signature import Axes, Axis, Signature, Site
 
 

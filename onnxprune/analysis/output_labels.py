@@ -8,8 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from onnxprune.analysis.axes import Block, merged, without
-from onnxprune.analysis.labels import Factor, LabelConstraints, Labelled
-from onnxprune.analysis.records import Cluster, OutFactor
+from onnxprune.analysis.labels import Cluster, Factor, LabelConstraints, Labelled, OutFactor
 from onnxprune.rules.signature import Axes, Signature, Site, Take
 
 

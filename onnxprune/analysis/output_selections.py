@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.analysis.axes import Coords, axis_size, coords_of, ramp
+from onnxprune.analysis.labels import OutFactor
 from onnxprune.analysis.node_inputs import NodeInputs
-from onnxprune.analysis.records import OutFactor
 from onnxprune.analysis.replay_state import ClashError, Kept
 from onnxprune.rules.signature import INDEXED, Axes, Take
 

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from onnxprune.analysis.labels import PRODUCES
 from onnxprune.analysis.members import members
-from onnxprune.analysis.records import PRODUCES
 from onnxprune.analysis.units import Units
 from onnxprune.errors import UsageError, nearest
 

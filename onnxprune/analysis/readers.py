@@ -1,10 +1,15 @@
-"""Who reads what DequantizeLinear makes of a constant: not every axis of it brings channels."""
+"""Quantised constants: who reads what is made of them, and the real numbers their codes stand for."""
 
 from __future__ import annotations
 
-from onnxprune.analysis.axes import Block
-from onnxprune.analysis.records import CARRIES, CONSUMES, PRODUCES
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnxprune.analysis.axes import Block, axis_size
+from onnxprune.analysis.labels import CARRIES, CONSUMES, PRODUCES
 from onnxprune.analysis.trace import Step, Trace
+from onnxprune.rules.signature import Axes, Code, Signature
 
 
 class Readers:
@@ -62,3 +67,42 @@ def is_decoder(step: Step) -> bool:
     first = step.operands[0] if step.operands else None
     how = step.facets.quantisation
     return how is not None and how.decodes and first is not None and first.stored is not None
+
+
+def spread(values: np.ndarray, own: Axes, target: Axes, sizes: Mapping[str, int]) -> np.ndarray:
+    """Broadcast a scale or zero point to the tensor that it belongs to.
+
+    own: its axes [P…]; target: those of the tensor [A…]; returns [A…], or a scalar where it holds one value.
+    """
+    if values.size == 1:
+        return values.reshape(())
+    subscripts = [x for axis in own for x in axis]
+    whole = [x for axis in target for x in axis]
+    grid = values.reshape([sizes[x] for x in subscripts])
+    grid = grid.transpose(sorted(range(len(subscripts)), key=lambda i: whole.index(subscripts[i])))
+    wide = grid[tuple(slice(None) if x in subscripts else None for x in whole)]
+    full = np.broadcast_to(wide, [sizes[x] for x in whole])
+    return full.reshape([axis_size(axis, sizes) for axis in target])
+
+
+def stored_param(step: Step, operand: int, param: int | None) -> np.ndarray | None:
+    """Return a stored scale or zero point, spread to the operand; None where there is none in the file."""
+    verdict = step.verdict
+    found = step.operands[param] if param is not None and param < len(step.operands) else None
+    if found is None or found.stored is None or not isinstance(verdict, Signature) or step.met is None:
+        return None
+    assert param is not None
+    target = verdict.inputs[operand]
+    own = verdict.inputs[param]
+    assert target is not None
+    assert own is not None
+    return spread(np.asarray(found.stored.values), own, target, step.met.sizes)
+
+
+def decoded(codes: np.ndarray, step: Step, operand: int, code: Code) -> np.ndarray:
+    """Return the real numbers (q - zero) * scale that the codes at an operand stand for, in float32."""
+    wide = codes.astype(np.float32)
+    zero, scale = stored_param(step, operand, code.zero), stored_param(step, operand, code.scale)
+    if zero is not None:
+        wide = wide - zero.astype(np.float32)
+    return wide if scale is None else wide * scale.astype(np.float32)

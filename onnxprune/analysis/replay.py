@@ -10,18 +10,138 @@ the repaired attributes and shape inputs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxprune.analysis.constants import evaluate
-from onnxprune.analysis.records import Met
-from onnxprune.analysis.replay_node import replay_node
-from onnxprune.analysis.replay_state import ClashError, Conflict, Cut, Kept, Replayed, ReplayState, Rescale
+from onnxprune.analysis.labels import Met, Slot
+from onnxprune.analysis.node_inputs import NodeInputs
+from onnxprune.analysis.output_selections import output_selections
+from onnxprune.analysis.replay_state import (
+    ClashError,
+    Conflict,
+    Cut,
+    Kept,
+    Mean,
+    Replayed,
+    ReplayState,
+    Rescale,
+)
 from onnxprune.analysis.trace import Step, Trace
 from onnxprune.analysis.units import Units
-from onnxprune.rules.signature import Pinned
+from onnxprune.rules.signature import Arithmetic, Fix, Pinned, Shrunk
 from onnxprune.rules.values import Known
+
+CLOSE = 1e-6
+
+
+def note_sum(arrived: NodeInputs) -> None:
+    """Remember how many elements a node adds up, before and after the removal."""
+    step, signature = arrived.step, arrived.signature
+    axes = signature.inputs[0] if signature.inputs else None
+    if step.facets.arithmetic is not Arithmetic.TOTAL or axes is None:
+        return
+    gone = {x for axis in axes for x in axis} - signature.kept_subscripts()
+    before = int(np.prod([arrived.met.sizes[x] for x in gone], dtype=np.int64))
+    after = int(np.prod([arrived.sizes[x] for x in gone], dtype=np.int64))
+    if before != after:
+        arrived.shadow.sums[step.node.outputs[0].name] = (before, after)
+
+
+def follow_mean(arrived: NodeInputs) -> dict[int, np.ndarray]:
+    """Repair the divisor of a sum over a pruned axis; return what run-time values must be, by input."""
+    step, shadow = arrived.step, arrived.shadow
+    divides = step.facets.arithmetic is Arithmetic.QUOTIENT
+    if not shadow.sums or not (divides or step.facets.arithmetic is Arithmetic.PRODUCT):
+        return {}
+    for place, other in ((0, 1), (1, 0)):
+        counts = shadow.sums.get(step.node.inputs[place].name)
+        value = step.site.value(other)
+        if counts is None or value is None or value.size != 1 or value.dtype.kind != "f":
+            continue
+        if divides and place == 1:
+            continue
+        before, after = counts
+        if (
+            abs(float(value.ravel()[0]) * (1.0 if divides else before) / (before if divides else 1.0) - 1.0)
+            > CLOSE
+        ):
+            continue
+        factor = after / before if divides else before / after
+        shadow.result.means.append(Mean(step.number, other, factor))
+        new = (value.astype(np.float64) * factor).astype(value.dtype)
+        if step.node.inputs[other].name in shadow.known:
+            return {other: new}
+        shadow.result.fixes.append((step.number, Fix(other, tuple(new.ravel().tolist()))))
+    return {}
+
+
+def replay_node(shadow: ReplayState, step: Step, met: Met) -> None:
+    """Replay a node whose labels met.
+
+    Raises ClashError where the shrunk node would not compute what the masked original does.
+    """
+    arrived = NodeInputs(shadow, step, met)
+    outputs = output_selections(arrived)
+    for slot in met.slots:
+        _cut(arrived, slot)
+    changed = arrived.sizes != met.sizes or any(ref is not None for _, ref in arrived.refs)
+    at_run_time = any(t.name in shadow.known for t in step.node.inputs)
+    fixed = _repair(arrived, outputs) if changed or at_run_time else {}
+    note_sum(arrived)
+    shadow.require_values(step, fixed | follow_mean(arrived))
+    if changed:
+        shadow.result.sizes[step.number] = arrived.sizes
+        shadow.result.refs[step.number] = arrived.refs
+    for tensor, kept in zip(step.node.outputs, outputs, strict=False):
+        if tensor.name and kept is not None:
+            shadow.result.tensors[tensor.name] = kept
+
+
+def _cut(arrived: NodeInputs, slot: Slot) -> None:
+    picks = []
+    for entry in slot.entries:
+        coords = arrived.block(entry.block)
+        if coords is not None:
+            picks.append((entry.block, coords))
+    if picks:
+        cut = Cut(arrived.step.number, slot, tuple(picks), arrived.sizes, arrived.met.sizes)
+        arrived.shadow.result.cuts.append(cut)
+
+
+def _repair(arrived: NodeInputs, outputs: Sequence[Kept | None]) -> dict[int, np.ndarray]:
+    """Record the fixes of stored values; return what run-time values must be, by input."""
+    shadow, step, repair = arrived.shadow, arrived.step, arrived.met.signature.repair
+    if repair is None:
+        return {}
+    inputs = tuple(
+        None if o is None else o.labelled.shape if o.stored is not None else shadow.kept(o.tensor).shape
+        for o in step.operands
+    )
+    shapes = tuple(None if k is None else k.shape for k in outputs)
+    fixed: dict[int, np.ndarray] = {}
+    for fix in repair(step.site, Shrunk(arrived.sizes, inputs, shapes, arrived.picked)):
+        place = fix.where
+        if isinstance(place, int) and place < len(step.node.inputs):
+            now = shadow.known.get(step.node.inputs[place].name)
+            if now is not None:
+                wanted = np.asarray(fix.value)
+                shaped = isinstance(fix.value, np.ndarray)
+                fixed[place] = wanted if shaped else wanted.reshape(now.value.shape)
+                continue
+        if _changes(step, fix):
+            shadow.result.fixes.append((step.number, fix))
+    return fixed
+
+
+def _changes(step: Step, fix: Fix) -> bool:
+    if isinstance(fix.where, str):
+        return step.site.attrs.get(fix.where) != fix.listed()
+    before = step.site.value(fix.where)
+    return before is None or not np.array_equal(np.ravel(before), np.ravel(np.asarray(fix.value)))
+
 
 NO_CHANNELS = "its axis holds no channels"
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.analysis.axes import Block, Coords, rectangle
-from onnxprune.analysis.labels import Labelled
-from onnxprune.analysis.records import Slot
+from onnxprune.analysis.labels import Labelled, Slot
 from onnxprune.analysis.trace import Step, Trace
 from onnxprune.rules.selection import counts_through
 from onnxprune.rules.signature import Fix, Shape

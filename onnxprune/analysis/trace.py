@@ -9,15 +9,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.analysis.constants import evaluate
-from onnxprune.analysis.labels import Factor, LabelConstraints, Labelled, Pin
+from onnxprune.analysis.labels import Factor, LabelConstraints, Labelled, Met, Operand, Pin
 from onnxprune.analysis.node_propagation import NodePropagation
-from onnxprune.analysis.records import Met, Operand
-from onnxprune.model.graph import Network
-from onnxprune.model.structure import is_alias, is_constant
+from onnxprune.model.graph import Network, is_alias, is_constant
 from onnxprune.model.tensors import volume
-from onnxprune.rules.facets import Facets
 from onnxprune.rules.registry import REGISTRY, Registry
-from onnxprune.rules.signature import NO_RULE, Pinned, Shape, Signature, Site, Verdict
+from onnxprune.rules.signature import NO_RULE, Facets, Pinned, Shape, Signature, Site, Verdict
 from onnxprune.rules.values import Known
 
 SMALL = 4096

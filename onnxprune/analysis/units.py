@@ -10,9 +10,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from onnxprune.analysis.labels import Family, Pin
+from onnxprune.analysis.labels import PRODUCES, Family, Pin, Slot
 from onnxprune.analysis.readers import Readers, is_decoder
-from onnxprune.analysis.records import PRODUCES, Slot
 from onnxprune.analysis.trace import Trace
 
 

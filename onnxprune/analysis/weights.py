@@ -18,8 +18,7 @@ from onnx import TensorProto, helper
 from onnxprune.analysis.axes import joined
 from onnxprune.analysis.supposed import supposed
 from onnxprune.model.constant import Constant
-from onnxprune.model.domains import opsets_of, plain
-from onnxprune.model.structure import is_alias, is_constant
+from onnxprune.model.graph import is_alias, is_constant, opsets_of, plain
 from onnxprune.model.tensors import is_float, subgraphs, volume
 from onnxprune.rules import REGISTRY, Facets
 from onnxprune.rules.signature import Shape, Signature

@@ -26,7 +26,7 @@ from onnxprune.batches.sources import SourceEntry
 from onnxprune.batches.watch import Watch
 from onnxprune.errors import ResourceError, UsageError, printable
 from onnxprune.model.machine import cores, memory_of_one
-from onnxprune.reports.environment import environment
+from onnxprune.reports.facts import environment
 from onnxprune.reports.record import Record, Run
 from onnxprune.reports.writing import write_all
 from onnxprune.settings import PruneSettings

@@ -258,7 +258,7 @@ def _inputs(options: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str,
 
 def _loaded(path: Path, shapes: Mapping[str, Any], values: Mapping[str, Any]) -> onnx.ModelProto:
     """Load a model, and refuse sizes and values that its inputs do not take."""
-    from onnxprune.analysis.load import load
+    from onnxprune.analysis.analyse import load
     from onnxprune.model.feeds import check_given
 
     model = load(path).model

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.analysis.axes import joined
-from onnxprune.analysis.records import Slot
+from onnxprune.analysis.labels import Slot
 from onnxprune.analysis.trace import Step
 from onnxprune.analysis.units import Units
 from onnxprune.rules.signature import Axes, Signature

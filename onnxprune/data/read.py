@@ -17,7 +17,7 @@ import onnx
 from onnxprune.data.scripts import function_in, guarded
 from onnxprune.errors import UsageError
 from onnxprune.model.feeds import np_dtype
-from onnxprune.model.interface import InputSpec, input_specs
+from onnxprune.model.graph import InputSpec, input_specs
 from onnxprune.settings.kinds import is_script
 
 Feeds: TypeAlias = dict[str, np.ndarray]

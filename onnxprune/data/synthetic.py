@@ -20,7 +20,7 @@ from onnxprune.data.images import is_image, is_last, random_images
 from onnxprune.data.read import Calibration, read_calibration
 from onnxprune.errors import UsageError
 from onnxprune.model.feeds import feeds_for
-from onnxprune.model.inline import opsets_of
+from onnxprune.model.graph import opsets_of
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors, with_outputs
 from onnxprune.rules.registry import facets_of
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError
-from onnxprune.model.domains import opsets_of, plain
 from onnxprune.model.flow import check_flow, node_name
+from onnxprune.model.graph import opsets_of, plain
 from onnxprune.model.tensors import (
     all_nodes,
     all_tensors,

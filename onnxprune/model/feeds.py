@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import UsageError
-from onnxprune.model.interface import InputSpec, input_specs
+from onnxprune.model.graph import InputSpec, input_specs
 from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.model.sizes import Given, Sizes, check_name, default_sizes, shown_inputs

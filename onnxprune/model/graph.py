@@ -1,4 +1,4 @@
-"""Queries on the graph: its nodes, its stored constants and who reads them."""
+"""Queries on the graph: its nodes, domains, constants, declared inputs, and who reads what."""
 
 from __future__ import annotations
 
@@ -13,11 +13,82 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from onnxprune.model.imported import SharedValues
 from onnxprune.model.mapped import HEAVY
-from onnxprune.model.quantized import is_parameter
-from onnxprune.model.structure import is_alias, is_constant
-from onnxprune.model.tensors import bits_of, volume
-from onnxprune.model.values import SharedValues
+from onnxprune.model.tensors import bits_of, is_parameter, volume
+
+_SPELLED = "ai.onnx"
+
+
+def plain(domain: str) -> str:
+    """Return a domain, the standard one under its empty name."""
+    return "" if domain == _SPELLED else domain
+
+
+def opsets_of(holder: onnx.ModelProto | onnx.FunctionProto) -> dict[str, int]:
+    """Return versions by domain, the standard one under its empty name."""
+    return {plain(o.domain): o.version for o in holder.opset_import}
+
+
+STANDARD = ("", "ai.onnx")
+
+
+def is_constant(op: str, domain: str | None) -> bool:
+    """Tell whether a node of this type holds a tensor (https://onnx.ai/onnx/operators/onnx__Constant.html)."""
+    return op == "Constant" and (domain or "") in STANDARD
+
+
+def is_alias(op: str, domain: str | None) -> bool:
+    """Tell whether a node of this type is a name of its input and no more."""
+    return op == "Identity" and (domain or "") in STANDARD
+
+
+def held_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """Return the dense tensor that a Constant node holds; None for other nodes and other attributes."""
+    if not is_constant(node.op_type, node.domain):
+        return None
+    return next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
+
+
+@dataclass(frozen=True)
+class ValueInfo:
+    """ONNX element type and concrete shape of a tensor; shape None where it is not known."""
+
+    dtype: int
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Declared type of a graph input: dims None for an unknown rank, one dim None for a nameless one."""
+
+    name: str
+    dtype: int
+    dims: tuple[int | str | None, ...] | None
+
+
+def input_specs(model: onnx.ModelProto) -> dict[str, InputSpec]:
+    """Inputs a caller must feed: those that are no initializers, in their order."""
+    constants = {t.name for t in model.graph.initializer}
+    constants.update(s.values.name for s in model.graph.sparse_initializer)
+    return {
+        info.name: InputSpec(info.name, info.type.tensor_type.elem_type, declared_dims(info))
+        for info in model.graph.input
+        if info.name not in constants
+    }
+
+
+def declared_dims(info: onnx.ValueInfoProto) -> tuple[int | str | None, ...] | None:
+    """Dims of a value description: a size, a symbol, or None for one that is nameless."""
+    kind = info.type.tensor_type
+    return tuple(_dim(d) for d in kind.shape.dim) if kind.HasField("shape") else None
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value") and dim.dim_value >= 0:
+        return int(dim.dim_value)
+    return str(dim.dim_param) or None
+
 
 _SCALARS = {
     "value_float": np.float32,

@@ -1,19 +1,73 @@
-"""onnx-graphsurgeon reads a model; what the graph becomes never reaches the model."""
+"""onnx-graphsurgeon reads a model; neither the graph nor the values it shares reach what is written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto
-from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx import AttributeProto, numpy_helper
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune.errors import ModelError
-from onnxprune.model.tensors import subgraphs
-from onnxprune.model.values import SharedValues, SparseShared
+from onnxprune.model.constant import dense
+from onnxprune.model.tensors import raw_size, subgraphs
+
+
+class SharedValues(LazyValues):
+    """Values of a TensorProto that belongs to somebody else.
+
+    onnx-graphsurgeon's exporter writes names into `tensor`, so it is handed a copy.
+    """
+
+    def __init__(self, source: onnx.TensorProto) -> None:
+        self.source = source
+        self.shape = list(source.dims)
+        self.dtype = numpy_dtype(source.data_type)
+        self.nbytes = raw_size(source)
+
+    @property
+    def tensor(self) -> onnx.TensorProto:
+        """A copy of the source."""
+        copy = onnx.TensorProto()
+        copy.CopyFrom(self.source)
+        return copy
+
+    def load(self) -> np.ndarray:
+        """Read the elements into a new, writable array."""
+        return np.array(numpy_helper.to_array(self.source))
+
+
+class SparseShared(SparseValues):
+    """Values of a SparseTensorProto that belongs to somebody else."""
+
+    def __init__(self, source: onnx.SparseTensorProto) -> None:
+        self.source = source
+        self.shape = list(source.dims)
+        self.dtype = numpy_dtype(source.values.data_type)
+        self.nbytes = raw_size(source.values)
+
+    @property
+    def tensor(self) -> onnx.SparseTensorProto:
+        """A copy of the source."""
+        copy = onnx.SparseTensorProto()
+        copy.CopyFrom(self.source)
+        return copy
+
+    def load(self) -> np.ndarray:
+        """Read the elements into a new, dense array of the declared type."""
+        return dense(self.source)
+
+
+def numpy_dtype(data_type: int) -> Any:
+    """numpy's type for an ONNX element type; the ONNX number itself where numpy has none."""
+    try:
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+    except KeyError:
+        return data_type
 
 
 def to_graph(model: onnx.ModelProto) -> gs.Graph:

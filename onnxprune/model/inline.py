@@ -9,8 +9,7 @@ import onnx
 from onnx import inliner
 
 from onnxprune.errors import ModelError
-from onnxprune.model.domains import opsets_of, plain
-from onnxprune.model.structure import held_tensor
+from onnxprune.model.graph import held_tensor, opsets_of, plain
 from onnxprune.model.tensors import (
     all_tensors,
     copy_header,

@@ -13,7 +13,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model.constant import dense, sparse
-from onnxprune.model.interface import declared_dims
+from onnxprune.model.graph import declared_dims
 from onnxprune.model.tensors import copy_except, subgraphs
 
 IR_WITHOUT_INPUT_INITIALIZERS = 4  # older files must list each initializer among the graph inputs

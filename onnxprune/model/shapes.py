@@ -10,7 +10,7 @@ import onnx
 
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
-from onnxprune.model.interface import InputSpec, ValueInfo, declared_dims, input_specs
+from onnxprune.model.graph import InputSpec, ValueInfo, declared_dims, input_specs
 from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors, with_outputs
 from onnxprune.model.sizes import default_sizes

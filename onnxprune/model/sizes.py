@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import onnx
 
 from onnxprune.errors import UsageError, nearest, shortened
-from onnxprune.model.interface import InputSpec, input_specs
+from onnxprune.model.graph import InputSpec, input_specs
 
 Given = Mapping[str, tuple["int | None", ...]]
 Sizes = dict[str, tuple[int, ...]]

@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from onnxprune.errors import UnprovedError
+from onnxprune.model.graph import STANDARD
 from onnxprune.model.runtime import open_session
-from onnxprune.model.structure import STANDARD
 from onnxprune.model.tensors import all_tensors, subgraphs
 
 WIDENED = (TensorProto.BFLOAT16, TensorProto.DOUBLE)

@@ -17,8 +17,7 @@ from onnxprune.analysis.trace import Trace, trace
 from onnxprune.analysis.units import Units, build_units
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
-from onnxprune.model.graph import Network
-from onnxprune.model.interface import InputSpec, ValueInfo, input_specs
+from onnxprune.model.graph import InputSpec, Network, ValueInfo, input_specs
 from onnxprune.model.runtime import runtime_errors
 from onnxprune.model.shapes import ShapeReader
 from onnxprune.model.upcast import runnable, upcast_to_fp32, wide_dtypes

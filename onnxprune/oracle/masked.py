@@ -16,15 +16,13 @@ import numpy as np
 from onnx import NodeProto
 
 from onnxprune.analysis.axes import merged
-from onnxprune.analysis.labels import Factor, Labelled
-from onnxprune.analysis.records import Met, View
+from onnxprune.analysis.labels import Factor, Labelled, Met, View
 from onnxprune.analysis.replay import Removal
 from onnxprune.analysis.replay_state import Mean
 from onnxprune.analysis.trace import Step
 from onnxprune.model.mapped import MappedModel
 from onnxprune.model.patch import Patch
-from onnxprune.oracle.builder import Builder
-from onnxprune.oracle.restricted import restrict
+from onnxprune.oracle.restricted import Builder, restrict
 from onnxprune.oracle.zeros import Decoding, Zeros
 from onnxprune.rules.signature import Signature
 

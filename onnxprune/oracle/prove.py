@@ -19,9 +19,8 @@ from onnxprune.analysis.trace import Trace
 from onnxprune.errors import UnprovedError
 from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.runtime import Sessions, one_line, open_session, run, runtime_errors
-from onnxprune.oracle.codes import inexact, nudged
 from onnxprune.oracle.masked import Masked, masked_original
-from onnxprune.oracle.rounding import run_nudged
+from onnxprune.oracle.rounding import inexact, nudged, run_nudged
 from onnxprune.progress import Steps, unseen
 from onnxprune.rules.signature import Signature
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto, helper
 
-from onnxprune.analysis.dequantize import stored_param
-from onnxprune.analysis.records import View
+from onnxprune.analysis.labels import View
+from onnxprune.analysis.readers import stored_param
 from onnxprune.analysis.trace import Step, Trace
-from onnxprune.oracle.builder import Builder
+from onnxprune.oracle.restricted import Builder
 from onnxprune.rules.signature import Axes, Signature
 
 WITHOUT_WHERE = ("int8", "int16", "uint16")  # onnxruntime 1.31 has no kernel for these on the CPU

@@ -13,9 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.functions import inlined
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import analyse, inlined, load
 from onnxprune.errors import NothingToPrune, UsageError
 from onnxprune.evaluation.latency import BenchResult, BenchSettings, check_provider
 from onnxprune.evaluation.latency import bench as timed

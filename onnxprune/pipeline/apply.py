@@ -12,12 +12,10 @@ from typing import Any, TypeAlias
 import onnx
 from msgspec.structs import replace
 
-from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.functions import inlined_again
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import analyse, inlined_again, load
 from onnxprune.errors import UnprovedError, UsageError
+from onnxprune.model.graph import input_specs
 from onnxprune.model.inline import Inlined
-from onnxprune.model.interface import input_specs
 from onnxprune.model.load import Loaded
 from onnxprune.model.save import check_output, save
 from onnxprune.oracle.cases import cases, proof
@@ -29,7 +27,7 @@ from onnxprune.pipeline.report import Outcome, PruneResult, reported, stamped
 from onnxprune.planning.decide import Decision, Request
 from onnxprune.planning.plan import Plan, planned_removal, read_plan
 from onnxprune.progress import Progress, Stopwatch, silent
-from onnxprune.recovery.values import hashes
+from onnxprune.recovery.context import hashes
 from onnxprune.reports.data import VerifyReport
 from onnxprune.rewrite.apply import apply as rewritten
 from onnxprune.settings import PruneSettings

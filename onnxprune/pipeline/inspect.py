@@ -7,10 +7,9 @@ from collections import defaultdict
 import numpy as np
 
 from onnxprune.analysis.analyse import Analysis
-from onnxprune.analysis.cost import macs, node_macs
+from onnxprune.analysis.cost import macs, node_macs, parameters
+from onnxprune.analysis.labels import PRODUCES
 from onnxprune.analysis.members import Member, members
-from onnxprune.analysis.parameters import parameters
-from onnxprune.analysis.records import PRODUCES
 from onnxprune.analysis.units import Units
 from onnxprune.reports.data import GroupInfo, Holder, InspectReport, PinReport, Quantities
 from onnxprune.rules.signature import NO_RULE, Pinned

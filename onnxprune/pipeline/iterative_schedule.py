@@ -24,7 +24,7 @@ from onnxprune.oracle.masked import masked_original
 from onnxprune.pipeline.resolve import evidence_of, scored
 from onnxprune.planning.cost_model import CostModel
 from onnxprune.planning.decide import Request
-from onnxprune.recovery.values import values_of, with_values
+from onnxprune.recovery.context import values_of, with_values
 from onnxprune.rewrite.apply import apply as rewritten
 from onnxprune.rewrite.apply import sliced
 

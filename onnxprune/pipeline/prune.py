@@ -10,9 +10,7 @@ from typing import TypeAlias
 import msgspec
 import onnx
 
-from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.functions import inlined
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import analyse, inlined, load
 from onnxprune.errors import GateFailed, OnnxPruneError
 from onnxprune.evaluation.latency import BenchResult, BenchSettings, bench, check_provider
 from onnxprune.evaluation.profile import Details, details
@@ -22,7 +20,7 @@ from onnxprune.model.inline import Inlined
 from onnxprune.model.load import Loaded
 from onnxprune.model.save import check_output, save
 from onnxprune.oracle.cases import Cases, cases
-from onnxprune.oracle.functions import require_same
+from onnxprune.oracle.equal import require_same
 from onnxprune.pipeline.attempt import Candidate, RunContext
 from onnxprune.pipeline.report import (
     Outcome,

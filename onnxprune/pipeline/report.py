@@ -11,8 +11,7 @@ import onnx
 
 import onnxprune
 from onnxprune.analysis.analyse import Analysis
-from onnxprune.analysis.cost import macs, node_macs
-from onnxprune.analysis.parameters import parameters
+from onnxprune.analysis.cost import macs, node_macs, parameters
 from onnxprune.analysis.replay import Removal
 from onnxprune.analysis.trace import Trace
 from onnxprune.data.read import Calibration
@@ -196,7 +195,7 @@ def write_page(path: Path, result: PruneResult, output: str, curves: Sensitivity
 
     output: the name of the model file; curves: what `sensitivity` found.
     """
-    from onnxprune.reports.environment import environment
+    from onnxprune.reports.facts import environment
     from onnxprune.reports.model_page import Page, model_page
 
     page = Page(result.report, environment(), result.plan, output, curves)

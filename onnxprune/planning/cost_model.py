@@ -13,8 +13,7 @@ from scipy.sparse import csr_array
 
 from onnxprune.analysis.units import Units
 from onnxprune.planning.allocate import RemovalSequence
-from onnxprune.planning.cost_terms import FACTORS, CostTerms, Term
-from onnxprune.planning.target import amount_of
+from onnxprune.planning.target import FACTORS, CostTerms, Term, amount_of
 
 STANDARD = ("macs", "params", "size")  # always priced: who shares work or tensors has a part in a step
 

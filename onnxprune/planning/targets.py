@@ -6,13 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.analysis.cost import macs, product
-from onnxprune.analysis.parameters import parameters
+from onnxprune.analysis.cost import macs, parameters, product
 from onnxprune.errors import UsageError
 from onnxprune.evaluation.validation import Judge
 from onnxprune.model.graph import Stored
-from onnxprune.planning.cost_terms import CostTerms, Term
-from onnxprune.planning.target import Amount, Measured, Quality, QualityData
+from onnxprune.planning.target import Amount, CostTerms, Measured, Quality, QualityData, Term
 from onnxprune.quantities import parse_bytes, parse_count, size
 from onnxprune.registries import METRICS, TARGETS
 from onnxprune.rules.signature import Pinned

@@ -19,8 +19,7 @@ from scipy.linalg import cho_factor, cho_solve, solve
 
 from onnxprune.data.read import Calibration, spread
 from onnxprune.errors import UnprovedError
-from onnxprune.recovery.context import RecoveryContext
-from onnxprune.recovery.original import Original
+from onnxprune.recovery.context import Original, RecoveryContext, with_values
 from onnxprune.recovery.problem import (
     Batch,
     LayerGrams,
@@ -33,7 +32,6 @@ from onnxprune.recovery.problem import (
     pieced,
 )
 from onnxprune.recovery.regression import Linear, linears, stored
-from onnxprune.recovery.values import with_values
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
 from onnxprune.rules.tape import Piece

@@ -14,13 +14,12 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.axes import joined
-from onnxprune.analysis.records import Slot
+from onnxprune.analysis.labels import Slot
 from onnxprune.data.consumers import Consumer
 from onnxprune.data.moments import Gram, Moments
 from onnxprune.model.graph import Stored
 from onnxprune.planning.obs import DAMPING, WIDE
-from onnxprune.recovery.context import RecoveryContext
-from onnxprune.recovery.values import with_values
+from onnxprune.recovery.context import RecoveryContext, with_values
 from onnxprune.rewrite.apply import sliced
 
 

@@ -17,8 +17,8 @@ from onnxprune.data.moments import Moments
 from onnxprune.data.read import Feeds
 from onnxprune.evaluation.drift import Reference
 from onnxprune.progress import Steps, unseen
+from onnxprune.recovery.context import with_values
 from onnxprune.recovery.least_squares import Folds
-from onnxprune.recovery.values import with_values
 
 PROBE = 0.4  # share at which a group is measured for the allocation
 

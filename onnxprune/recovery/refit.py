@@ -16,13 +16,11 @@ import onnx
 
 from onnxprune.recovery.active_range import active_range
 from onnxprune.recovery.block_ridge import block_ridge
-from onnxprune.recovery.context import RecoveryContext
-from onnxprune.recovery.original import Original
+from onnxprune.recovery.context import Original, RecoveryContext, with_values
 from onnxprune.recovery.regression import Linear, linears, stored
 from onnxprune.recovery.ridge import DAMPING, Change, RegressionRows, Ridge
-from onnxprune.recovery.values import with_values
 from onnxprune.recovery.walk import Walk
-from onnxprune.rules.facets import Arithmetic
+from onnxprune.rules.signature import Arithmetic
 
 ROWS = 65_536  # of all batches together, at most
 WIDEST = 8192  # features above which a layer is fitted block by block

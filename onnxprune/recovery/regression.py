@@ -11,8 +11,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.recovery.walk import Walk
-from onnxprune.rules.facets import Arithmetic
 from onnxprune.rules.regressions import Regression
+from onnxprune.rules.signature import Arithmetic
 
 
 @dataclass(frozen=True)

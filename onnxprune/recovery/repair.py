@@ -15,10 +15,8 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation.drift import Reference
 from onnxprune.oracle.equal import model_differences
 from onnxprune.progress import Progress, silent
-from onnxprune.recovery.activation_budget import ActivationBudget, activation_budget
-from onnxprune.recovery.context import LIMIT, RecoveryContext
+from onnxprune.recovery.context import LIMIT, ActivationBudget, RecoveryContext, activation_budget, changed
 from onnxprune.recovery.methods import RecoveryMethod, methods_up_to
-from onnxprune.recovery.values import changed
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.errors import UsageError
-from onnxprune.model.inline import opsets_of
+from onnxprune.model.graph import held_tensor, is_alias, opsets_of
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
-from onnxprune.model.structure import held_tensor, is_alias
-from onnxprune.rules.facets import Facets
 from onnxprune.rules.registry import facets_of
+from onnxprune.rules.signature import Facets
 
 PIECE_IR = 8  # initializers need not be inputs
 

@@ -1,12 +1,14 @@
-"""What all pictures share: elements of SVG, scales, and axes. The serialiser escapes what names hold."""
+"""Charts as SVG: elements, scales and axes, and those of widths, distributions and trade-offs."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from statistics import median
 from types import MappingProxyType
 from xml.etree import ElementTree as Tree
 
@@ -169,3 +171,177 @@ def logarithmic(values: Sequence[float]) -> Scale:
         return min(max((math.log10(value) - low) / (high - low), 0.0), 1.0) if math.isfinite(value) else 1.0
 
     return Scale(place, [(10.0**e, f"{10.0**e:g}") for e in range(low, high + 1)])
+
+
+WIDTH, HEIGHT = 880, 260
+WIDEST, GAP = 34, 0.25  # of a bar; the gap is a part of its step
+TICKS = 4
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One place along the depth: its name, and a number before and after."""
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class WidthProfile:
+    """What bars are called: the picture's name, its title, the word and the printing of a number."""
+
+    name: str
+    title: str
+    unit: str
+    printed: Callable[[float], str]
+
+
+def width_profile(bars: Sequence[Bar], kind: WidthProfile) -> Tree.Element:
+    """Draw bars from the input on the left to the output on the right."""
+    before, after = (sum(getattr(b, side) for b in bars) for side in ("before", "after"))
+    about = (
+        f"{len(bars)} bars from input to output: {kind.unit} before and after, "
+        f"{kind.printed(before)} and {kind.printed(after)} in all."
+    )
+    plot = Plot(picture(kind.name, (WIDTH, HEIGHT), kind.title, about), 60, 14, WIDTH - 4, HEIGHT - 30)
+    scale = linear(0.0, max((b.before for b in bars), default=1) or 1, TICKS, kind.printed)
+    plot.up(scale)
+    step = (plot.right - plot.left) / max(len(bars), 1)
+    width = min(step * (1 - GAP), WIDEST)
+    for number, bar in enumerate(bars):
+        place = child(plot.svg, "g", "place")
+        told = f"{bar.name}: {kind.printed(bar.before)} → {kind.printed(bar.after)} {kind.unit}"
+        child(place, "title", text=told)
+        x = plot.left + step * number + (step - width) / 2
+        for side, value in (("whole", bar.before), ("kept", bar.after)):
+            y = plot.y(scale, value)
+            child(place, "rect", side, {"x": x, "y": y, "width": width, "height": plot.bottom - y})
+    words(plot.svg, (plot.left, HEIGHT - 8), "input", "soft")
+    words(plot.svg, (plot.right, HEIGHT - 8), "output", "soft right")
+    return plot.svg
+
+
+WIDTH, ROW, TOP, FOOT = 1120, 64, 8, 30
+LEFT, RIGHT = 100, 120  # margins; the median is written at the right
+STEP, RADIUS = 7, 3.2  # of dots
+CROWD = 7  # dots one above the other, at most
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A quantity: its name, and the share that each model kept, with the model's name."""
+
+    name: str
+    shares: Sequence[tuple[float, str]]
+
+    @property
+    def median(self) -> float:
+        """Return the median of the shares."""
+        return median(share for share, _ in self.shares)
+
+
+def distribution_chart(rows: Sequence[Distribution]) -> Tree.Element:
+    """Draw what share of the original each model kept; 100 % is as before."""
+    medians = ", ".join(f"{row.name} {100 * row.median:.0f} %" for row in rows if row.shares)
+    about = f"What every model kept of the original, a dot a model. Medians: {medians}."
+    height = TOP + ROW * len(rows) + FOOT
+    svg = picture("strips", (WIDTH, height), "What the models kept of the original", about)
+    plot = Plot(svg, LEFT, TOP, WIDTH - RIGHT, height - FOOT)
+    top = max([1.0, *(s for row in rows for s, _ in row.shares)])
+    scale = linear(0.0, min(top, 2.0), 4, lambda v: f"{100 * v:.0f} %", even=1.0)
+    plot.across(scale)
+    for number, row in enumerate(rows):
+        y = TOP + ROW * number + ROW / 2
+        words(svg, (0, y + 4), row.name)
+        if not row.shares:
+            words(svg, (WIDTH, y + 4), "not measured", "soft right")
+            continue
+        crowd: Counter[int] = Counter()
+        for share, name in sorted(row.shares):
+            place = round((plot.x(scale, share) - LEFT) / STEP)
+            crowd[place] += 1
+            nth = min(crowd[place], CROWD)
+            off = STEP * (nth // 2) * (1 if nth % 2 else -1)
+            dot(svg, "dot", (LEFT + place * STEP, y + off), RADIUS, f"{name}: {row.name} {100 * share:.1f} %")
+        x = plot.x(scale, row.median)
+        line(svg, "median", (x, y - 20), (x, y + 20))
+        words(svg, (WIDTH, y + 4), f"median {100 * row.median:.0f} %", "right")
+    return svg
+
+
+WIDTH, HEIGHT = 1120, 440
+AREA = LEFT, TOP, RIGHT, BOTTOM = 52, 20, WIDTH - 24, HEIGHT - 46  # of the plot
+RADIUS = 5
+ROOM = 0.1  # of speed, above and below the dots
+LETTER, LINE = 6.4, 15  # width and height of the room that text takes
+NAMED = 16  # models, at most
+LONGEST = 28  # subscripts of a name
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One model; tone: of its outcome; told: what is said where one points at it; link: the id of its row."""
+
+    name: str
+    drift: float
+    speedup: float
+    tone: str
+    told: str
+    link: str
+
+
+def scatter(dots: Sequence[Dot]) -> Tree.Element:
+    """Draw drift to the right (logarithmic) and speed-up upwards; upper left is best."""
+    about = (
+        f"{len(dots)} models by the drift of their outputs, to the right and logarithmic, and by how many "
+        "times as fast they are, upwards. The best lie at the upper left. The leaderboard holds the numbers."
+    )
+    plot = Plot(picture("scatter", (WIDTH, HEIGHT), "Speed-up against drift", about), *AREA)
+    svg = plot.svg
+    across = logarithmic([d.drift for d in dots])
+    speeds = [1.0, *(d.speedup for d in dots if math.isfinite(d.speedup))]
+    up = linear(max(min(speeds) - ROOM, 0.0), max(speeds) + ROOM, 5, lambda v: f"{v:g}×", even=1.0)
+    plot.up(up)
+    plot.across(across, ruled=False)
+    words(svg, (plot.right, HEIGHT - 6), "drift of the outputs →", "soft right")
+    words(svg, (plot.left + 6, plot.top + 12), "↑ times as fast", "soft")
+    places = [(plot.x(across, d.drift), plot.y(up, d.speedup)) for d in dots]
+    for one, at in zip(dots, places, strict=True):
+        link = child(svg, "a", at={"href": f"#{one.link}"})
+        child(link, "title", text=one.told)
+        dot(link, f"dot {one.tone}", at, RADIUS)
+    for name, at, kind in _labels(dots, places):
+        words(svg, at, name, kind)
+    return svg
+
+
+Box = tuple[float, float, float, float]
+
+
+def _labels(
+    dots: Sequence[Dot], places: Sequence[tuple[float, float]]
+) -> list[tuple[str, tuple[float, float], str]]:
+    """Choose names and places for them that cover neither dots nor each other, the fastest models first."""
+    taken: list[Box] = [(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in places]
+    taken.append((LEFT, TOP, LEFT + 110, TOP + 18))  # what the axis is called
+    result: list[tuple[str, tuple[float, float], str]] = []
+    for i in sorted(range(len(dots)), key=lambda i: -dots[i].speedup):
+        name, (x, y) = fitted(dots[i].name, LONGEST), places[i]
+        long = len(name) * LETTER
+        for at, kind, part in (
+            ((x + 10, y + 4), "", 0), ((x - 10, y + 4), "right", 1),
+            ((x, y - 11), "middle", 0.5), ((x, y + 20), "middle", 0.5),
+        ):  # fmt: skip
+            start = at[0] - part * long
+            box = (start, at[1] - LINE + 3, start + long, at[1] + 4)
+            inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= BOTTOM
+            if inside and not any(_meet(box, other) for other in taken) and len(result) < NAMED:
+                taken.append(box)
+                result.append((name, at, kind))
+                break
+    return result
+
+
+def _meet(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

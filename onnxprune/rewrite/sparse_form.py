@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx
 
 from onnxprune.model.constant import Constant
-from onnxprune.model.domains import opsets_of
+from onnxprune.model.graph import opsets_of
 
 SPARSE_IR = 6  # the IR version that brought sparse initializers
 SPARSE_CONSTANT_OPSET = 11  # the opset that brought Constant's sparse_value

@@ -13,11 +13,10 @@ from onnxprune.rules import (
     reduction,
     selection,
 )
-from onnxprune.rules.facets import Facets
-from onnxprune.rules.plugins import load_plugins
-from onnxprune.rules.registry import REGISTRY, Registry, Rule, rule
+from onnxprune.rules.registry import REGISTRY, Registry, Rule, load_plugins, rule
 from onnxprune.rules.signature import (
     Code,
+    Facets,
     Fix,
     Normalisation,
     Pinned,

@@ -6,10 +6,10 @@ Specification: https://onnx.ai/onnx/operators/, one page for each (onnx__Conv.ht
 from __future__ import annotations
 
 from onnxprune.rules import fits, gradients, regressions
-from onnxprune.rules.facets import Facets
 from onnxprune.rules.registry import rule
 from onnxprune.rules.signature import (
     Axes,
+    Facets,
     Pinned,
     Shape,
     Signature,

@@ -10,10 +10,20 @@ import numpy as np
 from onnxprune.rules import arithmetic_gradients as gradients
 from onnxprune.rules import values
 from onnxprune.rules.active_ranges import above, clipped, hard_sigmoid, passing
-from onnxprune.rules.facets import NOTHING, Arithmetic, Facets
 from onnxprune.rules.gradients import RESHAPED
 from onnxprune.rules.registry import rows
-from onnxprune.rules.signature import Axes, Pinned, Shape, Signature, Site, Verdict, numbered
+from onnxprune.rules.signature import (
+    NOTHING,
+    Arithmetic,
+    Axes,
+    Facets,
+    Pinned,
+    Shape,
+    Signature,
+    Site,
+    Verdict,
+    numbered,
+)
 from onnxprune.rules.tape import SLOPE
 from onnxprune.rules.values import folded, pointwise, typed
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 from onnxprune.rules.contraction import conv, gemm, matmul
 from onnxprune.rules.elementwise import aligned
-from onnxprune.rules.facets import Facets
 from onnxprune.rules.registry import rule
 from onnxprune.rules.signature import (
     Axes,
     Axis,
+    Facets,
     Fix,
     Normalisation,
     Pinned,

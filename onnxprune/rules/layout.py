@@ -11,11 +11,11 @@ from itertools import pairwise
 import numpy as np
 
 from onnxprune.rules import values
-from onnxprune.rules.facets import Facets
 from onnxprune.rules.gradients import RESHAPED, TRANSPOSED
 from onnxprune.rules.registry import rows, rule
 from onnxprune.rules.signature import (
     Axes,
+    Facets,
     Fix,
     Pinned,
     Repair,

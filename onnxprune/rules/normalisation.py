@@ -10,15 +10,16 @@ from __future__ import annotations
 from onnxprune.rules.active_ranges import before_norm
 from onnxprune.rules.arithmetic_gradients import BATCH_NORM
 from onnxprune.rules.elementwise import aligned
-from onnxprune.rules.facets import Facets, Statistics
 from onnxprune.rules.fits import per_channel
 from onnxprune.rules.registry import rule
 from onnxprune.rules.signature import (
     Axes,
+    Facets,
     Normalisation,
     Pinned,
     Signature,
     Site,
+    Statistics,
     Verdict,
     attr_size,
     numbered,

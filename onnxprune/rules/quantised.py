@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from onnxprune.rules.contraction import conv, gemm, matmul
 from onnxprune.rules.elementwise import broadcasting, unary
-from onnxprune.rules.facets import Facets, Quantisation
 from onnxprune.rules.normalisation import softmax_1, softmax_13
 from onnxprune.rules.reduction import global_pool, pool
 from onnxprune.rules.registry import RuleFunction, rows, rule
@@ -23,7 +22,9 @@ from onnxprune.rules.signature import (
     Axes,
     Axis,
     Code,
+    Facets,
     Pinned,
+    Quantisation,
     Shape,
     Signature,
     Site,

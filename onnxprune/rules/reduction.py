@@ -10,9 +10,21 @@ import math
 import numpy as np
 
 from onnxprune.rules.active_ranges import pooled
-from onnxprune.rules.facets import NOTHING, Arithmetic, Facets
 from onnxprune.rules.registry import rows, rule
-from onnxprune.rules.signature import Axes, Fix, Pinned, Shrunk, Signature, Site, Verdict, named, numbered
+from onnxprune.rules.signature import (
+    NOTHING,
+    Arithmetic,
+    Axes,
+    Facets,
+    Fix,
+    Pinned,
+    Shrunk,
+    Signature,
+    Site,
+    Verdict,
+    named,
+    numbered,
+)
 from onnxprune.rules.values import reduced
 
 NEUTRAL = {"ReduceMax": -math.inf, "ReduceMin": math.inf, "ReduceProd": 1.0, "ReduceLogSumExp": -math.inf}

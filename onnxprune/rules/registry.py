@@ -10,8 +10,8 @@ from typing import TypeAlias
 import onnx
 
 from onnxprune.errors import OnnxPruneError, UsageError
-from onnxprune.rules.facets import NOTHING, Facets
-from onnxprune.rules.signature import Pinned, Signature, Site, Verdict
+from onnxprune.registry import load_entry_points
+from onnxprune.rules.signature import NOTHING, Facets, Pinned, Signature, Site, Verdict
 
 RuleFunction: TypeAlias = Callable[[Site], Verdict]
 OURS = "onnxprune"
@@ -151,3 +151,17 @@ REGISTRY = Registry()
 rule = REGISTRY.rule
 rows = REGISTRY.rows
 facets_of = REGISTRY.facets_of
+
+
+GROUP = "onnxprune.rules"
+
+
+def load_plugins() -> None:
+    """Import the modules of the entry-point group `onnxprune.rules`, once; they register their rules.
+
+    Raises UsageError that names the distribution of a module that cannot be imported or registers an
+    operator twice: a run that went on without its rules would prune less than yesterday's.
+    """
+    if not REGISTRY.complete:
+        load_entry_points(GROUP, REGISTRY.adding)
+        REGISTRY.complete = True

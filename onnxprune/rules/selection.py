@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.rules import gradients, values
-from onnxprune.rules.facets import Facets
 from onnxprune.rules.indexing import AT_RUN_TIME, CROSSED
 from onnxprune.rules.layout import regrouped
 from onnxprune.rules.registry import rule
 from onnxprune.rules.signature import (
     INDEXED,
     Axes,
+    Facets,
     Fix,
     Pinned,
     Repair,

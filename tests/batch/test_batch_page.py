@@ -14,10 +14,9 @@ from msgspec import structs
 from onnxprune.errors import printable
 from onnxprune.evaluation.profile import SampledDrift
 from onnxprune.reports.batch_page import batch_page
-from onnxprune.reports.chart import linear, logarithmic
+from onnxprune.reports.chart import Dot, _labels, linear, logarithmic, scatter
 from onnxprune.reports.model_page import Page, model_page
 from onnxprune.reports.record import STATUSES, Run
-from onnxprune.reports.scatter import Dot, _labels, scatter
 from tests.report_data import HOSTILE, Elements, bench, harmless, record, report, run_of
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

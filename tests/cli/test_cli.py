@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 import onnxprune
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import load
 from onnxprune.cli import screen, tables
 from onnxprune.cli.app import program
 from onnxprune.cli.errors import Terminated

@@ -16,10 +16,9 @@ from itertools import combinations
 import numpy as np
 import onnx
 
-from onnxprune.analysis.analyse import Analysis, analyse
+from onnxprune.analysis.analyse import Analysis, analyse, load
 from onnxprune.analysis.cost import macs
 from onnxprune.analysis.labels import Factor
-from onnxprune.analysis.load import load
 from onnxprune.analysis.replay import Removal
 from onnxprune.analysis.trace import Trace
 from onnxprune.analysis.units import Units

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnxprune import PruneSettings
-from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import analyse, load
 from onnxprune.analysis.replay import replay
 from onnxprune.pipeline.resolve import requested
 from onnxprune.planning import decide as planner

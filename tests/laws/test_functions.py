@@ -13,7 +13,7 @@ from onnx import numpy_helper, parser
 
 import onnxprune
 from onnxprune import PruneSettings
-from onnxprune.analysis.functions import inlined
+from onnxprune.analysis.analyse import inlined
 from onnxprune.cli.app import program
 from onnxprune.errors import ModelError, NothingToPrune, UnprovedError, UsageError
 from onnxprune.model.inline import inline
@@ -198,7 +198,7 @@ def test_a_function_that_is_kept_keeps_what_it_calls(monkeypatch: pytest.MonkeyP
         axes = numbered(site.shape())
         return Signature((axes,), (axes,))
 
-    monkeypatch.setattr("onnxprune.analysis.functions.REGISTRY", registry)
+    monkeypatch.setattr("onnxprune.analysis.analyse.REGISTRY", registry)
     model = model_of(BODIES["nested"], second="b = l.g(k)")
     found = unchanged(model)
     assert {f.name for f in found.functions} == {"f", "g"}

@@ -15,16 +15,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import PruneSettings
-from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.load import load
-from onnxprune.analysis.parameters import parameters
+from onnxprune.analysis.analyse import analyse, load
+from onnxprune.analysis.cost import parameters
 from onnxprune.errors import NothingToPrune
 from onnxprune.model.mapped import light
 from onnxprune.model.runtime import open_session, run
 from onnxprune.oracle.cases import cases, proof
-from onnxprune.oracle.codes import inexact
 from onnxprune.oracle.masked import masked_original
 from onnxprune.oracle.prove import FAILED
+from onnxprune.oracle.rounding import inexact
 from onnxprune.pipeline.resolve import requested
 from onnxprune.planning.decide import decide, score
 from onnxprune.rewrite.apply import apply as rewritten

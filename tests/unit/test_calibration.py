@@ -22,10 +22,9 @@ from onnxprune.data.read import Calibration, read_calibration
 from onnxprune.errors import UsageError
 from onnxprune.model.runtime import open_session, run
 from onnxprune.planning.obs import Reader, diagonal_losses, obs_losses
-from onnxprune.recovery.activation_budget import activation_budget
+from onnxprune.recovery.context import activation_budget, with_values
 from onnxprune.recovery.least_squares import Folds, fold
 from onnxprune.recovery.regression import linears
-from onnxprune.recovery.values import with_values
 from onnxprune.recovery.walk import Walk
 from tests.laws.test_regressions import model_of
 

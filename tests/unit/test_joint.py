@@ -13,12 +13,10 @@ from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.replay import Removal
 from onnxprune.data.moments import Evidence
 from onnxprune.data.read import Calibration
-from onnxprune.recovery.activation_budget import ActivationBudget
-from onnxprune.recovery.context import RecoveryContext
+from onnxprune.recovery.context import ActivationBudget, RecoveryContext, changed
 from onnxprune.recovery.joint import dealt, fitted_jointly
 from onnxprune.recovery.problem import Batch, LayerPart, Problem, ends_of, passes, pieced
 from onnxprune.recovery.regression import linears
-from onnxprune.recovery.values import changed
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window, windows
 

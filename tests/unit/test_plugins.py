@@ -131,7 +131,7 @@ def test_a_broken_plugin_is_one_line_that_names_it(
 
 
 NORMALISING = '''
-from onnxprune.rules.facets import Facets
+from onnxprune.rules.signature import Facets
 from onnxprune.rules.registry import rule
 from onnxprune.rules.signature import Signature, numbered
 from onnxprune.rules.tape import SLOPE

@@ -12,10 +12,9 @@ from onnxprune.analysis.replay import Removal
 from onnxprune.data.moments import Evidence
 from onnxprune.data.read import read_calibration
 from onnxprune.recovery.active_range import ActiveRange, active_range
-from onnxprune.recovery.context import RecoveryContext
+from onnxprune.recovery.context import RecoveryContext, changed
 from onnxprune.recovery.refit import refitted
 from onnxprune.recovery.ridge import RegressionRows, Ridge
-from onnxprune.recovery.values import changed
 from onnxprune.recovery.walk import Walk
 from tests.laws.test_regressions import model_of
 

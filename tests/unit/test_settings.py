@@ -18,7 +18,7 @@ from onnxprune.batches import settings as plain_settings
 from onnxprune.cli.app import AFTER_FILES, BEFORE_FILES, program
 from onnxprune.cli.options import chosen, from_settings
 from onnxprune.errors import UsageError
-from onnxprune.reports.command import command
+from onnxprune.reports.facts import command
 from onnxprune.settings.kinds import IN_PYTHON, Bytes, Kind, Name, Number, Step, Word
 from onnxprune.settings.option import Group, Option, Part, check, defaults_of, options_of, section, setting
 from onnxprune.settings.tables import Ratios, Shapes, Shares, Targets, Values

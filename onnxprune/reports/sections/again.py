@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from onnxprune.reports.command import command
-from onnxprune.reports.facts import facts
+from onnxprune.reports.facts import command, facts
 from onnxprune.reports.model_page import Page
 from onnxprune.reports.section import MODEL, SECTIONS, Section
 

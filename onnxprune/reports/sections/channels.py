@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from onnxprune.reports.chart import Bar, WidthProfile, width_profile
 from onnxprune.reports.model_page import Page
 from onnxprune.reports.section import MODEL, SECTIONS, Section
-from onnxprune.reports.width_profile import Bar, WidthProfile, width_profile
 
 OPEN = 24  # groups that are listed without being asked
 PICTURE = WidthProfile(

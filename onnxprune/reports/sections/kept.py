@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxprune.reports.batch_page import Batch, Row
+from onnxprune.reports.chart import Distribution, distribution_chart
 from onnxprune.reports.columns import COLUMNS
-from onnxprune.reports.distribution_chart import Distribution, distribution_chart
 from onnxprune.reports.section import BATCH, SECTIONS, Section
 
 

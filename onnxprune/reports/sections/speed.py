@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxprune.reports.batch_page import Batch, Row
+from onnxprune.reports.chart import Dot, scatter
 from onnxprune.reports.outcome import GOOD, decimal
-from onnxprune.reports.scatter import Dot, scatter
 from onnxprune.reports.section import BATCH, SECTIONS, Section
 
 ABOUT = """

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.quantities import count
+from onnxprune.reports.chart import Bar, WidthProfile, width_profile
 from onnxprune.reports.data import PruneReport
 from onnxprune.reports.model_page import Page
 from onnxprune.reports.section import MODEL, SECTIONS, Section
-from onnxprune.reports.width_profile import Bar, WidthProfile, width_profile
 
 PICTURE = WidthProfile("work", "MACs along the depth of the network", "MACs", count)
 ABOUT = """

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.parameters import parameters
+from onnxprune.analysis.cost import parameters
 from onnxprune.planning.cost_model import CostModel
 
 CODES = np.arange(8, dtype=np.int32).reshape(2, 4)

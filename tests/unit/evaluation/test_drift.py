@@ -8,7 +8,7 @@ import pytest
 from onnxprune.errors import UsageError
 from onnxprune.evaluation import drift as measuring
 from onnxprune.evaluation.drift import Distances, Reference, distance, distances, drift
-from onnxprune.recovery.values import values_of, with_values
+from onnxprune.recovery.context import values_of, with_values
 from tests.unit.recovery.examples import calibration, dense
 
 DATA = calibration(4, 8)

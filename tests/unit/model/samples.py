@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import load
 from onnxprune.errors import ModelError, OnnxPruneError
 
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import load
 from tests.unit.model.samples import build, conv_model, dump, floats, info, refused
 
 

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data
 
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import load
 from onnxprune.errors import ModelError
 from tests.unit.model.samples import build, conv_model, dump, info, outcome, refused
 

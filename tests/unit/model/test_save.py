@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import load
 from onnxprune.errors import OnnxPruneError, ResourceError, UsageError
 from onnxprune.model.save import PROTOBUF_LIMIT, check_output, save
 from tests.unit.model.samples import conv_model, dump, floats, outcome

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.errors import UsageError
 from onnxprune.model import shapes as module
-from onnxprune.model.interface import ValueInfo
+from onnxprune.model.graph import ValueInfo
 from onnxprune.model.shapes import ShapeReader
 from tests.unit.model.examples import chain_model, dump, info
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from onnxprune.model.patch import Patch
-from onnxprune.oracle.builder import Builder
+from onnxprune.oracle.restricted import Builder
 from tests.unit.model.examples import chain_model
 
 FLOAT16 = int(onnx.TensorProto.FLOAT16)

@@ -9,8 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune import PruneSettings
-from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import analyse, load
 from onnxprune.errors import NothingToPrune, UnprovedError
 from onnxprune.oracle.cases import cases
 from onnxprune.pipeline import attempt as attempting

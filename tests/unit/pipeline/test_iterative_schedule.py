@@ -11,8 +11,7 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune import PruneSettings
-from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import analyse, load
 from onnxprune.errors import UsageError
 from onnxprune.model.mapped import MappedModel
 from onnxprune.model.runtime import open_session, run

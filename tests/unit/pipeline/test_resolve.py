@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from onnxprune import PruneSettings
-from onnxprune.analysis.analyse import Analysis, analyse
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import Analysis, analyse, load
 from onnxprune.errors import NothingToPrune, UsageError
 from onnxprune.model.load import Loaded
 from onnxprune.pipeline import resolve

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.load import load
+from onnxprune.analysis.analyse import analyse, load
 from onnxprune.planning import balance
 from onnxprune.planning.balance import BalanceProblem, nested_removals
 from onnxprune.planning.constraints import Granularity, bundles

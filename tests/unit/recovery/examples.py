@@ -12,8 +12,7 @@ from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.replay import Removal
 from onnxprune.data.moments import Evidence, observed
 from onnxprune.data.read import Calibration
-from onnxprune.recovery.activation_budget import ActivationBudget
-from onnxprune.recovery.context import RecoveryContext
+from onnxprune.recovery.context import ActivationBudget, RecoveryContext
 from onnxprune.rewrite.apply import apply as rewritten
 from tests.laws.test_regressions import model_of
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.recovery.activation_budget import ActivationBudget, activation_budget
+from onnxprune.recovery.context import ActivationBudget, activation_budget
 from tests.unit.recovery.examples import calibration, dense
 
 

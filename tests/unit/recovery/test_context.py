@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxprune.data.read import Calibration
-from onnxprune.recovery.activation_budget import ActivationBudget
+from onnxprune.recovery.context import ActivationBudget
 from tests.unit.recovery.examples import example
 
 IMAGES = Calibration(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.evaluation.drift import drift
+from onnxprune.recovery.context import values_of, with_values
 from onnxprune.recovery.least_squares import folded
-from onnxprune.recovery.values import values_of, with_values
 from tests.unit.recovery.examples import WIDTH, dense, example
 
 GONE = 5

@@ -6,8 +6,8 @@ import pytest
 
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.oracle.equal import model_differences
+from onnxprune.recovery.context import changed
 from onnxprune.recovery.methods import RecoveryMethod, methods_up_to
-from onnxprune.recovery.values import changed
 from onnxprune.registries import RECOVERIES
 from tests.unit.recovery.examples import example
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.recovery.original import Original
+from onnxprune.recovery.context import Original
 from onnxprune.recovery.regression import linears
 from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window

@@ -8,9 +8,9 @@ import numpy as np
 from onnx import helper
 
 from onnxprune.evaluation.drift import drift
+from onnxprune.recovery.context import values_of
 from onnxprune.recovery.refit import _aim, refitted
 from onnxprune.recovery.regression import linears
-from onnxprune.recovery.values import values_of
 from onnxprune.recovery.walk import Walk
 from tests.laws.test_regressions import model_of
 from tests.unit.recovery.examples import example

@@ -11,10 +11,9 @@ import pytest
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation import drift as measuring
 from onnxprune.evaluation.drift import drift
-from onnxprune.recovery.context import RecoveryContext
+from onnxprune.recovery.context import RecoveryContext, values_of, with_values
 from onnxprune.recovery.methods import RecoveryMethod
 from onnxprune.recovery.repair import Repairs
-from onnxprune.recovery.values import values_of, with_values
 from onnxprune.registries import RECOVERIES
 from tests.unit.recovery.examples import Example, example
 

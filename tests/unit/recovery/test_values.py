@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxprune.recovery.values import changed, hashes, stored_tensors, values_of, with_values
+from onnxprune.recovery.context import changed, hashes, stored_tensors, values_of, with_values
 
 
 def model() -> onnx.ModelProto:

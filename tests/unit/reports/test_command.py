@@ -9,7 +9,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from onnxprune.cli.app import program
-from onnxprune.reports.command import command
+from onnxprune.reports.facts import command
 
 MODELS = Path(__file__).parents[3] / "models"
 RESNET, CALIB, EVAL = (MODELS / n for n in ("digits_resnet.onnx", "digits_calib.npz", "digits_eval.npz"))

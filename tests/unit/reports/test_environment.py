@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.reports.environment import environment
+from onnxprune.reports.facts import environment
 from onnxprune.reports.plain import plain
 
 

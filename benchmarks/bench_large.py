@@ -1,6 +1,6 @@
 """Measure memory and time of pruning a large model to half, from loading to writing.
 
-    python scripts/bench_large.py [--gigabytes 3] [--folder FOLDER]
+    python benchmarks/bench_large.py [--gigabytes 3] [--folder FOLDER]
 
 The model is built in a temporary folder. The run happens in a process of its own, through the public
 API; its peak resident memory is printed as a multiple of the weights.

@@ -1,6 +1,6 @@
 """Time the pruning pass against loading and saving the same file, and measure its peak memory.
 
-Usage: python scripts/bench_pass.py FOLDER [--runs 9] [--only deep_chain] [--profile] [--write]
+Usage: python benchmarks/bench_pass.py FOLDER [--runs 9] [--only deep_chain] [--profile] [--write]
 
 The pass goes from a loaded model to a pruned one in memory (analyse, plan, rewrite; half of every group,
 align 1): no imports, no file, no proof. All tools of a model run by turns in one process; memory is measured
@@ -23,6 +23,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 MODELS = ("resnet50", "mobilenetv2", "deep_chain")
 BASE, OURS = "onnx load + save", "onnxprune"
 TOOLS = (BASE, OURS, "onnxsim", "Torch-Pruning")
@@ -40,8 +41,9 @@ ABOUT = (
     "unaligned, without imports, files and proof. CPU is the processor time of all threads in a run. Peak "
     "memory is what the pass adds to a process that has the model loaded.\n\n"
     'To repeat it, install the peers with `pip install ".[peers]"` and run '
-    "`python scripts/bench_pass.py FOLDER --write`. It builds the models in FOLDER where they are missing, "
-    "runs the tools by turns and rewrites this section; compare ratios, as seconds depend on the machine.\n"
+    "`python benchmarks/bench_pass.py FOLDER --write`. It builds the models in FOLDER where they are "
+    "missing, runs the tools by turns and rewrites this section; compare ratios, as seconds depend on the "
+    "machine.\n"
 )
 Call = Callable[[], object]
 
@@ -72,8 +74,7 @@ def _load_and_save(path: Path, target: Path) -> Call:
 
 def _ours(path: Path) -> Call:
     from onnxprune import PruneSettings, planner, rewrite
-    from onnxprune.analysis.analyse import analyse
-    from onnxprune.analysis.load import load
+    from onnxprune.analysis.analyse import analyse, load
     from onnxprune.pipeline.resolve import requested
 
     settings = PruneSettings(ratio=RATIO, scope="local", align=1)
@@ -275,7 +276,7 @@ def main() -> int:
     if args.time or args.memory:
         _child(args)
         return 0
-    import build_bench_models as zoo
+    from scripts import build_bench_models as zoo
 
     args.folder.mkdir(parents=True, exist_ok=True)
     table, missed, skipped = HEADER, [], []
@@ -296,9 +297,9 @@ def main() -> int:
 
 def _finish(table: str, missed: list[str], skipped: list[str], write: bool) -> None:
     from bench_latency import PAGE
-    from sections import write_section
 
     from onnxprune.evaluation.latency import cpu_name
+    from scripts.sections import write_section
 
     notes = "".join(f"\nSkipped: {line}.\n" for line in skipped)
     section = f"## Time and memory of the pass\n\n{ABOUT}\n{table}\n{cpu_name()}.\n{notes}"

@@ -1,4 +1,4 @@
-"""Measure memory and time of repairing a wide layer: python scripts/bench_wide.py [--channels 2048].
+"""Measure memory and time of repairing a wide layer: python benchmarks/bench_wide.py [--channels 2048].
 
 A 3x3 Conv over many channels (18,432 features at 2048) between two small layers is built with random weights
 and pruned with calibration data, in a process of its own. The data is of low rank, so that there is

@@ -1,6 +1,6 @@
 """Time models pruned by onnxprune, onnxsim and Torch-Pruning to the same MACs, side by side in one run.
 
-Usage: python scripts/bench_latency.py FOLDER [--macs 0.5] [--seconds 4] [--only resnet50] [--write]
+Usage: python benchmarks/bench_latency.py FOLDER [--macs 0.5] [--seconds 4] [--only resnet50] [--write]
 
 FOLDER holds (or gets) the files of build_bench_models.py. A peer that is not installed is skipped and
 named below the table; `pip install ".[peers]"` brings both.
@@ -26,9 +26,9 @@ from onnxprune.evaluation.latency import BenchResult, BenchSettings, Timing, ben
 from onnxprune.model.feeds import find_feeds
 from onnxprune.pipeline.resolve import machine_step
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import build_bench_models as zoo
-from sections import write_section
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from scripts import build_bench_models as zoo
+from scripts.sections import write_section
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 MODELS = ("resnet50", "mobilenetv2")
@@ -39,7 +39,7 @@ ABOUT = (
     "Latency is relative to the original, with a 95 % interval, at batch 1 and one thread; all files of a "
     "model alternate run by run. The weights are random: widths, not accuracy, are compared.\n\n"
     'To repeat it, install the peers with `pip install ".[peers]"` and run '
-    "`python scripts/bench_latency.py FOLDER --write`. It builds the two models in FOLDER where they are "
+    "`python benchmarks/bench_latency.py FOLDER --write`. It builds the two models in FOLDER where they are "
     "missing, searches each peer's ratio so that the same MACs remain, and rewrites this section.\n"
 )
 

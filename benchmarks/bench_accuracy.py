@@ -1,4 +1,4 @@
-"""Accuracy of trained classifiers before and after pruning: python scripts/bench_accuracy.py MODELS DATA.
+"""Accuracy of trained classifiers before and after pruning: python benchmarks/bench_accuracy.py MODELS DATA.
 
 Channels are chosen and weights repaired on calibration inputs without labels only; the evaluation file
 is read once, at the end. Each row is the mean over several calibration subsets, with a 95 % interval of
@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from sections import table_parser, told, write_section
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import onnxprune
 from onnxprune import PruneSettings
+from scripts.sections import table_parser, told, write_section
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
 METHODS: Mapping[str, Mapping[str, Any]] = {

@@ -1,4 +1,4 @@
-"""Drift of networks without labels at 25 % fewer MACs: python scripts/bench_drift.py MODELS DATA.
+"""Drift of networks without labels at 25 % fewer MACs: python benchmarks/bench_drift.py MODELS DATA.
 
 Every second input of a file `inputs_MODEL.npz` is for calibration, the others are held out and measured on:
 norms alone, selection from data, and selection with repair. --write puts the table into docs/accuracy.md.
@@ -6,19 +6,21 @@ norms alone, selection from data, and selection with repair. --write puts the ta
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import onnx
-from sections import table_parser, told, write_section
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.data.read import read_calibration
 from onnxprune.errors import OnnxPruneError
 from onnxprune.evaluation.drift import drift
+from scripts.sections import table_parser, told, write_section
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
 METHODS: Mapping[str, Mapping[str, str]] = {

@@ -1,6 +1,6 @@
 """Time a plan and its rewrite on a deep model and on one a quarter as deep: what is quadratic shows.
 
-    python scripts/bench_deep.py [--layers 250]
+    python benchmarks/bench_deep.py [--layers 250]
 
 Seconds are of the processor, since other work on the machine does not change them.
 """
@@ -15,10 +15,11 @@ from time import process_time
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from onnxprune import PruneSettings, planner, rewrite
-from onnxprune.analysis.analyse import analyse
-from onnxprune.analysis.load import load
+from onnxprune import PruneSettings
+from onnxprune.analysis.analyse import analyse, load
 from onnxprune.pipeline.resolve import requested
+from onnxprune.planning.decide import decide, score
+from onnxprune.rewrite.apply import apply
 from scripts.build_deep_model import build
 
 
@@ -29,10 +30,10 @@ def seconds(layers: int) -> tuple[int, dict[str, float]]:
     marks = [process_time()]
     analysis = analyse(loaded.model)
     marks.append(process_time())
-    request, scores = requested(analysis, settings, loaded), planner.score(analysis.units, settings)
-    decision = planner.decide(analysis.units, request, scores)
+    request, scores = requested(analysis, settings, loaded), score(analysis.units, settings)
+    decision = decide(analysis.units, request, scores)
     marks.append(process_time())
-    rewrite.apply(analysis.model, decision.removal)
+    apply(analysis.model, decision.removal)
     marks.append(process_time())
     spent = [b - a for a, b in pairwise(marks)]
     return len(loaded.model.graph.node), dict(zip(("analyse", "plan", "rewrite"), spent, strict=True))
