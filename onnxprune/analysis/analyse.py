@@ -14,16 +14,18 @@ import onnx
 from onnxprune.analysis.cost import with_codes
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.units import Units, build_units
+from onnxprune.analysis.varying import FIXED, Varying
 from onnxprune.errors import ModelError, UnprovedError, UsageError
 from onnxprune.model import load as files
 from onnxprune.model.collection import uncollected
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.flow import node_name
-from onnxprune.model.graph import is_constant, network, opsets_of
+from onnxprune.model.graph import input_specs, is_constant, network, opsets_of
 from onnxprune.model.imported import to_graph
 from onnxprune.model.inline import FunctionId, Inlined, inline, shown
 from onnxprune.model.mapped import MappedModel, light
-from onnxprune.model.shapes import ShapeReader, default_sizes
+from onnxprune.model.shapes import ShapeReader
+from onnxprune.model.sizes import default_sizes, far_sizes
 from onnxprune.model.upcast import runnable
 from onnxprune.rules import REGISTRY, load_plugins
 from onnxprune.rules.fits import Dims, Meeting
@@ -138,7 +140,7 @@ class Analysis:
     """A model, its units, the element types of its tensors, and the input sizes it was read at.
 
     feeds: inputs that run the model, where it had to be run to learn its shapes; reader: of what runs, the
-    model or a copy in fp32.
+    model or a copy in fp32; varying: which dims follow the sizes of the inputs.
     """
 
     model: onnx.ModelProto
@@ -147,6 +149,7 @@ class Analysis:
     sizes: Mapping[str, tuple[int, ...]]
     feeds: dict[str, np.ndarray] | None
     reader: ShapeReader
+    varying: Varying
 
     @cached_property
     def light(self) -> MappedModel:
@@ -183,8 +186,28 @@ def analyse(
             sizes = {name: tuple(array.shape) for name, array in feeds.items()}
             info = reader.all(feeds)
     net = with_codes(network(to_graph(model), {o.domain: o.version for o in model.opset_import}))
-    units = build_units(trace(net, {name: value.shape for name, value in info.items()}))
-    return Analysis(model, units, {name: value.dtype for name, value in info.items()}, sizes, feeds, reader)
+    near = {name: value.shape for name, value in info.items()}
+    varying = _varying(reader, near, sizes)
+    units = build_units(trace(net, near, varying=varying))
+    dtypes = {name: value.dtype for name, value in info.items()}
+    return Analysis(model, units, dtypes, sizes, feeds, reader, varying)
+
+
+def _varying(
+    reader: ShapeReader, near: Mapping[str, tuple[int, ...] | None], sizes: Mapping[str, tuple[int, ...]]
+) -> Varying:
+    """Say which dims follow the inputs' sizes: read off the shapes inferred at others, when asked for."""
+    far = far_sizes(input_specs(reader.model.model), dict(sizes))
+    if far == dict(sizes):
+        return FIXED
+
+    def find() -> dict[str, tuple[int, ...] | None]:
+        try:
+            return {name: value.shape for name, value in reader.infer(far).items()}
+        except ModelError:  # nothing is known of other sizes: every dim may vary
+            return {}
+
+    return Varying(near, find)
 
 
 __all__ = ["Analysis", "UsageError", "analyse"]

@@ -236,13 +236,13 @@ class _Replayer:
 
     def _evaluate(self, step: Step, before: tuple[Known, ...]) -> None:
         node = step.node
-        if not any(value.derived.any() for value in before):
+        if not any(value.derived for value in before):
             return
         if step.facets.from_shape is not None:
             shape = self.shadow.kept(node.inputs[0].name).shape
             stored = self.traced.network.root(node.inputs[0])
             shape = stored.shape if stored is not None and stored.name not in self.traced.shared else shape
-            now = step.facets.from_shape(shape, node.attrs)
+            now = step.facets.from_shape(Known.dims(shape), node.attrs)
             self.shadow.known[node.outputs[0].name] = now
             if node.outputs[0].name in self.interface and not np.array_equal(now.value, before[0].value):
                 self._require_whole(step)
@@ -267,8 +267,8 @@ class _Replayer:
         if name in self.shadow.known:
             return self.shadow.known[name]
         value = step.site.value(place)
-        derived = step.site.derived[place]
-        return None if value is None or derived is None else Known(value, derived)
+        marks = step.site.marks[place]
+        return None if value is None or marks is None else Known(value, marks)
 
     def _require_whole(self, step: Step) -> None:
         for operand in step.operands:

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.analysis.constants import evaluate
 from onnxprune.analysis.labels import Factor, LabelConstraints, Labelled, Met, Operand, Pin
 from onnxprune.analysis.node_propagation import NodePropagation
+from onnxprune.analysis.varying import FIXED, Varying
 from onnxprune.model.graph import Network, is_alias, is_constant
 from onnxprune.model.tensors import volume
 from onnxprune.rules.registry import REGISTRY, Registry
@@ -66,17 +67,21 @@ class Trace:
         return np.concatenate(found)
 
 
-def trace(net: Network, shapes: Mapping[str, Shape | None], registry: Registry = REGISTRY) -> Trace:
+def trace(
+    net: Network, shapes: Mapping[str, Shape | None], registry: Registry = REGISTRY, varying: Varying = FIXED
+) -> Trace:
     """Label every tensor of the graph.
 
-    shapes: concrete shapes by tensor name, None where unknown.
+    shapes: concrete shapes by tensor name, None where unknown; varying: which dims follow the inputs' sizes.
     """
-    return _Tracer(net, shapes, registry).run()
+    return _Tracer(net, shapes, registry, varying).run()
 
 
 class _Tracer:
-    def __init__(self, net: Network, shapes: Mapping[str, Shape | None], registry: Registry) -> None:
-        self.net, self.shapes, self.registry = net, shapes, registry
+    def __init__(
+        self, net: Network, shapes: Mapping[str, Shape | None], registry: Registry, varying: Varying
+    ) -> None:
+        self.net, self.shapes, self.registry, self.varying = net, shapes, registry, varying
         self.book = LabelConstraints()
         self.tensors: dict[str, Labelled] = {}
         self.known: dict[str, Known] = {}
@@ -102,7 +107,7 @@ class _Tracer:
     def _pin_whole(self, traced: Trace, name: str, op: str, reason: str) -> None:
         """Pin the labels of a tensor, and those that its value is computed from."""
         self._pin_tensor(self.net.roots.get(name, name), "", op, reason)
-        if name in self.known and self.known[name].derived.any():
+        if name in self.known and self.known[name].derived:
             self.book.pin(traced.labels_behind(name), Pin(name, 0, "", op, reason))
 
     def _is_shared(self, name: str, uses: list[tuple[int, int]]) -> bool:
@@ -208,7 +213,7 @@ class _Tracer:
             ),
             outputs=tuple(self._shape(t) if t.name else None for t in node.outputs),
             values=tuple(None if k is None else k.value for k in known),
-            derived=tuple(None if k is None else k.derived for k in known),
+            marks=tuple(None if k is None else k.marks for k in known),
         )
 
     def _value(self, tensor: gs.Tensor) -> Known | None:
@@ -229,13 +234,17 @@ class _Tracer:
         """Return the values of the outputs where they follow from shapes and small constants."""
         if facets.from_shape is not None:
             shape = self._shape(node.inputs[0])
-            return None if shape is None else (facets.from_shape(shape, node.attrs),)
+            if shape is None:
+                return None
+            stored = self.net.root(node.inputs[0]) is not None
+            varying = None if stored else self.varying.of(node.inputs[0].name, len(shape))
+            return (facets.from_shape(Known.dims(shape, varying), node.attrs),)
         if any(k is None and t.name for k, t in zip(inputs, node.inputs, strict=True)):
             return None
         present = [k for k in inputs if k is not None]
-        if any(k.value.dtype.kind == "f" and k.value.size > 1 for k in present if not k.derived.any()):
+        if any(k.value.dtype.kind == "f" and k.value.size > 1 for k in present if not k.derived):
             return None
-        if not any(k.derived.any() or k.value.dtype.kind in "iub" for k in present):
+        if not any(k.derived or k.value.dtype.kind in "iub" for k in present):
             return None
         return evaluate(facets.evaluate, node.attrs, inputs, len(node.outputs))
 

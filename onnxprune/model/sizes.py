@@ -17,6 +17,7 @@ _IMAGE_SIZES = (64, 224, 32, 96, 128, 256, 320, 384, 416, 512, 640, 48, 16)
 _OTHER_SIZES = (
     16, 32, 64, 128, 512, 256, 8, 100, 224, 320, 400, 480, 640, 1024, 4, 2, 1, 2048, 4096, 8000, 16000,
 )  # fmt: skip
+FAR_BATCH, FAR_FACTOR = 17, 3
 _BATCH = re.compile(r"batch|^(n|b|bs|none)$", re.IGNORECASE)
 _SUM = re.compile(r"\s*([A-Za-z_]\w*|\d+)\s*(?:([+*-])\s*([A-Za-z_]\w*|\d+)\s*)")
 
@@ -90,6 +91,17 @@ def _given_symbols(specs: Mapping[str, InputSpec], given: Given) -> dict[str, in
             if dims is not None:
                 fixed[_symbol(name, axis, dim)] = size
     return fixed
+
+
+def far_sizes(specs: Mapping[str, InputSpec], base: Sizes) -> Sizes:
+    """Choose sizes far from those that are run: what follows an input may show only there."""
+    return {
+        name: tuple(
+            s if isinstance(d, int) else FAR_BATCH if s == 1 else FAR_FACTOR * s
+            for d, s in zip(spec.dims or base[name], base[name], strict=True)
+        )
+        for name, spec in specs.items()
+    }
 
 
 def check_name(name: str, specs: Mapping[str, InputSpec]) -> None:

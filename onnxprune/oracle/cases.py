@@ -15,11 +15,13 @@ from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.replay import Conflict, Removal, Rescale, replay
 from onnxprune.analysis.trace import Trace, trace
 from onnxprune.analysis.units import Units, build_units
+from onnxprune.analysis.varying import Varying
 from onnxprune.errors import UnprovedError, UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
-from onnxprune.model.graph import InputSpec, Network, ValueInfo, input_specs
+from onnxprune.model.graph import Network, ValueInfo, input_specs
 from onnxprune.model.runtime import runtime_errors
 from onnxprune.model.shapes import ShapeReader
+from onnxprune.model.sizes import far_sizes
 from onnxprune.model.upcast import runnable, upcast_to_fp32, wide_dtypes
 from onnxprune.oracle.prove import (
     FAILED,
@@ -35,14 +37,13 @@ from onnxprune.oracle.prove import (
 from onnxprune.progress import Steps, unseen
 from onnxprune.rewrite.apply import factors
 
-FAR_BATCH, FAR_FACTOR = 17, 3
-
 
 @dataclass(frozen=True, eq=False)
 class Sized:
     """The network at other input sizes than the analysis read it at; found once, when it is asked for."""
 
     network: Network
+    varying: Varying
     find: Callable[[], Mapping[str, ValueInfo]]
 
     @cached_property
@@ -53,7 +54,8 @@ class Sized:
     @cached_property
     def traced(self) -> Trace:
         """Return the trace at these sizes."""
-        return trace(self.network, {name: value.shape for name, value in self.info.items()})
+        shapes = {name: value.shape for name, value in self.info.items()}
+        return trace(self.network, shapes, varying=self.varying)
 
     @cached_property
     def units(self) -> Units:
@@ -120,20 +122,10 @@ def _sized(
     reader: ShapeReader,
 ) -> Cases:  # fmt: skip
     network = analysis.units.traced.network
-    others = tuple(Sized(network, partial(dict, info)) for info in infos)
-    far = Sized(network, partial(reader.infer, _far_sizes(input_specs(analysis.model), feeds[0])))
-    return Cases(tuple(feeds), others=others, far=far)
-
-
-def _far_sizes(specs: Mapping[str, InputSpec], base: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    """Choose sizes far from those that are run: a value may follow an input only from there on."""
-    return {
-        name: tuple(
-            s if isinstance(d, int) else FAR_BATCH if s == 1 else FAR_FACTOR * s
-            for d, s in zip(spec.dims or base[name].shape, base[name].shape, strict=True)
-        )
-        for name, spec in specs.items()
-    }
+    varying = analysis.varying
+    far = far_sizes(input_specs(analysis.model), {name: array.shape for name, array in feeds[0].items()})
+    others = tuple(Sized(network, varying, partial(dict, info)) for info in infos)
+    return Cases(tuple(feeds), others=others, far=Sized(network, varying, partial(reader.infer, far)))
 
 
 def _other_sizes(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from onnxprune.rules.indexing import AT_RUN_TIME
 from onnxprune.rules.registry import rule
 from onnxprune.rules.signature import (
     Axes,
@@ -256,7 +257,7 @@ def group_query_attention(site: Site) -> Verdict:
             lambda shape: scores(shape, many, "total"),
         ),
         sizes=sizes,
-        pins=_pins(site, "total", True),
+        pins=_pins(site, "total", True) | {"place": AT_RUN_TIME},
         tied=frozenset(("half", "e")),
         inner=frozenset("d"),
         macs=("b", "s", "t", "h", "r", "half", "d", "e"),

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from onnxprune.rules.contraction import conv, gemm, matmul
 from onnxprune.rules.elementwise import aligned
+from onnxprune.rules.indexing import AT_RUN_TIME
 from onnxprune.rules.registry import rule
 from onnxprune.rules.signature import (
     Axes,
@@ -86,7 +87,7 @@ def embedding(site: Site) -> Verdict:
     )
     rest = tuple(named(s, "bs"[2 - len(s) :]) if s is not None else None for s in site.inputs[7:])
     axes: tuple[Axes | None, ...] = ((*ids, *channel), None, (*ids, *channel))
-    pins = dict.fromkeys(("word", "place", "kind"), "looked up by an index that is known only at run time")
+    pins = dict.fromkeys(("word", "place", "kind"), AT_RUN_TIME)
     pins["s"] = "EmbedLayerNormalization counts places along this axis"
     return Signature(
         (ids, ids if site.has(1) else None, *looked_up, channel, channel, *rest),
@@ -161,7 +162,7 @@ def _rotary(site: Site, heads: int, tables: tuple[int, int], places: int) -> Ver
         return Pinned("RotaryEmbedding whose heads are unknown")
     size, half = shape[-1] if long else shape[2] // heads, table[-1]
     few = packed(h=heads)
-    pins = {"place": "looked up by an index that is known only at run time"}
+    pins = {"place": AT_RUN_TIME}
     if 2 * half == size:
         sizes, dim = {"h": heads, "half": 2, "f": half}, packed(half=2, f=half)
     else:

@@ -27,6 +27,7 @@ from onnxprune.rules.signature import (
 )
 
 AT_RUN_TIME = "looked up by an index that is known only at run time"
+BY_LENGTH = "read up to a length that is known only at run time"
 CROSSED = "looked up by an index that varies along several axes"
 WRITTEN = "a part of it is overwritten"
 PLACED = "each part of it is written to a place of its own"
@@ -81,8 +82,8 @@ class PlaceTable:
 
 def _table(site: Site, bounds: Shape) -> PlaceTable | None:
     """Return the index of a node if the file holds it; bounds: [k] sizes of the axes that it picks from."""
-    value, derived = site.value(1), site.derived[1]
-    if value is None or derived is None or derived.any() or not value.size:
+    value = site.listed(1)
+    if value is None or not value.size:
         return None
     return PlaceTable(np.where(value < 0, value + np.asarray(bounds), value).astype(np.int64))
 

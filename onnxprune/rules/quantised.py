@@ -116,7 +116,7 @@ def _inner(site: Site, op: str, places: Sequence[int], function: RuleFunction) -
 
     small = replace(
         site, op=op, domain="", inputs=chosen(site.inputs), values=chosen(site.values),
-        derived=chosen(site.derived),
+        marks=chosen(site.marks),
     )  # fmt: skip
     verdict = function(small)
     if isinstance(verdict, Pinned):

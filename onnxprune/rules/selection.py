@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.rules import gradients, values
-from onnxprune.rules.indexing import AT_RUN_TIME, CROSSED
+from onnxprune.rules.indexing import AT_RUN_TIME, BY_LENGTH, CROSSED
 from onnxprune.rules.layout import regrouped
 from onnxprune.rules.registry import rule
 from onnxprune.rules.signature import (
@@ -61,7 +61,10 @@ def split(site: Site) -> Verdict:
         outs.append(_replaced(axes, axis, f"part{i}"))
         start += size
     rest = tuple(None for _ in site.inputs[1:])
-    return Signature((_replaced(axes, axis, "whole"), *rest), tuple(outs), takes=takes, repair=_split_sizes)
+    whole = _replaced(axes, axis, "whole")
+    if site.dynamic(1).any():
+        return Signature((whole, *rest), tuple(outs), pins={"whole": BY_LENGTH})
+    return Signature((whole, *rest), tuple(outs), takes=takes, repair=_split_sizes)
 
 
 def _split_sizes(site: Site, shrunk: Shrunk) -> list[Fix]:
@@ -85,20 +88,37 @@ def _slice_bounds(site: Site) -> tuple[list[int], list[int], list[int], list[int
 
 @rule("Slice", facets=Facets(evaluate=moved(values.sliced), gradient=gradients.SLICED))
 def slice_(site: Site) -> Verdict:
-    """Keeps a range of the labels of an axis; the bounds follow what is kept."""
+    """Keeps a range of the labels of an axis; the bounds follow what is kept.
+
+    An axis with a bound that follows the inputs' sizes stays: any place of it may be read.
+    """
     bounds = _slice_bounds(site)
     if bounds is None:
         return _slice_by_data(site)
     axes = outs = numbered(site.shape())
-    takes = {}
-    for start, end, axis, step in zip(*bounds, strict=True):
+    takes, pins = {}, {}
+    moving = _moving(site, len(bounds[0]))
+    for place, (start, end, axis, step) in enumerate(zip(*bounds, strict=True)):
         size = site.shape()[axis]
         index = np.arange(size)[slice(*_clamped(start, end, step, size))]
-        if len(index) == size and step == 1:
+        if len(index) == size and step == 1 and not moving[place]:
             continue
         axes, outs = _replaced(axes, axis, f"from{axis}"), _replaced(outs, axis, f"to{axis}")
-        takes[f"to{axis}"] = Take((f"from{axis}",), index, step=step)
-    return Signature((axes, *(None for _ in site.inputs[1:])), (outs,), takes=takes, repair=_slice_repair)
+        if moving[place]:
+            pins[f"from{axis}"] = BY_LENGTH
+        else:
+            takes[f"to{axis}"] = Take((f"from{axis}",), index, step=step)
+    rest = tuple(None for _ in site.inputs[1:])
+    return Signature((axes, *rest), (outs,), takes=takes, pins=pins, repair=_slice_repair)
+
+
+def _moving(site: Site, count: int) -> np.ndarray:
+    """Tell for each axis of a Slice whether a bound of it changes with the sizes of the model's inputs."""
+    found = np.zeros(count, dtype=bool)
+    for place in (1, 2):
+        dynamic = site.dynamic(place)
+        found |= dynamic if len(dynamic) == count else False
+    return found
 
 
 def _clamped(start: int, end: int, step: int, size: int) -> tuple[int | None, int | None, int]:
@@ -150,12 +170,12 @@ def gather(site: Site) -> Verdict:
     """
     data, index = site.shape(), site.value(1)
     axis = positive(int(site.attrs.get("axis", 0)), len(data))
-    if index is not None and index.ndim > 1 and counts_through(index, data[axis]):
+    fixed = not site.dynamic(1).any()
+    if fixed and index is not None and index.ndim > 1 and counts_through(index, data[axis]):
         return _regather(site, axis, index.ndim)
     axes = numbered(data)
     source = _replaced(axes, axis, "from")
-    derived = site.derived[1]
-    reason = _no_list(index, derived)
+    reason = _no_list(site.listed(1))
     if reason:
         places = numbered(site.shape(1), "j")
         out = (*axes[:axis], *places, *axes[axis + 1 :])
@@ -174,9 +194,9 @@ def counts_through(index: np.ndarray, size: int) -> bool:
     return index.size == size and bool(np.array_equal(index.ravel(), np.arange(size)))
 
 
-def _no_list(index: np.ndarray | None, derived: np.ndarray | None) -> str:
+def _no_list(index: np.ndarray | None) -> str:
     """Say why an index does not list places along one axis; nothing where it does."""
-    if index is None or derived is None or derived.any():
+    if index is None:
         return AT_RUN_TIME
     if sum(size > 1 for size in index.shape) > 1:
         return CROSSED
@@ -218,12 +238,16 @@ def pad(site: Site) -> Verdict:
     chosen = [positive(a, len(shape)) for a in site.ints("axes", 3) or range(len(shape))]
     takes, pins = {}, {}
     constant = site.attrs.get("mode", "constant") == "constant"
+    dynamic = site.dynamic(1)
     for i, axis in enumerate(chosen):
         front, back = pads[i], pads[len(chosen) + i]
-        if not front and not back:
+        moving = dynamic.size > 0 and bool(dynamic[i] or dynamic[len(chosen) + i])
+        if not front and not back and not moving:
             continue
         axes, outs = _replaced(axes, axis, f"from{axis}"), _replaced(outs, axis, f"to{axis}")
-        if constant:
+        if moving:
+            pins[f"from{axis}"] = BY_LENGTH
+        elif constant:
             takes[f"to{axis}"] = Take((f"from{axis}",), _padded(shape[axis], front, back))
         else:
             pins[f"from{axis}"] = "Pad that mirrors or repeats this axis"

@@ -23,7 +23,7 @@ from onnxprune.rules.active_ranges import ActiveRange
 from onnxprune.rules.fits import Fits
 from onnxprune.rules.regressions import MakeRegression
 from onnxprune.rules.tape import Gradient
-from onnxprune.rules.values import Evaluate, FromShape
+from onnxprune.rules.values import DYNAMIC, Evaluate, FromShape
 
 Axis: TypeAlias = tuple[str, ...]
 Axes: TypeAlias = tuple[Axis, ...]
@@ -38,7 +38,8 @@ INDEXED = "indexed"
 class Site:
     """A node as its rule sees it: attributes, concrete shapes, and small values where known.
 
-    `derived` marks, element by element, the values that come from a Shape at run time.
+    `marks` says of every element of a known value whether it comes from a Shape at run time, and whether it
+    changes with the sizes of the model's inputs (`rules/values.py`).
     """
 
     op: str
@@ -49,11 +50,21 @@ class Site:
     inputs: tuple[Shape | None, ...]
     outputs: tuple[Shape | None, ...]
     values: tuple[np.ndarray | None, ...]
-    derived: tuple[np.ndarray | None, ...]
+    marks: tuple[np.ndarray | None, ...]
 
     def value(self, index: int) -> np.ndarray | None:
         """Return the known value of an input, or None."""
         return self.values[index] if index < len(self.values) else None
+
+    def listed(self, index: int) -> np.ndarray | None:
+        """Return the value of an input if the file holds it; None where it is computed, be it from shapes."""
+        value, marks = self.value(index), self.marks[index] if index < len(self.marks) else None
+        return None if value is None or marks is None or marks.any() else value
+
+    def dynamic(self, index: int) -> np.ndarray:
+        """Tell for each element of a known input whether it changes with the sizes of the model's inputs."""
+        marks = self.marks[index] if index < len(self.marks) else None
+        return np.zeros(0, bool) if marks is None else np.ravel(marks & DYNAMIC) > 0
 
     def has(self, index: int) -> bool:
         """Tell whether an optional input is present."""

@@ -16,17 +16,42 @@ import onnx
 LIMIT = 1 << 16  # elements of a value that is followed
 
 
+DERIVED, DYNAMIC = np.uint8(1), np.uint8(2)
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A value known at analysis; `derived` marks the elements that come from a Shape at run time."""
+    """A value known at analysis, and marks of its elements.
+
+    DERIVED: it comes from a Shape at run time, so that it may change when channels are removed.
+    DYNAMIC: it, or whether it is there at all, changes with the sizes of the model's inputs.
+    """
 
     value: np.ndarray
-    derived: np.ndarray
+    marks: np.ndarray
 
     @staticmethod
     def constant(value: np.ndarray) -> Known:
         """Wrap a value that is stored in the model."""
-        return Known(value, np.zeros(value.shape, dtype=bool))
+        return Known(value, np.zeros(value.shape, dtype=np.uint8))
+
+    @staticmethod
+    def dims(shape: tuple[int, ...], varying: np.ndarray | None = None) -> Known:
+        """Wrap the dims of a tensor; varying: which of them change with the sizes of the model's inputs."""
+        marks = np.full(len(shape), DERIVED)
+        if varying is not None:
+            marks = marks | np.where(varying, DYNAMIC, np.uint8(0))
+        return Known(np.asarray(shape, dtype=np.int64), marks)
+
+    @property
+    def derived(self) -> bool:
+        """Tell whether any element comes from a Shape."""
+        return bool((self.marks & DERIVED).any())
+
+    @property
+    def mark(self) -> np.uint8:
+        """Return the marks of all elements together."""
+        return np.bitwise_or.reduce(self.marks, axis=None, initial=np.uint8(0))
 
 
 @dataclass(frozen=True)
@@ -36,6 +61,12 @@ class Given:
     attrs: Mapping[str, Any]
     inputs: tuple[Known | None, ...]
     outputs: int
+
+    @property
+    def spread(self) -> np.uint8:
+        """Return the marks of all inputs but the first: they decide about every element."""
+        others = (known.mark for known in self.inputs[1:] if known is not None)
+        return reduce(np.bitwise_or, others, np.uint8(0))
 
     @property
     def present(self) -> list[Known]:
@@ -51,21 +82,19 @@ class Given:
 
 
 Evaluate: TypeAlias = Callable[[Given], "tuple[Known, ...] | None"]
-FromShape: TypeAlias = Callable[["tuple[int, ...]", Mapping[str, Any]], Known]
+FromShape: TypeAlias = Callable[[Known, Mapping[str, Any]], Known]
 
 
 # -- arithmetic ----------------------------------------------------------------------------------------------
 def pointwise(function: Callable[..., Any]) -> Evaluate:
-    """Evaluate element by element; what is made of a derived element is derived."""
+    """Evaluate element by element; what is made of a marked element is marked."""
 
     def evaluate(given: Given) -> tuple[Known, ...]:
         known = given.present
         with np.errstate(all="ignore"):
             value = np.asarray(function(*(k.value for k in known)))
-        derived = np.zeros(value.shape, dtype=bool)
-        for k in known:
-            derived = derived | k.derived
-        return (Known(value, derived),)
+        none = np.zeros(value.shape, dtype=np.uint8)
+        return (Known(value, reduce(np.bitwise_or, (k.marks for k in known), none)),)
 
     return evaluate
 
@@ -96,29 +125,32 @@ def cast(given: Given) -> tuple[Known, ...]:
     """Evaluate Cast."""
     first = given.present[0]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(int(given.attrs["to"]))
-    return (Known(first.value.astype(dtype), first.derived),)
+    return (Known(first.value.astype(dtype), first.marks),)
 
 
 def reduced(function: Callable[..., Any]) -> Evaluate:
-    """Evaluate a reduction; what any derived element went into is derived."""
+    """Evaluate a reduction; what any marked element went into is marked."""
 
     def evaluate(given: Given) -> tuple[Known, ...]:
         first, axes = given.present[0], given.ints("axes", 1)
-        where = None if axes is None else tuple(axes)
+        where = tuple(range(first.value.ndim)) if axes is None else tuple(axes)
         keep = bool(given.attrs.get("keepdims", 1))
         value = np.asarray(function(first.value, axis=where, keepdims=keep)).astype(first.value.dtype)
-        return (Known(value, np.asarray(first.derived.any(axis=where, keepdims=keep))),)
+        return (Known(value, np.asarray(np.bitwise_or.reduce(first.marks, axis=where)).reshape(value.shape)),)
 
     return evaluate
 
 
 # -- movement ------------------------------------------------------------------------------------------------
 def moved(move: Callable[[np.ndarray, Given], np.ndarray]) -> Evaluate:
-    """Evaluate an operator that moves elements about: the marks move as the values do."""
+    """Evaluate an operator that moves elements about: the marks move as the values do.
+
+    Bounds, places and sizes that are marked decide which elements are there at all: they mark all of them.
+    """
 
     def evaluate(given: Given) -> tuple[Known, ...]:
         first = given.present[0]
-        return (Known(move(first.value, given), move(first.derived, given)),)
+        return (Known(move(first.value, given), move(first.marks, given) | given.spread),)
 
     return evaluate
 
@@ -183,9 +215,7 @@ def expanded(given: Given) -> tuple[Known, ...] | None:
 def joined(given: Given) -> tuple[Known, ...]:
     """Evaluate Concat."""
     axis, known = int(given.attrs["axis"]), given.present
-    return (
-        Known(*(np.concatenate([getattr(k, part) for k in known], axis) for part in ("value", "derived"))),
-    )
+    return (Known(*(np.concatenate([getattr(k, part) for k in known], axis) for part in ("value", "marks"))),)
 
 
 def split(given: Given) -> tuple[Known, ...]:
@@ -194,8 +224,8 @@ def split(given: Given) -> tuple[Known, ...]:
     sizes = given.ints("split", 1)
     width = -(-data.value.shape[axis] // given.outputs)
     ends = np.cumsum(sizes)[:-1] if sizes else np.arange(1, given.outputs) * width
-    parts = (np.split(array, ends, axis) for array in (data.value, data.derived))
-    return tuple(Known(value, derived) for value, derived in zip(*parts, strict=True))
+    parts = (np.split(array, ends, axis) for array in (data.value, data.marks | given.spread))
+    return tuple(Known(value, marks) for value, marks in zip(*parts, strict=True))
 
 
 # -- made from numbers ---------------------------------------------------------------------------------------
@@ -203,7 +233,7 @@ def counted(given: Given) -> tuple[Known, ...]:
     """Evaluate Range."""
     known = given.present
     value = np.arange(*(k.value.item() for k in known)).astype(known[0].value.dtype)
-    return (Known(value, np.full(value.shape, any(k.derived.any() for k in known))),)
+    return (Known(value, np.full(value.shape, given.spread | known[0].mark)),)
 
 
 def filled(given: Given) -> tuple[Known, ...] | None:
@@ -214,15 +244,15 @@ def filled(given: Given) -> tuple[Known, ...] | None:
     if not countable or not shape.value.size or np.prod(shape.value) > LIMIT:
         return None
     value = np.full([int(v) for v in shape.value], item.ravel()[0], dtype=item.dtype)
-    return (Known(value, np.full(value.shape, shape.derived.any())),)
+    return (Known(value, np.full(value.shape, shape.mark)),)
 
 
-def shape_value(shape: tuple[int, ...], attrs: Mapping[str, Any]) -> Known:
-    """Evaluate Shape."""
-    value = np.asarray(shape, dtype=np.int64)[attrs.get("start", 0) : attrs.get("end")]
-    return Known(value, np.ones(value.shape, dtype=bool))
+def shape_value(dims: Known, attrs: Mapping[str, Any]) -> Known:
+    """Evaluate Shape of the dims of its input."""
+    part = slice(attrs.get("start", 0), attrs.get("end"))
+    return Known(dims.value[part], dims.marks[part])
 
 
-def size_value(shape: tuple[int, ...], _attrs: Mapping[str, Any]) -> Known:
-    """Evaluate Size."""
-    return Known(np.asarray(np.prod(shape, dtype=np.int64)), np.ones((), dtype=bool))
+def size_value(dims: Known, _attrs: Mapping[str, Any]) -> Known:
+    """Evaluate Size of the dims of its input."""
+    return Known(np.asarray(np.prod(dims.value, dtype=np.int64)), np.asarray(dims.mark | DERIVED))
