@@ -63,7 +63,17 @@ class ShapeReader:
 
         outputs: tensors that must come out of a run, whatever is known of them. Raises as `infer` and `read`.
         """
-        found = self.infer({name: tuple(array.shape) for name, array in feeds.items()})
+        return self.complete(
+            self.infer({name: tuple(array.shape) for name, array in feeds.items()}), feeds, outputs
+        )
+
+    def complete(
+        self, found: dict[str, ValueInfo], feeds: Mapping[str, np.ndarray], outputs: Sequence[str] = ()
+    ) -> dict[str, ValueInfo]:
+        """Add to what was inferred at the sizes of the feeds what only a run can tell.
+
+        outputs: tensors that must come out of a run, whatever is known of them. Raises as `read`.
+        """
         unknown = [name for name, value in found.items() if value.shape is None]
         if not unknown and not outputs:
             return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx
 
@@ -91,6 +91,33 @@ def _given_symbols(specs: Mapping[str, InputSpec], given: Given) -> dict[str, in
             if dims is not None:
                 fixed[_symbol(name, axis, dim)] = size
     return fixed
+
+
+def free_symbols(specs: Mapping[str, InputSpec], base: Sizes, given: Collection[str] = ()) -> dict[str, int]:
+    """Return the symbols that no other decides, with their sizes; `given` names inputs whose sizes stay."""
+    return {
+        symbol: base[places[0][0]][places[0][1]]
+        for symbol, places in _symbols(specs).items()
+        if not _SUM.fullmatch(symbol) and not any(name in given for name, _ in places)
+    }
+
+
+def sized_by(specs: Mapping[str, InputSpec], base: Sizes, changed: Mapping[str, int]) -> Sizes:
+    """Return sizes of all inputs where some symbols have others; sums of symbols follow."""
+    chosen = free_symbols(specs, base) | dict(changed)
+
+    def size(symbol: str, before: int) -> int:
+        match = _SUM.fullmatch(symbol)
+        follows = symbol in changed or (match is not None and bool({match[1], match[3]} & changed.keys()))
+        return _value(symbol, chosen) if follows else before
+
+    return {
+        name: tuple(
+            d if isinstance(d, int) else size(_symbol(name, axis, d), s)
+            for axis, (d, s) in enumerate(zip(spec.dims or base[name], base[name], strict=True))
+        )
+        for name, spec in specs.items()
+    }
 
 
 def far_sizes(specs: Mapping[str, InputSpec], base: Sizes) -> Sizes:

@@ -21,7 +21,7 @@ from onnxprune.model.feeds import feeds_for, find_feeds
 from onnxprune.model.graph import Network, ValueInfo, input_specs
 from onnxprune.model.runtime import runtime_errors
 from onnxprune.model.shapes import ShapeReader
-from onnxprune.model.sizes import far_sizes
+from onnxprune.model.sizes import Sizes, far_sizes
 from onnxprune.model.upcast import runnable, upcast_to_fp32, wide_dtypes
 from onnxprune.oracle.prove import (
     FAILED,
@@ -34,6 +34,7 @@ from onnxprune.oracle.prove import (
     Proof,
     prove,
 )
+from onnxprune.oracle.sizes import LIMIT, Ran, SizeSearch, bytes_of
 from onnxprune.progress import Steps, unseen
 from onnxprune.rewrite.apply import factors
 
@@ -98,14 +99,23 @@ def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, An
     with suppress(*failures):  # a proof that needs the outputs says what is wrong with them
         made = reader.run(base)
         original.know(base, {name: made[name] for name in reader.outputs})
-    specs = input_specs(analysis.model)
-    for sizes in _other_sizes(specs, {n: a.shape for n, a in base.items()}, set(shapes)):
+
+    limit = max(LIMIT, 2 * bytes_of(analysis.units.traced.shapes))
+
+    def attempt(sizes: Sizes) -> Ran | None:
         try:
-            feeds = feeds_for(model, sizes, values, seed + len(found), like=base)
-            infos.append(reader.all(feeds, reader.outputs))
+            info = reader.infer(sizes)
+            if bytes_of({name: value.shape for name, value in info.items()}) > limit:
+                return None
+            feeds = feeds_for(model, sizes, values, seed + 1, like=base)
+            return feeds, reader.complete(info, feeds, reader.outputs)
         except failures:
-            continue
+            return None
+
+    search = SizeSearch(input_specs(analysis.model), {n: a.shape for n, a in base.items()}, attempt)
+    for feeds, info in search.found(set(shapes)):
         found.append(feeds)
+        infos.append(info)
     reader.close()
     return replace(_sized(analysis, found, infos, reader), wide=wide, original=original)
 
@@ -126,30 +136,6 @@ def _sized(
     far = far_sizes(input_specs(analysis.model), {name: array.shape for name, array in feeds[0].items()})
     others = tuple(Sized(network, varying, partial(dict, info)) for info in infos)
     return Cases(tuple(feeds), others=others, far=Sized(network, varying, partial(reader.infer, far)))
-
-
-def _other_sizes(
-    specs: Mapping[str, Any], base: Mapping[str, tuple[int, ...]], given: set[str]
-) -> list[dict[str, tuple[int, ...]]]:
-    """Vary one symbol at a time (batch 3, others half as large again or twice), then all at once."""
-    symbols: dict[str, list[tuple[str, int]]] = {}
-    for name, spec in specs.items():
-        for axis, dim in enumerate(spec.dims or ()):
-            if not isinstance(dim, int) and name not in given:
-                symbols.setdefault(dim if isinstance(dim, str) else f"{name}:{axis}", []).append((name, axis))
-    result, together = [], {n: list(s) for n, s in base.items()}
-    for places in symbols.values():
-        size = base[places[0][0]][places[0][1]]
-        for other in (3,) if size == 1 else (size * 3 // 2, size * 2):
-            sizes = {n: list(s) for n, s in base.items()}
-            for name, axis in places:
-                sizes[name][axis] = other
-            result.append({n: tuple(s) for n, s in sizes.items()})
-        for name, axis in places:
-            together[name][axis] = 2 if size == 1 else size * 2
-    if len(symbols) > 1:
-        result.append({n: tuple(s) for n, s in together.items()})
-    return result
 
 
 def proof(

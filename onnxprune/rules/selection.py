@@ -170,8 +170,7 @@ def gather(site: Site) -> Verdict:
     """
     data, index = site.shape(), site.value(1)
     axis = positive(int(site.attrs.get("axis", 0)), len(data))
-    fixed = not site.dynamic(1).any()
-    if fixed and index is not None and index.ndim > 1 and counts_through(index, data[axis]):
+    if index is not None and index.ndim > 1 and counts_through(index, data[axis]):
         return _regather(site, axis, index.ndim)
     axes = numbered(data)
     source = _replaced(axes, axis, "from")

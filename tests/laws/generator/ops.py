@@ -99,6 +99,13 @@ def computed_size(net: Net, x: T, want: Axis) -> str:
     return unsqueeze_raw(net, value, [0]) if scalars else value
 
 
+def scalar(net: Net, one: str) -> str:
+    """A tensor of one element without its axis."""
+    if net.opset < 13:
+        return net.node("Squeeze", [one], axes=[0])
+    return net.node("Squeeze", [one, net.ints([0], "axes")])
+
+
 def transpose(net: Net, x: T, perm: Sequence[int], form: str | None = None) -> T:
     shape = tuple(x.shape[p] for p in perm)
     return net.out(net.node("Transpose", [x], perm=list(perm)), x, shape=shape, form=form or x.form)

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from onnxprune.analysis.constants import evaluate
 from onnxprune.model.runtime import open_session, run
 from onnxprune.rules import REGISTRY
-from onnxprune.rules.values import LIMIT, Known
+from onnxprune.rules.values import DERIVED, DYNAMIC, LIMIT, Known
 
 OPSET = 17
 
@@ -81,8 +81,8 @@ def test_a_value_is_what_onnxruntime_computes(
     (known,), (wanted,) = found(op, inputs, attrs), computed(op, inputs, attrs)
     assert known.value.dtype == wanted.dtype
     np.testing.assert_array_equal(known.value, wanted)
-    assert known.derived.shape == known.value.shape
-    assert not known.derived.any()
+    assert known.marks.shape == known.value.shape
+    assert not known.derived
 
 
 def test_every_rule_that_evaluates_is_tried() -> None:
@@ -100,14 +100,16 @@ def test_a_split_has_a_value_for_each_part(sizes: np.ndarray | None) -> None:
 
 
 def test_marks_move_with_the_elements_and_spread_with_the_arithmetic() -> None:
-    mixed = Known(A, np.asarray([True, False, False]))
+    mixed = Known(A, np.asarray([DERIVED | DYNAMIC, 0, 0], np.uint8))
     facets = {op: REGISTRY.facets("", op, OPSET).evaluate for op in ("Gather", "Mul", "ReduceProd", "Range")}
     (gathered,) = evaluate(facets["Gather"], {}, [mixed, Known.constant(ints(2, 0))]) or ()
-    assert gathered.derived.tolist() == [False, True]
+    assert gathered.marks.tolist() == [0, 3]
     (product,) = evaluate(facets["Mul"], {}, [mixed, Known.constant(scalar(2))]) or ()
-    assert product.derived.tolist() == [True, False, False]
+    assert product.marks.tolist() == [3, 0, 0]
     (total,) = evaluate(facets["ReduceProd"], {}, [mixed]) or ()
-    assert total.derived.tolist() == [True]
+    assert total.marks.tolist() == [3]
+    (reached,) = evaluate(facets["Gather"], {}, [Known.constant(A), Known(ints(0, 2, 1), mixed.marks)]) or ()
+    assert reached.marks.tolist() == [3, 3, 3]  # which elements are there is not known before
 
 
 def test_what_is_large_or_data_is_not_followed() -> None:
@@ -124,6 +126,8 @@ def test_shapes_have_values() -> None:
     size = REGISTRY.facets("", "Size", OPSET).from_shape
     assert shape is not None
     assert size is not None
-    assert shape((2, 3, 4), {"start": 1}).value.tolist() == [3, 4]
-    assert shape((2, 3, 4), {"start": 1}).derived.all()
-    assert size((2, 3, 4), {}).value == 24
+    dims = Known.dims((2, 3, 4), np.asarray([True, False, True]))
+    assert shape(dims, {"start": 1}).value.tolist() == [3, 4]
+    assert shape(dims, {"start": 1}).marks.tolist() == [DERIVED, DERIVED | DYNAMIC]
+    assert size(dims, {}).value == 24
+    assert size(dims, {}).marks == DERIVED | DYNAMIC
