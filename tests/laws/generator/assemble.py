@@ -70,7 +70,7 @@ FEATURES: tuple[str, ...] = tuple(
     )
 )
 KNOWN = frozenset(FEATURES)
-MODERN = 0.35  # share of the models that may have modern blocks
+MODERN = 0.25  # share of the models that may have modern blocks
 BATCHES = (2, 1, 3, 2)
 OFFSETS = ((0, 1, 2, 7), (0, 3, 1, 6), (0, 2, 3, 1))
 
