@@ -92,7 +92,7 @@ def test_a_seed_always_gives_the_same_bytes() -> None:
 
 @pytest.mark.slow
 def test_every_feature_occurs() -> None:
-    counts = Counter(feature for seed in range(500) for feature in generate(seed).features)
+    counts = Counter(feature for seed in range(700) for feature in generate(seed).features)
     assert set(counts) <= set(FEATURES)
     assert {f: counts[f] for f in FEATURES if counts[f] < 5} == {}
 
