@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import onnx
 
+from onnxprune.analysis.branches import is_branch, with_branches, with_decided_branches
 from onnxprune.analysis.cost import with_codes
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.units import Units, build_units
-from onnxprune.analysis.varying import FIXED, Varying
+from onnxprune.analysis.varying import Varying, varying_of
 from onnxprune.errors import ModelError, UnprovedError, UsageError
 from onnxprune.model import load as files
 from onnxprune.model.collection import uncollected
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.flow import node_name
-from onnxprune.model.graph import input_specs, is_constant, network, opsets_of
+from onnxprune.model.graph import is_constant, network, opsets_of
 from onnxprune.model.imported import to_graph
 from onnxprune.model.inline import FunctionId, Inlined, inline, shown
 from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.shapes import ShapeReader
-from onnxprune.model.sizes import default_sizes, far_sizes
+from onnxprune.model.sizes import default_sizes
 from onnxprune.model.upcast import runnable
 from onnxprune.rules import REGISTRY, load_plugins
 from onnxprune.rules.fits import Dims, Meeting
@@ -35,14 +36,23 @@ from onnxprune.settings.option import options_of
 
 
 def inlined(model: onnx.ModelProto, which: str = "auto") -> Inlined:
-    """Write out calls of model-local functions on a copy; a model without such is returned as it is.
+    """Write out calls of model-local functions, and branches that are always taken, on a copy.
 
-    which: auto, those whose operator has no rule; all; none. Raises as `model.inlining.inline`.
+    which: auto, functions whose operator has no rule; all; none, and no branches. Raises as
+    `model.inline.inline`.
     """
     options_of(PruneSettings)["inline"].kind.check("--inline", which)
-    if which == "none" or not model.functions:
+    if which == "none":
         return Inlined(model)
     load_plugins()
+    result = _functions_inlined(model, which)
+    chosen, names = with_decided_branches(result.model)
+    return replace(result, model=chosen, names=(*result.names, *names))
+
+
+def _functions_inlined(model: onnx.ModelProto, which: str) -> Inlined:
+    if not model.functions:
+        return Inlined(model)
     opsets = opsets_of(model)
 
     def wanted(key: FunctionId) -> bool:
@@ -52,17 +62,19 @@ def inlined(model: onnx.ModelProto, which: str = "auto") -> Inlined:
 
 
 def inlined_again(model: onnx.ModelProto, names: list[str]) -> Inlined:
-    """Write out the functions that a plan names.
+    """Write out the functions and branches that a plan names.
 
-    Raises UsageError where the model does not call them.
+    Raises UsageError where the model does not have them.
     """
-    if not names:
-        return Inlined(model)
-    result = inline(model, lambda key: shown(key) in names)
-    missing = sorted(set(names) - set(result.names))
+    functions = [name for name in names if not is_branch(name)]
+    result = inline(model, lambda key: shown(key) in functions) if functions else Inlined(model)
+    missing = sorted(set(functions) - set(result.names))
     if missing:
         raise UsageError(f"the plan inlines function '{missing[0]}', which this model does not call")
-    return result
+    chosen, left = with_branches(result.model, names)
+    if left:
+        raise UsageError(f"the plan writes out branch '{left[0]}', which this model does not have")
+    return replace(result, model=chosen, names=tuple(names))
 
 
 MeetingShapes = dict[str, Dims]
@@ -187,27 +199,10 @@ def analyse(
             info = reader.all(feeds)
     net = with_codes(network(to_graph(model), {o.domain: o.version for o in model.opset_import}))
     near = {name: value.shape for name, value in info.items()}
-    varying = _varying(reader, near, sizes)
+    varying = varying_of(reader, near, sizes)
     units = build_units(trace(net, near, varying=varying))
     dtypes = {name: value.dtype for name, value in info.items()}
     return Analysis(model, units, dtypes, sizes, feeds, reader, varying)
-
-
-def _varying(
-    reader: ShapeReader, near: Mapping[str, tuple[int, ...] | None], sizes: Mapping[str, tuple[int, ...]]
-) -> Varying:
-    """Say which dims follow the inputs' sizes: read off the shapes inferred at others, when asked for."""
-    far = far_sizes(input_specs(reader.model.model), dict(sizes))
-    if far == dict(sizes):
-        return FIXED
-
-    def find() -> dict[str, tuple[int, ...] | None]:
-        try:
-            return {name: value.shape for name, value in reader.infer(far).items()}
-        except ModelError:  # nothing is known of other sizes: every dim may vary
-            return {}
-
-    return Varying(near, find)
 
 
 __all__ = ["Analysis", "UsageError", "analyse"]

@@ -8,6 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
+from onnxprune.errors import ModelError
+from onnxprune.model.graph import input_specs
+from onnxprune.model.shapes import ShapeReader
+from onnxprune.model.sizes import far_sizes
 from onnxprune.rules.signature import Shape
 
 Shapes = Mapping[str, "Shape | None"]
@@ -45,3 +49,20 @@ class Fixed(Varying):
 
 
 FIXED = Fixed({}, dict)
+
+
+def varying_of(
+    reader: ShapeReader, near: Mapping[str, tuple[int, ...] | None], sizes: Mapping[str, tuple[int, ...]]
+) -> Varying:
+    """Say which dims follow the inputs' sizes: read off the shapes inferred at others, when asked for."""
+    far = far_sizes(input_specs(reader.model.model), dict(sizes))
+    if far == dict(sizes):
+        return FIXED
+
+    def find() -> dict[str, tuple[int, ...] | None]:
+        try:
+            return {name: value.shape for name, value in reader.infer(far).items()}
+        except ModelError:  # nothing is known of other sizes: every dim may vary
+            return {}
+
+    return Varying(near, find)

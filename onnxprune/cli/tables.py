@@ -158,9 +158,9 @@ def _frozen_facts(pinned: Iterable[PinReport], detailed: bool) -> list[tuple[str
 
 
 def _inlined_facts(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Say which functions the result no longer has."""
+    """Say which functions and branches the result no longer has."""
     more = f" and {len(names) - TOP} more" if len(names) > TOP else ""
-    return [("inlined", f"{number(len(names), 'function')}: {', '.join(names[:TOP])}{more}")] if names else []
+    return [("inlined", f"{', '.join(names[:TOP])}{more}")] if names else []
 
 
 def _groups_table(groups: Iterable[GroupReport]) -> Table:

@@ -3,6 +3,7 @@
 from onnxprune.rules import (
     attention,
     contraction,
+    control,
     elementwise,
     fused,
     indexing,
@@ -28,8 +29,8 @@ from onnxprune.rules.signature import (
 )
 
 FAMILIES = (
-    attention, contraction, elementwise, fused, indexing, layout, normalisation, quantised, recurrent,
-    reduction, selection,
+    attention, contraction, control, elementwise, fused, indexing, layout, normalisation, quantised,
+    recurrent, reduction, selection,
 )  # fmt: skip
 
 __all__ = [

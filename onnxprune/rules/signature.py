@@ -328,6 +328,7 @@ class Facets:
     gradient: how the gradient of its output becomes that of an input.
     active_range: which values of its first input it tells apart.
     regression: how it is a linear regression of its output on its input.
+    branches: the attributes that hold what it does where its first input is true, and where it is not.
     outer: where it sums over no index it is an outer product, as of positions and frequencies, and no layer.
     """
 
@@ -344,6 +345,7 @@ class Facets:
     gradient: Gradient | None = None
     active_range: ActiveRange | None = None
     regression: MakeRegression | None = None
+    branches: tuple[str, str] | None = None
     outer: bool = False
 
 

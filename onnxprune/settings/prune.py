@@ -51,7 +51,8 @@ class PruneSettings:
     targets: what may remain, a share of the original up to 1 or an absolute amount (`macs`, `params`,
     `size` in bytes); or how much worse the outputs may get, `drift` or the `drop` of the metric, for which
     the fewest MACs are searched. align: widths are multiples of this many channels; 0 stands for `auto`.
-    inline: which model-local functions are written out, `auto` for those without a rule.
+    inline: which model-local functions are written out, `auto` for those without a rule, and whether
+        branches that are always taken are.
     calib: calibration data as `read_calibration` takes it; the word "synthetic" makes it up. criterion: a
     name, or a function from a `ScoringInput` to the importance of its units. criterion, scope, recover:
     None for what suits the rest. memory_limit: bytes for the Gram matrices of one pass over the data, and

@@ -127,7 +127,7 @@ def test_the_command_line_says_what_was_inlined(tmp_path: Path) -> None:
     ]
     result = CliRunner().invoke(program, [str(a) for a in args])
     assert result.exit_code == 0, result.output
-    assert "1 function: l::f" in result.stdout
+    assert "inlined  l::f" in result.stdout
     assert (
         CliRunner().invoke(program, [str(a) for a in [*args, "--force", "--inline", "none"]]).exit_code == 4
     )

@@ -121,13 +121,6 @@ CASES = {
         {"w": (8, 8), "v": (8, 16), "p": (16, 4), "u": (16, 4), "o": (8, 4)},
         {"p": (16, 4), "o": (8, 4)},
     ),
-    "the condition follows the width": Case(
-        "h = MatMul(x, w) h1 = Relu(h) k = MatMul(h1, v) s = Shape(k) d = Gather(s, one) c = Equal(d, eight) "
-        f"z = MatMul(k, u) b = {branches('q = Relu(z)', 'r = Neg(z)', 4)} y = Identity(b)",
-        ONE_CUT,
-        {"one": np.array(1), "eight": np.array(8)},
-        head="g (float[N,8] x) => (float[N,4] y)",
-    ),
 }
 
 
