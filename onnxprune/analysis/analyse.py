@@ -21,6 +21,7 @@ from onnxprune.model import load as files
 from onnxprune.model.collection import uncollected
 from onnxprune.model.feeds import find_feeds
 from onnxprune.model.flow import node_name
+from onnxprune.model.fold import FoldedTensor
 from onnxprune.model.graph import is_constant, network, opsets_of
 from onnxprune.model.imported import to_graph
 from onnxprune.model.inline import FunctionId, Inlined, inline, shown
@@ -152,7 +153,8 @@ class Analysis:
     """A model, its units, the element types of its tensors, and the input sizes it was read at.
 
     feeds: inputs that run the model, where it had to be run to learn its shapes; reader: of what runs, the
-    model or a copy in fp32; varying: which dims follow the sizes of the inputs.
+    model or a copy in fp32; varying: which dims follow the sizes of the inputs; folded: tensors that are
+    stored in it and that the file computes from constants.
     """
 
     model: onnx.ModelProto
@@ -162,6 +164,7 @@ class Analysis:
     feeds: dict[str, np.ndarray] | None
     reader: ShapeReader
     varying: Varying
+    folded: tuple[FoldedTensor, ...] = ()
 
     @cached_property
     def light(self) -> MappedModel:

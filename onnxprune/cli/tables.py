@@ -12,6 +12,7 @@ from onnxprune.reports.wording import comparison_line, milliseconds, number, pin
 if TYPE_CHECKING:
     from onnxprune.evaluation.latency import BenchResult, LatencyRatio
     from onnxprune.evaluation.validation import Validated
+    from onnxprune.model.fold import FoldedTensor
     from onnxprune.reports.data import (
         CalibrationReport,
         GroupReport,
@@ -48,6 +49,7 @@ def prune_tables(
         *_validation_facts(report.validation),
         *_search_facts(report.search),
         *_inlined_facts(report.inlined),
+        *_folded_facts(report.folded),
         *_frozen_facts(report.pinned, detailed),
         *places.items(),
     ]
@@ -163,6 +165,15 @@ def _inlined_facts(names: Sequence[str]) -> list[tuple[str, str]]:
     return [("inlined", f"{', '.join(names[:TOP])}{more}")] if names else []
 
 
+def _folded_facts(folded: Sequence[FoldedTensor]) -> list[tuple[str, str]]:
+    """Say which tensors the result stores, and the file computes from constants."""
+    if not folded:
+        return []
+    more = f" and {len(folded) - TOP} more" if len(folded) > TOP else ""
+    names = ", ".join(f.tensor for f in folded[:TOP])
+    return [("folded", f"{number(len(folded), 'tensor')} computed from constants: {names}{more}")]
+
+
 def _groups_table(groups: Iterable[GroupReport]) -> Table:
     columns = (
         Column("id"), Column("group", fold=True), Column("channels", right=True), Column("asked", right=True),
@@ -210,6 +221,7 @@ def inspect_tables(report: InspectReport, name: str, detailed: bool) -> list[Tab
         *(("input", f"{i} {_shape(shape)}") for i, shape in report.inputs.items()),
         ("holds", f"{count(q.params)} parameters, {count(q.macs)} MACs, {size(q.bytes)}"),
         *_inlined_facts(report.inlined),
+        *_folded_facts(report.folded),
         ("groups", number(len(report.groups), "group") + _group_hint(report)),
     ]
     tables = [Table(FACTS, facts)]

@@ -14,24 +14,31 @@ from onnxprune.model.runtime import open_session, run
 from onnxprune.model.tensors import raw_bytes
 from onnxprune.oracle.prove import Feeds, compare
 
+FUNCTIONS = (
+    "the model's functions are written out: onnxruntime has kernels that compute something else than their "
+    "bodies; --inline none leaves them in place"
+)
+CONSTANTS = "what is computed from constants is stored: onnxruntime computes something else within the model"
 
-def require_same(original: onnx.ModelProto, inlined: onnx.ModelProto, cases: Iterable[Feeds]) -> None:
+
+def require_same(
+    original: onnx.ModelProto, changed: onnx.ModelProto, cases: Iterable[Feeds], change: str
+) -> None:
     """Run both on all inputs and compare the outputs; one that is random is left to the proof.
 
-    Raises UnprovedError for an output that differs, and where one of them does not run.
+    change: what was done to the model, and why outputs may differ. Raises UnprovedError for an output that
+    differs, and where one of them does not run.
     """
     fed = list(cases)
     before = _ran(original, [*fed, *fed])
-    for expected, again, found in zip(before, before[len(fed) :], _ran(inlined, fed), strict=False):
+    for expected, again, found in zip(before, before[len(fed) :], _ran(changed, fed), strict=False):
         for name, wanted in expected.items():
             if not isinstance(wanted, np.ndarray) or not _equal(wanted, again[name]):
                 continue
             difference = compare(name, "", found[name], wanted)
             if not difference.ratio <= 1:
                 raise UnprovedError(
-                    f"output '{name}' differs by {difference.max_abs_error:.2g} once the model's functions "
-                    "are written out: onnxruntime has kernels that compute something else than their "
-                    "bodies; --inline none leaves them in place"
+                    f"output '{name}' differs by {difference.max_abs_error:.2g} once {change}"
                 )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from onnxprune.analysis.analyse import analyse, inlined, load
+from onnxprune.analysis.analyse import inlined, load
+from onnxprune.analysis.folding import analyse_folded
 from onnxprune.errors import NothingToPrune, UsageError
 from onnxprune.evaluation.latency import BenchResult, BenchSettings, check_provider
 from onnxprune.evaluation.latency import bench as timed
@@ -53,8 +54,9 @@ def inspect(
     check_given(loaded.model, input_shapes or {}, input_values or {})
     written_out = inlined(loaded.model, inline)
     warnings = (*loaded.warnings, *written_out.kept)
-    report = inspected(analyse(written_out.model, input_shapes, input_values), loaded.nbytes, warnings)
-    return replace(report, inlined=written_out.names)
+    analysis = analyse_folded(written_out.model, input_shapes, input_values)
+    report = inspected(analysis, loaded.nbytes, warnings)
+    return replace(report, inlined=written_out.names, folded=analysis.folded)
 
 
 def sensitivity(
@@ -82,7 +84,7 @@ def sensitivity(
     loaded = load(model)
     check_given(loaded.model, settings.input_shapes, settings.input_values)
     written_out = inlined(loaded.model, settings.inline)
-    analysis = analyse(written_out.model, settings.input_shapes, settings.input_values)
+    analysis = analyse_folded(written_out.model, settings.input_shapes, settings.input_values)
     if not analysis.units.groups:
         raise NothingToPrune("nothing to measure: every channel is frozen; see `onnxprune inspect`")
     report = measured(analysis, loaded.nbytes, settings, progress)
@@ -91,6 +93,7 @@ def sensitivity(
         seconds=round(perf_counter() - begun, 3),
         warnings=(*loaded.warnings, *report.warnings, *written_out.kept),
         inlined=written_out.names,
+        folded=analysis.folded,
     )
     if picture is not None:
         write_file(Path(picture), drawn(report))

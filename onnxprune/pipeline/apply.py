@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -9,11 +10,14 @@ from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
 import onnx
 from msgspec.structs import replace
 
-from onnxprune.analysis.analyse import analyse, inlined_again, load
+from onnxprune.analysis.analyse import Analysis, analyse, inlined_again, load
+from onnxprune.analysis.folding import folded_again
 from onnxprune.errors import UnprovedError, UsageError
+from onnxprune.model.fold import FoldedTensor
 from onnxprune.model.graph import input_specs
 from onnxprune.model.inline import Inlined
 from onnxprune.model.load import Loaded
@@ -22,7 +26,7 @@ from onnxprune.oracle.cases import cases, proof
 from onnxprune.oracle.equal import model_differences
 from onnxprune.oracle.prove import FAILED, UNPROVED
 from onnxprune.pipeline.attempt import Attempt
-from onnxprune.pipeline.prune import Model, check_inlined
+from onnxprune.pipeline.prune import Model, check_written_out
 from onnxprune.pipeline.report import Outcome, PruneResult, reported, stamped
 from onnxprune.planning.decide import Decision, Request
 from onnxprune.planning.plan import Plan, planned_removal, read_plan
@@ -86,6 +90,7 @@ def apply(
         groups=groups,
         settings=settings,
         inlined=written_out.names,
+        folded=outcome.analysis.folded,
         warnings=(*report.warnings, *_unrepaired(read)),
     )
     return PruneResult(result, read, said)
@@ -106,13 +111,13 @@ def _applied(
     """Carry out a plan and prove it; given: the original as it was read, and its functions written out."""
     loaded, written_out = given
     shapes = _planned_shapes(plan, loaded)
-    analysis = analyse(written_out.model, shapes, values)
+    analysis = _analysed(plan, written_out, shapes, values)
     watch.lap("analyse")
     removal = planned_removal(analysis.units, plan, loaded.sha256)
     pruned = rewritten(analysis.model, removal)
     watch.lap("rewrite")
     found = cases(analysis, {}, values, seed)
-    check_inlined(loaded, written_out, found)
+    check_written_out(loaded, written_out, analysis, found)
     outcome = proof(analysis, pruned, removal, found, partial(watch.progress, "proof"))
     watch.lap("verify")
     if outcome.status == UNPROVED:
@@ -148,6 +153,27 @@ def _planned_functions(plan: Plan) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UsageError("the plan's settings.inlined are no names of functions: make a new plan")
     return names
+
+
+def _analysed(
+    plan: Plan, written_out: Inlined, shapes: Mapping[str, tuple[int | None, ...]], values: Values
+) -> Analysis:
+    """Label the model with the tensors folded that were so when the plan was made."""
+    folded = folded_again(written_out.model, _planned_tensors(plan))
+    return dataclasses.replace(analyse(folded.model, shapes, values), folded=folded.tensors)
+
+
+def _planned_tensors(plan: Plan) -> list[str]:
+    """Read which tensors were folded before the plan was made.
+
+    Raises UsageError where these are no tensors and nodes.
+    """
+    given = plan.settings.get("folded", [])
+    try:
+        return [folded.tensor for folded in msgspec.convert(given, list[FoldedTensor])]
+    except msgspec.ValidationError as error:
+        text = "the plan's settings.folded are no list of tensors and nodes"
+        raise UsageError(f"{text}: {error}; make a new plan") from error
 
 
 def _sensible(sizes: list[object]) -> bool:

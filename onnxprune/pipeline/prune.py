@@ -10,7 +10,8 @@ from typing import TypeAlias
 import msgspec
 import onnx
 
-from onnxprune.analysis.analyse import analyse, inlined, load
+from onnxprune.analysis.analyse import Analysis, inlined, load
+from onnxprune.analysis.folding import analyse_folded
 from onnxprune.errors import GateFailed, OnnxPruneError
 from onnxprune.evaluation.latency import BenchResult, BenchSettings, bench, check_provider
 from onnxprune.evaluation.profile import Details, details
@@ -19,8 +20,9 @@ from onnxprune.model.files import check_file, write_file
 from onnxprune.model.inline import Inlined
 from onnxprune.model.load import Loaded
 from onnxprune.model.save import check_output, save
+from onnxprune.model.upcast import upcast_to_fp32
 from onnxprune.oracle.cases import Cases, cases
-from onnxprune.oracle.equal import require_same
+from onnxprune.oracle.equal import CONSTANTS, FUNCTIONS, require_same
 from onnxprune.pipeline.attempt import Candidate, RunContext
 from onnxprune.pipeline.report import (
     Outcome,
@@ -118,12 +120,12 @@ def _prepared(loaded: Loaded, settings: PruneSettings, watch: Stopwatch) -> Prep
     """Analyse a model, resolve the settings, find inputs to prove with, judge it as it is, and score it."""
     watch.lap("load")
     written_out = inlined(loaded.model, settings.inline)
-    analysis = analyse(written_out.model, settings.input_shapes, settings.input_values)
+    analysis = analyse_folded(written_out.model, settings.input_shapes, settings.input_values)
     watch.lap("analyse")
     request = requested(analysis, settings, loaded)
     require_groups(analysis, request)
     found = cases(analysis, settings.input_shapes, settings.input_values, settings.seed)
-    check_inlined(loaded, written_out, found)
+    check_written_out(loaded, written_out, analysis, found)
     watch.lap("inputs")
     judged = judge(loaded.model, settings)
     watch.lap("validate")
@@ -146,6 +148,9 @@ def _plan(prepared: Prepared, candidate: Candidate) -> Plan:
     context, repair = prepared.context, candidate.repair
     plan = planned(context.analysis, candidate.removal, context.request, prepared.loaded.sha256)
     plan.settings["inlined"] = list(prepared.written_out.names)
+    folded = context.analysis.folded
+    if folded:
+        plan.settings["folded"] = [{"tensor": f.tensor, "nodes": list(f.nodes)} for f in folded]
     return plan if repair is None else msgspec.structs.replace(plan, repaired=dict(repair.repaired))
 
 
@@ -168,6 +173,7 @@ def _report(
         report,
         warnings=(*report.warnings, *warnings, *prepared.written_out.kept, *trouble, *more.trouble),
         inlined=prepared.written_out.names,
+        folded=context.analysis.folded,
         recovery=None if candidate.repair is None else recovery_report(candidate.repair),
         calibration=None if context.evidence is None else calibration_report(context.evidence.data),
         validation=validated,
@@ -179,10 +185,17 @@ def _report(
     )
 
 
-def check_inlined(loaded: Loaded, written_out: Inlined, cases: Cases) -> None:
-    """Require that writing functions out changed no output; the proof is about what came of it."""
+def check_written_out(loaded: Loaded, written_out: Inlined, analysis: Analysis, cases: Cases) -> None:
+    """Require that functions written out and tensors folded change no output: so the proof holds.
+
+    Raises UnprovedError where one differs.
+    """
     if written_out.names:
-        require_same(loaded.model, written_out.model, cases.feeds)
+        require_same(loaded.model, written_out.model, cases.feeds, FUNCTIONS)
+    if analysis.folded:
+        models = written_out.model, analysis.model
+        before, after = (upcast_to_fp32(m) for m in models) if cases.wide else models
+        require_same(before, after, cases.feeds, CONSTANTS)
 
 
 def _bench(

@@ -42,7 +42,8 @@ def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Re
         ratios |= dict.fromkeys(groups_matching(units, [pattern], produced=True), ratio)
     stored = units.traced.network.everything()
     weights = sum(int(np.prod(s.shape, dtype=np.int64)) * s.itemsize for s in stored)
-    overhead = max(loaded.nbytes - int(weights), 0) + STAMP_BYTES
+    nbytes = analysis.model.ByteSize() if analysis.folded else loaded.nbytes
+    overhead = max(nbytes - int(weights), 0) + STAMP_BYTES
     asked = {k: amount_of(k) for k in settings.targets if k not in settings.sought}
     original = Measured(loaded.model, loaded.nbytes, units.traced)
     whole = {k: target.measure(original) for k, target in asked.items()}

@@ -14,6 +14,7 @@ from msgspec import Struct
 from onnxprune.evaluation.latency import BenchResult
 from onnxprune.evaluation.profile import OperatorTimes, SampledDrift
 from onnxprune.evaluation.validation import Validated
+from onnxprune.model.fold import FoldedTensor
 from onnxprune.oracle.prove import Verification
 
 
@@ -177,6 +178,7 @@ class PruneReport(Struct, frozen=True):
     frozen_params: int = 0
     drift: SampledDrift | None = None
     profile: OperatorTimes | None = None
+    folded: tuple[FoldedTensor, ...] = ()
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -221,6 +223,7 @@ class InspectReport(Struct, frozen=True):
     without_rule: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     inlined: tuple[str, ...] = ()
+    folded: tuple[FoldedTensor, ...] = ()
 
 
 class Point(Struct, frozen=True):
@@ -276,6 +279,7 @@ class SensitivityReport(Struct, frozen=True):
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     inlined: tuple[str, ...] = ()
+    folded: tuple[FoldedTensor, ...] = ()
 
 
 class VerifyReport(Struct, frozen=True):
