@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.analysis.branches import is_branch, with_branches, with_decided_branches
+from onnxprune.analysis.branches import (
+    is_branch,
+    with_branches,
+    with_branches_of,
+    with_decided_branches,
+    with_lifted_branches,
+)
 from onnxprune.analysis.cost import with_codes
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.units import Units, build_units
@@ -37,7 +43,7 @@ from onnxprune.settings.option import options_of
 
 
 def inlined(model: onnx.ModelProto, which: str = "auto") -> Inlined:
-    """Write out calls of model-local functions, and branches that are always taken, on a copy.
+    """Write out calls of model-local functions and branches that are always taken; lay out others, on a copy.
 
     which: auto, functions whose operator has no rule; all; none, and no branches. Raises as
     `model.inline.inline`.
@@ -48,7 +54,8 @@ def inlined(model: onnx.ModelProto, which: str = "auto") -> Inlined:
     load_plugins()
     result = _functions_inlined(model, which)
     chosen, names = with_decided_branches(result.model)
-    return replace(result, model=chosen, names=(*result.names, *names))
+    laid_out, lifted = with_lifted_branches(chosen)
+    return replace(result, model=laid_out, names=(*result.names, *names), lifted=lifted)
 
 
 def _functions_inlined(model: onnx.ModelProto, which: str) -> Inlined:
@@ -62,8 +69,8 @@ def _functions_inlined(model: onnx.ModelProto, which: str) -> Inlined:
     return inline(model, wanted)
 
 
-def inlined_again(model: onnx.ModelProto, names: list[str]) -> Inlined:
-    """Write out the functions and branches that a plan names.
+def inlined_again(model: onnx.ModelProto, names: list[str], lifted: list[str]) -> Inlined:
+    """Write out the functions and branches that a plan names, and lay out the nodes that it lifted.
 
     Raises UsageError where the model does not have them.
     """
@@ -75,7 +82,8 @@ def inlined_again(model: onnx.ModelProto, names: list[str]) -> Inlined:
     chosen, left = with_branches(result.model, names)
     if left:
         raise UsageError(f"the plan writes out branch '{left[0]}', which this model does not have")
-    return replace(result, model=chosen, names=tuple(names))
+    laid_out, again = with_branches_of(chosen, lifted)
+    return replace(result, model=laid_out, names=tuple(names), lifted=again)
 
 
 MeetingShapes = dict[str, Dims]

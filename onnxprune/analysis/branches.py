@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx
 
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.varying import varying_of
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, UnprovedError, UsageError
 from onnxprune.model.branches import Branch, write_out
+from onnxprune.model.feeds import find_feeds
 from onnxprune.model.graph import network, opsets_of
 from onnxprune.model.imported import to_graph
+from onnxprune.model.lifting import Lifted, lift
+from onnxprune.model.runtime import open_session, run, runtime_errors
 from onnxprune.model.shapes import ShapeReader
 from onnxprune.model.sizes import default_sizes
 from onnxprune.model.tensors import subgraphs
-from onnxprune.rules.registry import REGISTRY
+from onnxprune.rules.registry import REGISTRY, facets_of
+from onnxprune.rules.signature import Branching
 
+MOST = 64  # nodes whose branches are tried beside each other
 ROUNDS = 16  # a branch that is written out may hold others, and decide the next
 _SHOWN = re.compile(r"If\((.+)\)::(\w+)")
 
@@ -55,6 +60,80 @@ def with_branches(model: onnx.ModelProto, names: list[str]) -> tuple[onnx.ModelP
     return model, left
 
 
+def with_lifted_branches(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Lifted, ...]]:
+    """Lay the branches of Ifs beside each other, where both run on the same inputs and make one size.
+
+    So both are labelled, tied at their results, pruned and proved, whichever an input takes.
+    """
+    lifted: list[Lifted] = []
+    laid_out, passed = model, set[str]()
+    while (found := _undecided(laid_out, passed)) is not None and len(passed) < MOST:
+        passed.add(found[0])
+        further, one = lift(laid_out, found[0], found[1].attributes, found[1].chooser)
+        if _one_size(further, one):
+            laid_out = further
+            lifted.append(one)
+    if not lifted or not _both_run(model, laid_out):
+        return model, ()
+    return laid_out, tuple(lifted)
+
+
+def with_branches_of(
+    model: onnx.ModelProto, outputs: Sequence[str]
+) -> tuple[onnx.ModelProto, tuple[Lifted, ...]]:
+    """Lay out the branches of the nodes with these first outputs.
+
+    Raises UsageError where the model does not have them.
+    """
+    lifted: list[Lifted] = []
+    for output in outputs:
+        branching = dict(_choosing(model)).get(output)
+        if branching is None:
+            raise UsageError(f"the plan prunes branches of '{output}', which no If of this model makes")
+        model, one = lift(model, output, branching.attributes, branching.chooser)
+        lifted.append(one)
+    return model, tuple(lifted)
+
+
+def _undecided(model: onnx.ModelProto, passed: set[str]) -> tuple[str, Branching] | None:
+    return next(((name, both) for name, both in _choosing(model) if name not in passed), None)
+
+
+def _choosing(model: onnx.ModelProto) -> Iterator[tuple[str, Branching]]:
+    """The nodes of the outer graph that choose a branch: their first output, and how."""
+    opsets = opsets_of(model)
+    for node in model.graph.node:
+        if list(subgraphs(node)):
+            branching = facets_of(node, opsets).branching
+            if branching is not None and node.output:
+                yield node.output[0], branching
+
+
+def _one_size(model: onnx.ModelProto, lifted: Lifted) -> bool:
+    """Tell whether both branches make results of one size, which is that of the choice between them."""
+    try:
+        known = ShapeReader(model).infer(default_sizes(model)[0])
+    except ModelError:
+        return False
+    for node in model.graph.node:
+        if node.output and node.output[0] in lifted.node.output:
+            found = [known.get(name) for name in (*node.input[1:], node.output[0])]
+            shapes = [None if value is None else value.shape for value in found]
+            if None in shapes or len(set(shapes)) > 1:
+                return False
+    return True
+
+
+def _both_run(before: onnx.ModelProto, after: onnx.ModelProto) -> bool:
+    """Tell whether a model runs where the one before does: a branch that is not taken need not."""
+    failures: tuple[type[Exception], ...] = (UsageError, UnprovedError, *runtime_errors())
+    try:
+        run(open_session(after), find_feeds(before))
+    except failures:
+        return False
+    return True
+
+
 def is_branch(name: str) -> bool:
     """Tell whether a name in a plan is that of a branch, and not that of a function."""
     return _SHOWN.fullmatch(name) is not None
@@ -75,8 +154,8 @@ def _decided(model: onnx.ModelProto) -> Iterator[Branch]:
     opsets = opsets_of(model)
     traced = trace(network(to_graph(model), opsets), shapes, varying=varying_of(reader, shapes, sizes))
     for step in traced.steps:
-        chosen = REGISTRY.facets(step.site.domain, step.node.op, step.site.opset).branches
+        chosen = REGISTRY.facets(step.site.domain, step.node.op, step.site.opset).branching
         condition = step.site.value(0)
         if chosen is None or condition is None or condition.size != 1 or step.site.dynamic(0).any():
             continue
-        yield Branch(step.node.outputs[0].name, chosen[0] if bool(condition.ravel()[0]) else chosen[1])
+        yield Branch(step.node.outputs[0].name, chosen.attributes[0 if condition.ravel()[0] else 1])

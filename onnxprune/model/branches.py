@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 
-from onnxprune.model.tensors import all_nodes, graph_nodes, subgraphs
+from onnxprune.model.tensors import graph_nodes, subgraphs
 
 
 @dataclass(frozen=True)
@@ -26,60 +26,81 @@ def write_out(model: onnx.ModelProto, branches: Iterable[Branch]) -> onnx.ModelP
 
     What a branch makes gets the name that the node gave it; names inside that are taken get new ones.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result, names = copied(model)
     chosen = {branch.output: branch.attribute for branch in branches}
-    taken = set(_names(result))
     nodes: list[onnx.NodeProto] = []
     for node in result.graph.node:
         attribute = chosen.get(node.output[0]) if node.output else None
-        body = None if attribute is None else _body(node, attribute)
+        body = None if attribute is None else body_of(node, attribute)
         if body is None:
             nodes.append(node)
-            continue
-        mapping = _mapping(node, body, taken)
-        nodes += _moved(node, body, mapping)
-        for tensor in body.initializer:
-            result.graph.initializer.add().CopyFrom(tensor)
-            result.graph.initializer[-1].name = mapping[tensor.name]
-        for sparse in body.sparse_initializer:
-            result.graph.sparse_initializer.add().CopyFrom(sparse)
-            result.graph.sparse_initializer[-1].values.name = mapping[sparse.values.name]
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del result.graph.node[:]
-    result.graph.node.extend(kept)
+        else:
+            nodes += placed(body, node.output, names, result.graph).nodes
+    replace_nodes(result.graph, nodes)
     return result
 
 
-def _body(node: onnx.NodeProto, attribute: str) -> onnx.GraphProto | None:
+@dataclass(frozen=True)
+class Placed:
+    """A body outside of its node: its nodes under their new names, and the names of its stored tensors."""
+
+    nodes: list[onnx.NodeProto]
+    stored: frozenset[str]
+
+
+def copied(model: onnx.ModelProto) -> tuple[onnx.ModelProto, set[str]]:
+    """Return a copy, and the names that are taken in its outer graph."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    return result, set(_names(result.graph))
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Give a graph other nodes, which may be some of its own."""
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def body_of(node: onnx.NodeProto, attribute: str) -> onnx.GraphProto | None:
+    """Return the graph that an attribute of a node holds."""
     return next((a.g for a in node.attribute if a.name == attribute and a.HasField("g")), None)
 
 
-def _names(model: onnx.ModelProto) -> Iterator[str]:
-    """All names of tensors and nodes that stand in the outer graph, or outside of it in a body."""
-    graphs = [model.graph, *(g for node in all_nodes(model) for g in subgraphs(node))]
-    for graph in graphs[:1]:
-        yield from (info.name for info in graph.input)
-        yield from (tensor.name for tensor in graph.initializer)
-        yield from (sparse.values.name for sparse in graph.sparse_initializer)
-        for node in graph.node:
-            yield from (*node.output, node.name)
+def placed(body: onnx.GraphProto, results: Sequence[str], taken: set[str], outer: onnx.GraphProto) -> Placed:
+    """Move a body out of its node: its stored tensors go to the outer graph, its nodes are returned.
+
+    results: names that its outputs get; taken: names that others may not get, to which its own are added.
+    """
+    mapping = _mapping(body, results, taken)
+    for tensor in body.initializer:
+        outer.initializer.add().CopyFrom(tensor)
+        outer.initializer[-1].name = mapping[tensor.name]
+    for sparse in body.sparse_initializer:
+        outer.sparse_initializer.add().CopyFrom(sparse)
+        outer.sparse_initializer[-1].values.name = mapping[sparse.values.name]
+    stored = {t.name for t in body.initializer} | {s.values.name for s in body.sparse_initializer}
+    return Placed(list(_moved(body, results, mapping)), frozenset(mapping[name] for name in stored))
 
 
-def _mapping(node: onnx.NodeProto, body: onnx.GraphProto, taken: set[str]) -> dict[str, str]:
-    """Name what the body defines: its results as the node's outputs, the rest as before or anew."""
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    yield from (info.name for info in graph.input)
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (sparse.values.name for sparse in graph.sparse_initializer)
+    for node in graph.node:
+        yield from (*node.output, node.name)
+
+
+def _mapping(body: onnx.GraphProto, results: Sequence[str], taken: set[str]) -> dict[str, str]:
+    """Name what the body defines: its outputs as they are wanted, the rest as before or anew."""
     made = [name for inner in body.node for name in inner.output if name]
     stored = [t.name for t in body.initializer] + [s.values.name for s in body.sparse_initializer]
-    given = {
-        info.name: name for info, name in zip(body.output, node.output, strict=True) if info.name in made
-    }
-    mapping: dict[str, str] = {}
-    for name in (*made, *stored):
-        mapping[name] = given[name] if name in given else _free(name, taken)
-    return mapping
+    given = {info.name: name for info, name in zip(body.output, results, strict=True) if info.name in made}
+    return {name: given[name] if name in given else free(name, taken) for name in (*made, *stored)}
 
 
-def _free(name: str, taken: set[str]) -> str:
+def free(name: str, taken: set[str]) -> str:
+    """Return the name, or one like it where it is taken; it is taken then."""
     number, found = 1, name
     while found in taken:
         found, number = f"{name}_{number}", number + 1
@@ -88,19 +109,17 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def _moved(
-    node: onnx.NodeProto, body: onnx.GraphProto, mapping: Mapping[str, str]
+    body: onnx.GraphProto, results: Sequence[str], mapping: Mapping[str, str]
 ) -> Iterator[onnx.NodeProto]:
     """The nodes of the body under their new names, and a node for each result that it only passes on."""
     for inner in body.node:
         copy = onnx.NodeProto.FromString(inner.SerializeToString())
         _rename(copy, mapping)
         yield copy
-    for info, name in zip(body.output, node.output, strict=True):
+    for info, name in zip(body.output, results, strict=True):
         source = mapping.get(info.name, info.name)
         if name and source != name:
-            yield onnx.helper.make_node(
-                "Identity", [source], [name], name=f"{node.name or node.output[0]}_{name}"
-            )
+            yield onnx.helper.make_node("Identity", [source], [name], name=f"{name}_passed_on")
 
 
 def _rename(node: onnx.NodeProto, mapping: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from onnx import inliner
 
 from onnxprune.errors import ModelError
 from onnxprune.model.graph import held_tensor, opsets_of, plain
+from onnxprune.model.lifting import Lifted, lower
 from onnxprune.model.tensors import (
     all_tensors,
     copy_header,
@@ -26,12 +27,18 @@ FunctionId = tuple[str, str, str]
 class Inlined:
     """A model without the calls that were written out.
 
-    names: the functions that were, as domain::name; kept: why others, that were asked for, were not.
+    names: the functions that were, as domain::name, and branches; kept: why others, that were asked for, were
+    not. lifted: nodes whose branches lie beside each other in it.
     """
 
     model: onnx.ModelProto
     names: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    lifted: tuple[Lifted, ...] = ()
+
+    def lowered(self, pruned: onnx.ModelProto) -> onnx.ModelProto:
+        """Return what came of the model with its branches in their nodes again."""
+        return lower(pruned, self.lifted)
 
 
 def shown(key: FunctionId) -> str:

@@ -79,6 +79,16 @@ def graph_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
             waiting.extend(inner.node for inner in subgraphs(node))
 
 
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """Return the tensors that a node reads, those read inside its subgraphs included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            names |= {name for inner in graph.node for name in read_by(inner)}
+            names |= {output.name for output in graph.output}
+    return names
+
+
 def node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
     """Tensors in the attributes of the nodes, subgraphs included."""
     for node in nodes:

@@ -18,6 +18,7 @@ FUNCTIONS = (
     "the model's functions are written out: onnxruntime has kernels that compute something else than their "
     "bodies; --inline none leaves them in place"
 )
+BRANCHES = "the branches are back in their nodes"
 CONSTANTS = "what is computed from constants is stored: onnxruntime computes something else within the model"
 
 

@@ -26,7 +26,7 @@ from onnxprune.oracle.cases import cases, proof
 from onnxprune.oracle.equal import model_differences
 from onnxprune.oracle.prove import FAILED, UNPROVED
 from onnxprune.pipeline.attempt import Attempt
-from onnxprune.pipeline.prune import Model, check_written_out
+from onnxprune.pipeline.prune import Model, check_written_out, lowered
 from onnxprune.pipeline.report import Outcome, PruneResult, reported, stamped
 from onnxprune.planning.decide import Decision, Request
 from onnxprune.planning.plan import Plan, planned_removal, read_plan
@@ -70,7 +70,7 @@ def apply(
         raise UsageError(f"output '{output}' is the plan; choose another name")
     read, loaded = read_plan(plan), load(model)
     watch.lap("load")
-    written_out = inlined_again(loaded.model, _planned_functions(read))
+    written_out = inlined_again(loaded.model, _names(read, "inlined"), _names(read, "lifted"))
     outcome = _applied(read, (loaded, written_out), input_values or {}, seed, watch)
     proved = outcome.attempt.outcome
     if proved.status == FAILED:
@@ -124,7 +124,8 @@ def _applied(
         raise UnprovedError(f"the result cannot be proved: {outcome.reason}")
     attempt = Attempt(Decision(removal, {}, ()), pruned, outcome, ())
     request = Request({}, {}, frozenset(), plan.align, 0, PruneSettings(ratio=0.0))
-    return Outcome(loaded, analysis, request, attempt, pruned)
+    result = pruned if outcome.status == FAILED else lowered(written_out, pruned, found)
+    return Outcome(loaded, analysis, request, attempt, result)
 
 
 def _planned_shapes(plan: Plan, loaded: Loaded) -> dict[str, tuple[int | None, ...]]:
@@ -144,14 +145,14 @@ def _planned_shapes(plan: Plan, loaded: Loaded) -> dict[str, tuple[int | None, .
     return {name: tuple(sizes) for name, sizes in given.items()}
 
 
-def _planned_functions(plan: Plan) -> list[str]:
-    """Read which functions were written out before the plan was made.
+def _names(plan: Plan, setting: str) -> list[str]:
+    """Read which functions and branches were written out or laid out before the plan was made.
 
     Raises UsageError where these are no names.
     """
-    names = plan.settings.get("inlined", [])
+    names = plan.settings.get(setting, [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UsageError("the plan's settings.inlined are no names of functions: make a new plan")
+        raise UsageError(f"the plan's settings.{setting} are no names: make a new plan")
     return names
 
 
@@ -188,7 +189,7 @@ def verified(
 ) -> VerifyReport:  # fmt: skip
     """Prove the plan on the original, and compare what it makes with the model given."""
     read = read_plan(plan)
-    written_out = inlined_again(original.model, _planned_functions(read))
+    written_out = inlined_again(original.model, _names(read, "inlined"), _names(read, "lifted"))
     outcome = _applied(read, (original, written_out), values, seed, Stopwatch(progress))
     differences = (
         *model_differences(outcome.model, pruned, frozenset(read.repaired)),

@@ -22,7 +22,7 @@ from onnxprune.model.load import Loaded
 from onnxprune.model.save import check_output, save
 from onnxprune.model.upcast import upcast_to_fp32
 from onnxprune.oracle.cases import Cases, cases
-from onnxprune.oracle.equal import CONSTANTS, FUNCTIONS, require_same
+from onnxprune.oracle.equal import BRANCHES, CONSTANTS, FUNCTIONS, require_same
 from onnxprune.pipeline.attempt import Candidate, RunContext
 from onnxprune.pipeline.report import (
     Outcome,
@@ -97,7 +97,7 @@ def prune(
     prepared = _prepared(load(model), settings, watch)
     candidate = _chosen(prepared)
     plan = _plan(prepared, candidate)
-    result = stamped(candidate.model, plan)
+    result = stamped(lowered(prepared.written_out, candidate.model, prepared.context.cases), plan)
     watch.lap("plan")
     validated = prepared.judged(result) if prepared.judged is not None else None
     watch.lap("validate")
@@ -148,6 +148,8 @@ def _plan(prepared: Prepared, candidate: Candidate) -> Plan:
     context, repair = prepared.context, candidate.repair
     plan = planned(context.analysis, candidate.removal, context.request, prepared.loaded.sha256)
     plan.settings["inlined"] = list(prepared.written_out.names)
+    if prepared.written_out.lifted:
+        plan.settings["lifted"] = [one.node.output[0] for one in prepared.written_out.lifted]
     folded = context.analysis.folded
     if folded:
         plan.settings["folded"] = [{"tensor": f.tensor, "nodes": list(f.nodes)} for f in folded]
@@ -185,12 +187,24 @@ def _report(
     )
 
 
+def lowered(written_out: Inlined, pruned: onnx.ModelProto, cases: Cases) -> onnx.ModelProto:
+    """Put the branches of what was proved back into their nodes, and require the same outputs.
+
+    Raises UnprovedError where one differs.
+    """
+    result = written_out.lowered(pruned)
+    if written_out.lifted:
+        before, after = (upcast_to_fp32(m) if cases.wide else m for m in (pruned, result))
+        require_same(before, after, cases.feeds, BRANCHES)
+    return result
+
+
 def check_written_out(loaded: Loaded, written_out: Inlined, analysis: Analysis, cases: Cases) -> None:
     """Require that functions written out and tensors folded change no output: so the proof holds.
 
     Raises UnprovedError where one differs.
     """
-    if written_out.names:
+    if written_out.names or written_out.lifted:
         require_same(loaded.model, written_out.model, cases.feeds, FUNCTIONS)
     if analysis.folded:
         models = written_out.model, analysis.model

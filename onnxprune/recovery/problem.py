@@ -12,10 +12,11 @@ from onnx import helper, numpy_helper
 
 from onnxprune.errors import UnprovedError
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
+from onnxprune.model.tensors import read_by
 from onnxprune.recovery.context import with_values
 from onnxprune.recovery.gradients import adjoint, gradient_for
 from onnxprune.recovery.regression import Linear
-from onnxprune.recovery.walk import Walk, read_by
+from onnxprune.recovery.walk import Walk
 from onnxprune.recovery.windows import Window
 from onnxprune.rules.tape import OPSET, STEP, NodeUse, Piece, Tape, measured
 

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from onnxprune.errors import UsageError
 from onnxprune.model.graph import held_tensor, is_alias, opsets_of
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
+from onnxprune.model.tensors import read_by
 from onnxprune.rules.registry import facets_of
 from onnxprune.rules.signature import Facets
 
@@ -137,13 +138,3 @@ class Walk:
     def store(self, name: str, values: np.ndarray) -> None:
         """Replace a stored tensor."""
         self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
-
-
-def read_by(node: onnx.NodeProto) -> set[str]:
-    """Return the tensors that a node reads, those read inside its subgraphs included."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            names |= {name for inner in graph.node for name in read_by(inner)}
-            names |= {output.name for output in graph.output}
-    return names

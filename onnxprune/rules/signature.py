@@ -312,6 +312,18 @@ class Statistics:
 
 
 @dataclass(frozen=True)
+class Branching:
+    """The node does what one of two attributes holds, by its first input.
+
+    attributes: the one for a true condition, and the other. chooser: the operator that chooses between the
+    results of both by the condition.
+    """
+
+    attributes: tuple[str, str]
+    chooser: str
+
+
+@dataclass(frozen=True)
 class Facets:
     """The cells of an operator's row; what is left out is not known, or does not concern it.
 
@@ -328,7 +340,7 @@ class Facets:
     gradient: how the gradient of its output becomes that of an input.
     active_range: which values of its first input it tells apart.
     regression: how it is a linear regression of its output on its input.
-    branches: the attributes that hold what it does where its first input is true, and where it is not.
+    branching: that it takes one of two branches.
     outer: where it sums over no index it is an outer product, as of positions and frequencies, and no layer.
     """
 
@@ -345,7 +357,7 @@ class Facets:
     gradient: Gradient | None = None
     active_range: ActiveRange | None = None
     regression: MakeRegression | None = None
-    branches: tuple[str, str] | None = None
+    branching: Branching | None = None
     outer: bool = False
 
 

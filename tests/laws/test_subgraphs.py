@@ -1,4 +1,4 @@
-"""The boundary of If, Loop and Scan: what is read inside stays whole, the rest is pruned."""
+"""Subgraphs: labels go through the branches of an If; what is read inside of others stays whole."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.replay import replay
 from onnxprune.errors import ModelError
+from onnxprune.model.runtime import open_session, run
+from onnxprune.model.tensors import all_nodes, subgraphs
 from tests.laws.generator import generate
 
 WEIGHTS = {"w": (8, 16), "v": (16, 16), "u": (16, 4)}
@@ -79,6 +81,14 @@ CASES = {
         {"w": (8, 8), "v": (8, 8), "u": (8, 4), "o": (8, 4)},
         {"o": (8, 4)},
         {"i": (8, 4)},
+    ),
+    "a network inside": Case(
+        "h = MatMul(x, w) k = MatMul(h, v) "
+        f"b = {branches('m = MatMul(x, i) n = Relu(m) q = MatMul(n, j)', 'r = MatMul(x, o)', 4)} "
+        "z = MatMul(k, u) y = Add(z, b)",
+        {"w": (8, 8), "v": (8, 8), "u": (8, 4), "o": (8, 4)},
+        {"o": (8, 4)},
+        {"i": (8, 16), "j": (16, 4)},
     ),
     "an inner name is that of a later tensor": Case(
         "h = MatMul(x, w) "
@@ -145,13 +155,70 @@ def build(case: Case) -> onnx.ModelProto:
 @pytest.mark.parametrize("name", CASES)
 def test_the_boundary(name: str, seed: int) -> None:
     model = build(CASES[name])
-    settings = PruneSettings(ratio=0.5, criterion="random", seed=seed, align=1, bench=False)
+    settings = PruneSettings(ratio=0.5, criterion="random", seed=seed, align=1, bench=False, inline="none")
     result = onnxprune.prune(model, settings)
     assert not result.report.dropped
     assert result.report.verification.status == "proved"
     found = {t.name: tuple(t.dims) for t in result.model.graph.initializer}
     assert {n: found[n] for n in CASES[name].left} == CASES[name].left
     assert inner_bytes(result.model) == inner_bytes(model)
+
+
+THROUGH = {
+    "branches read a tensor": {"w": (8, 8), "v": (8, 8), "u": (8, 4)},
+    "a branch in a branch reads another": {"w": (8, 8), "v": (8, 8), "u": (8, 4), "p": (8,)},
+    "a branch passes a tensor on": {"w": (8, 8), "v": (8, 8), "u": (8, 4)},
+    "weights that only a subgraph has": {"w": (8, 8), "v": (8, 8), "u": (8, 4), "i": (8, 4)},
+    "a network inside": {"i": (8, 8), "j": (8, 4), "w": (8, 8)},
+}
+
+
+def weights(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The dims of all initializers, those of bodies included, by name."""
+    inner = [g for node in all_nodes(model) for g in subgraphs(node)]
+    return {t.name: tuple(t.dims) for g in (model.graph, *inner) for t in g.initializer}
+
+
+@pytest.mark.parametrize("name", THROUGH)
+def test_labels_go_through_the_branches(name: str) -> None:
+    model = build(CASES[name])
+    result = onnxprune.prune(model, PruneSettings(ratio=0.5, align=1, bench=False))
+    assert not result.report.dropped
+    assert result.report.verification.status == "proved"
+    found = weights(result.model)
+    assert {n: found[n] for n in THROUGH[name]} == THROUGH[name]
+    assert [n.op_type for n in result.model.graph.node] == [n.op_type for n in model.graph.node]
+    onnx.checker.check_model(result.model)
+    again = onnxprune.apply(model, result.plan.to_json())
+    assert again.model.SerializeToString() == result.model.SerializeToString()
+    assert onnxprune.verify(result.model, model, result.plan).matches_plan
+
+
+@pytest.mark.parametrize("name", ["branches read a tensor", "a branch passes a tensor on"])
+def test_dead_channels_leave_the_outputs_of_both_branches(name: str) -> None:
+    model = build(CASES[name])
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w", "v"):
+            values = numpy_helper.to_array(tensor).copy()
+            values[:, 8:] = 0
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    result = onnxprune.prune(model, PruneSettings(ratio=0.5, align=1, bench=False))
+    assert weights(result.model) == {"w": (8, 8), "v": (8, 8), "u": (8, 4)}
+    x = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    for condition in (True, False):
+        feeds = {"x": x, "c": np.asarray(condition)}
+        before, after = (run(open_session(m), feeds)["y"] for m in (model, result.model))
+        np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_branches_of_other_sizes_stay() -> None:
+    text = "g (float[N,8] x, bool c) => (float[M,4] y)"
+    pad = "q = Concat <axis = 0> (k, k)"
+    body = f"h = MatMul(x, w) k = MatMul(h, v) b = {branches(pad, 'r = Neg(k)')} y = MatMul(b, u)"
+    model = build(Case(body, {}, head=text))
+    result = onnxprune.prune(model, PruneSettings(ratio=0.5, align=1, bench=False))
+    assert weights(result.model) == {"w": (8, 8), "v": (8, 16), "u": (16, 4)}
+    assert ("k", "read inside a subgraph") in [(p.tensor, p.reason) for p in result.report.pinned]
 
 
 @pytest.mark.parametrize("name", ["branches read a tensor", "a branch in a branch reads another"])

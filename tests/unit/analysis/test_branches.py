@@ -170,4 +170,4 @@ def test_inline_none_leaves_branches_and_a_plan_with_others_is_refused() -> None
     with pytest.raises(
         UsageError, match="branch 'If\\(other\\)::then_branch', which this model does not have"
     ):
-        inlined_again(model, ["If(other)::then_branch"])
+        inlined_again(model, ["If(other)::then_branch"], [])

@@ -9,7 +9,8 @@ from onnx import helper, numpy_helper
 
 from onnxprune.errors import UsageError
 from onnxprune.model.runtime import open_session, run
-from onnxprune.recovery.walk import Walk, read_by
+from onnxprune.model.tensors import read_by
+from onnxprune.recovery.walk import Walk
 from tests.unit.recovery.examples import calibration, dense
 
 DATA = calibration(3, 4)
