@@ -152,7 +152,7 @@ class Step(Struct, frozen=True):
 class PruneReport(Struct, frozen=True):
     """The report of `prune`.
 
-    settings: the resolved ones, plain data. frozen_params: parameters that produce channels which cannot go.
+    settings: the resolved ones, plain data. frozen_params: parameters that stay whatever goes.
     drift, profile: only of detailed runs.
     """
 
