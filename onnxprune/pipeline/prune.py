@@ -40,7 +40,7 @@ from onnxprune.pipeline.search import searched
 from onnxprune.planning.decide import criterion_warnings
 from onnxprune.planning.plan import Plan
 from onnxprune.progress import Progress, Stopwatch, silent
-from onnxprune.reports.data import PruneReport, SensitivityReport
+from onnxprune.reports.data import PruneReport, RecoveryReport, SensitivityReport
 from onnxprune.settings import PruneSettings
 
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -174,7 +174,7 @@ def _report(
         warnings=(*report.warnings, *warnings, *prepared.written_out.kept, *trouble, *more.trouble),
         inlined=prepared.written_out.names,
         folded=context.analysis.folded,
-        recovery=None if candidate.repair is None else recovery_report(candidate.repair),
+        recovery=_recovery(context, candidate),
         calibration=None if context.evidence is None else calibration_report(context.evidence.data),
         validation=validated,
         search=candidate.trials,
@@ -183,6 +183,12 @@ def _report(
         drift=more.drift,
         profile=more.profile,
     )
+
+
+def _recovery(context: RunContext, candidate: Candidate) -> RecoveryReport | None:
+    if candidate.repair is None:
+        return None
+    return recovery_report(candidate.repair, context.analysis.units, candidate.removal.removed)
 
 
 def check_written_out(loaded: Loaded, written_out: Inlined, analysis: Analysis, cases: Cases) -> None:
