@@ -35,13 +35,17 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """Why labels cannot be removed: the tensor and axis where they met the node that froze them."""
+    """Why labels cannot be removed: the tensor and axis where they met the node that froze them.
+
+    channels: the axis holds channels; those of the taps of a kernel or the directions of an LSTM are none.
+    """
 
     tensor: str
     axis: int
     node: str
     op: str
     reason: str
+    channels: bool = True
 
 
 @dataclass(frozen=True, slots=True)

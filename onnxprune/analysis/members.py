@@ -59,9 +59,9 @@ def members(units: Units) -> Iterator[Member]:
     for name, labelled in units.traced.shared.items():
         stored = units.traced.network.stored[name]
         load = _loader(stored, readers.steps.get(name, ()))
-        for factor in labelled.factors:
-            indices = units.of[factor.labels]
-            yield Member(stored, -1, "", "", 0, PRODUCES, labelled.shape, factor.axes, indices, load)
+        for place, factor in enumerate(labelled.factors):
+            indices, role = units.of[factor.labels], readers.shared_role(name, place)
+            yield Member(stored, -1, "", "", 0, role, labelled.shape, factor.axes, indices, load)
     for step in units.traced.steps:
         for slot in step.met.slots if step.met is not None else ():
             if slot.stored.is_parameter:

@@ -48,7 +48,7 @@ class NodePropagation:
         met = [self._cluster(members) for members in _overlapping(live)]
         clusters = [cluster for cluster in met if cluster is not None]
         self._hold(clusters)
-        slots = tuple(self._slots(clusters))
+        slots = tuple(self._slots([*clusters, *self._held_together()]))
         outs, outputs = OutputLabels(self, clusters).run()
         record = tuple(view for view in views if view.factor >= 0)
         return Met(self.signature, self.sizes, record, tuple(clusters), slots, outs, outputs)
@@ -58,7 +58,8 @@ class NodePropagation:
         axes = self.signature.inputs[operand] or ()
         axis = next((i for i, a in enumerate(axes) if set(a) & set(block.subscripts)), 0)
         tensor = place.tensor if place is not None else ""
-        self.book.pin(block.labels, Pin(tensor, axis, self.site.name, self.site.op, reason))
+        channels = bool(reason) and not set(block.subscripts) <= set(self.signature.whole)
+        self.book.pin(block.labels, Pin(tensor, axis, self.site.name, self.site.op, reason, channels))
 
     def _views(self) -> Iterator[View]:
         for number, operand in enumerate(self.operands):
@@ -173,6 +174,25 @@ class NodePropagation:
             for cluster in clusters:
                 for block in self.restricted(cluster, {subscript}):
                     self.pin(block, cluster.views[0].operand, reason)
+
+    def _held_together(self) -> Iterator[Cluster]:
+        """Label what is numbered together and meets a fixed axis, so that it can be said why it stays.
+
+        The hidden units of an LSTM whose state is an input of the model: nothing else holds them here, and
+        what the node puts out has a fixed axis there.
+        """
+        for axis in self.signature.together:
+            subscripts = tuple(x for x in axis if self.sizes[x] > 1)
+            reason = next((self.fixed[x] for x in subscripts if self.fixed.get(x)), "")
+            makers = (i for i, o in enumerate(self.operands) if o is not None and o.stored is not None)
+            held = {i: {x for a in self.signature.inputs[i] or () for x in a} for i in makers}
+            maker = next((i for i, own in held.items() if own & set(subscripts)), None)
+            if not reason or maker is None:
+                continue
+            shape = tuple(self.sizes[x] for x in subscripts)
+            block = Block(subscripts, self.book.produce(shape, f"{maker}:{' '.join(subscripts)}"))
+            self.pin(block, maker, reason)
+            yield Cluster([View(maker, -1, block, subscripts)], [block])
 
     def _labelled_together(self, axes: Axes) -> list[Axis]:
         """Group the subscripts of a stored constant that share an axis here or in an output."""

@@ -22,6 +22,7 @@ class Readers:
                 if operand is not None and operand.stored is None:
                     self.steps.setdefault(operand.tensor, []).append((step, place))
         self.decoded: set[str] = set()
+        self.shared = set(traced.shared)
         for step in traced.steps:
             first = step.operands[0] if step.operands else None
             moved = step.facets.moves and first is not None and first.tensor in self.decoded
@@ -39,7 +40,11 @@ class Readers:
         leaving = [out.block for out in step.met.outs if out.output == 0]
         factor = next((i for i, other in enumerate(leaving) if other is block), None)
         roles = {self._role(s, p, factor) for s, p in self.behind(step)} if factor is not None else set()
-        return next((r for r in (PRODUCES, CARRIES, CONSUMES) if r in roles), PRODUCES)
+        return _most(roles)
+
+    def shared_role(self, name: str, factor: int) -> str:
+        """Return what a factor of a weight with several uses does where it is read, at the most."""
+        return _most({self._role(s, p, factor) for s, p in self.steps.get(name, ())})
 
     def _role(self, step: Step, place: int, factor: int) -> str:
         if step.met is None:
@@ -59,7 +64,11 @@ class Readers:
     def _arrives(self, step: Step, place: int) -> bool:
         """Tell whether an input is computed from more than constants."""
         operand = step.operands[place]
-        return operand is not None and operand.tensor not in self.decoded
+        return operand is not None and operand.tensor not in self.decoded | self.shared
+
+
+def _most(roles: set[str]) -> str:
+    return next((r for r in (PRODUCES, CARRIES, CONSUMES) if r in roles), PRODUCES)
 
 
 def is_decoder(step: Step) -> bool:

@@ -20,18 +20,21 @@ _FREE = (4096, 2)  # sizes of axes that the constants leave open: larger than an
 _MOST_AXES = 5
 
 
-def supposed(node: onnx.NodeProto, constants: Sequence[Shape | None], opset: int) -> Signature | None:
+def supposed(
+    node: onnx.NodeProto, constants: Sequence[Shape | None], opset: int, whole: bool = False
+) -> Signature | None:
     """Ask the rule of one of ONNX's own operators, with a shape of what is computed that fits the constants.
 
     constants: shapes of the inputs that are constant, None for the others, which get one shape. Optional
-    inputs are left out. Returns None where there is no rule or nothing fits.
+    inputs are left out, unless the node is asked as a whole. Returns None where there is no rule or
+    nothing fits.
     """
     rule = REGISTRY.find(node.domain, node.op_type, opset)
     if rule is None or not onnx.defs.has(node.op_type, opset, node.domain):
         return None
     schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     variadic = schema.inputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
-    needed = len(node.input) if variadic else schema.min_input
+    needed = len(node.input) if variadic or whole else schema.min_input
     known = [shape for shape in constants[:needed] if shape]
     for given in _candidates(node, known) if known and None in constants[:needed] else ((),):
         shapes = [given if shape is None else shape for shape in constants[:needed]]

@@ -49,6 +49,12 @@ class Trace:
     book: LabelConstraints
     shared: dict[str, Labelled] = field(default_factory=dict)
 
+    @property
+    def outside(self) -> frozenset[str]:
+        """Return the tensors that subgraphs or the outside of the model read, and constants behind these."""
+        read = {t.name for t in self.network.graph.outputs} | self.network.captured
+        return frozenset(read | {self.network.roots[name] for name in read if name in self.network.roots})
+
     def labels_behind(self, name: str) -> np.ndarray:
         """Return the labels of the tensors whose shapes a value is computed from."""
         makers = {t.name: step for step in self.steps for t in step.node.outputs if t.name}

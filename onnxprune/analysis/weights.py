@@ -16,12 +16,13 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.analysis.axes import joined
+from onnxprune.analysis.readers import spread
 from onnxprune.analysis.supposed import supposed
-from onnxprune.model.constant import Constant
+from onnxprune.model.constant import CodedConstant, Constant
 from onnxprune.model.graph import is_alias, is_constant, opsets_of, plain
 from onnxprune.model.tensors import is_float, subgraphs, volume
 from onnxprune.rules import REGISTRY, Facets
-from onnxprune.rules.signature import Shape, Signature
+from onnxprune.rules.signature import Axes, Code, Shape, Signature
 
 MOST_JOINED = 8  # constants; following a Concat of hundreds would take hundreds of passes
 _SMALL = 4096  # elements; axes, sizes and bounds are small
@@ -82,7 +83,9 @@ def names_of(node: onnx.NodeProto) -> Iterator[tuple[str, str]]:
 
 
 def find_weights(model: onnx.ModelProto, tables: bool) -> list[Weight]:
-    """Float constants of rank 2 or more that are weights, each once, in the order of their first use.
+    """Constants of rank 2 or more that are weights, each once, in the order of their first use.
+
+    Floats, and codes of quantised weights, which are read as the real numbers that they stand for.
 
     A weight is what a node with MACs cannot do without. tables: those that Gather looks up as well. Raises
     ModelError where a constant that is needed for that lies in external data that was not loaded.
@@ -134,7 +137,7 @@ class _Walk:
             values = [scope.get(name) for name in node.input]
             if not plain(node.domain):
                 yield from self._uses(node, values, body)
-                scope.update(zip(node.output, _results(node, values, body), strict=False))
+                scope.update(zip(node.output, self._results(node, values, body), strict=False))
             for graph in subgraphs(node):
                 hidden: dict[str, _Value] = dict.fromkeys(i.name for i in graph.input)
                 inner = scope.new_child(hidden | _initializers(graph, body.in_function))
@@ -146,7 +149,7 @@ class _Walk:
                 scope.update(zip(node.output, (own.get(name) for name in function.output), strict=False))
 
     def _uses(self, node: onnx.NodeProto, values: list[_Value], body: _Body) -> Iterator[Use]:
-        for place, value in enumerate(values):
+        for place, value in enumerate(self._decoded(node, values, body.opset)):
             for constant, places in _parts(value):
                 if len(constant.shape) < 2 or not constant.size:
                     continue
@@ -156,14 +159,58 @@ class _Walk:
                 if reading is not None or place in known.tables.values():
                     yield Use(constant, places, node, reading)
 
+    def _results(self, node: onnx.NodeProto, values: list[_Value], body: _Body) -> Sequence[_Value]:
+        how = REGISTRY.facets(node.domain, node.op_type, body.opset).quantisation
+        if how is not None and how.decodes:
+            return self._decoded(node, values, body.opset)[:1]
+        return _results(node, values, body)
+
+    def _decoded(self, node: onnx.NodeProto, values: list[_Value], opset: int) -> list[_Value]:
+        """Put the real numbers in the place of constants of codes, where scale and zero point are stored."""
+        coded = REGISTRY.facets(node.domain, node.op_type, opset).coded
+        signature = self._signature(node, values, opset) if coded else None
+        if signature is None:
+            return values
+        found = list(values)
+        for place in coded:
+            value = values[place] if place < len(values) else None
+            code = signature.codes.get(place)
+            if isinstance(value, Constant) and code is not None and len(value.shape) > 1:
+                found[place] = _numbers(signature, values, place, code)
+        return found
+
     def _signature(self, node: onnx.NodeProto, values: list[_Value], opset: int) -> Signature | None:
         shapes = tuple(None if value is None else tuple(value.shape) for value in values)
         attributes = tuple(a.SerializeToString(deterministic=True) for a in node.attribute)
         present = tuple(bool(name) for name in (*node.input, *node.output))
         key = node.op_type, opset, shapes, present, attributes
         if key not in self.asked:
-            self.asked[key] = supposed(node, shapes, opset)
+            whole = bool(REGISTRY.facets(node.domain, node.op_type, opset).coded)
+            self.asked[key] = supposed(node, shapes, opset, whole)
         return self.asked[key]
+
+
+def _numbers(
+    signature: Signature, values: Sequence[_Value], place: int, code: Code
+) -> CodedConstant | Constant:
+    """Return the codes at an input as numbers; as they are where their scale or zero point is computed."""
+    codes, target = values[place], signature.inputs[place]
+    assert isinstance(codes, Constant)
+    wide: dict[str, np.ndarray] = {}
+    for name, other in (("scale", code.scale), ("zero", code.zero)):
+        if other is None:
+            continue
+        held, own = values[other], signature.inputs[other]
+        if not isinstance(held, Constant) or own is None or target is None:
+            return codes
+        sizes = _sizes(target, codes.shape) | dict(signature.sizes)
+        wide[name] = np.broadcast_to(spread(held.load(), own, target, sizes), codes.shape)
+    return CodedConstant(codes.name, codes.home, codes.proto, codes.in_function, **wide)
+
+
+def _sizes(axes: Axes, shape: Shape) -> dict[str, int]:
+    """Return the sizes of subscripts that are axes by themselves."""
+    return {axis[0]: size for axis, size in zip(axes, shape, strict=True) if len(axis) == 1}
 
 
 def _reading(known: Facets, signature: Signature | None, place: int, shape: Shape) -> Reading | None:
@@ -243,7 +290,8 @@ def _moved(node: onnx.NodeProto, inputs: Mapping[str, _Value], opset: int) -> Se
 def _parts(value: _Value) -> Iterable[tuple[Constant, np.ndarray | None]]:
     if isinstance(value, _Moved):
         return value.parts
-    return [(value, None)] if isinstance(value, Constant) and is_float(value.tensor) else []
+    real = isinstance(value, CodedConstant) or (isinstance(value, Constant) and is_float(value.tensor))
+    return [(value, None)] if isinstance(value, Constant) and real else []
 
 
 def _places(constant: Constant) -> np.ndarray:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxprune.evaluation.latency import BenchResult, LatencyRatio
     from onnxprune.evaluation.validation import Validated
     from onnxprune.model.fold import FoldedTensor
+    from onnxprune.recovery.unrepaired import Unrepaired
     from onnxprune.reports.data import (
         CalibrationReport,
         GroupReport,
@@ -72,10 +73,24 @@ def _recovery_facts(recovery: RecoveryReport | None) -> list[tuple[str, str]]:
     if recovery is None:
         return []
     before, after = f"{recovery.drift_before:.3g}", f"{recovery.drift_after:.3g}"
+    left = _unrepaired_facts(recovery.unrepaired)
     if not recovery.repaired:
-        return [("repair", f"none helped ({recovery.method}, {recovery.samples} samples): drift {before}")]
+        text = f"none helped ({recovery.method}, {recovery.samples} samples): drift {before}"
+        return [("repair", text), *left]
     done = f"{recovery.repaired} tensors by {recovery.method} on {recovery.samples} samples"
-    return [("repair", f"{done}, drift {before} -> {after}")]
+    return [("repair", f"{done}, drift {before} -> {after}"), *left]
+
+
+def _unrepaired_facts(left: Sequence[Unrepaired]) -> list[tuple[str, str]]:
+    """Say by reason which weights lost inputs and have the values of the original."""
+    by_reason: dict[str, list[str]] = {}
+    for entry in left:
+        by_reason.setdefault(entry.reason, []).append(entry.tensor)
+    lines = []
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - TOP} more" if len(names) > TOP else ""
+        lines.append(f"{number(len(names), 'weight')}: {', '.join(names[:TOP])}{more}: {reason}")
+    return [("not repaired" if not i else "", line) for i, line in enumerate(lines)]
 
 
 def _validation_facts(found: Validated | None) -> list[tuple[str, str]]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxprune.analysis.axes import joined
-from onnxprune.analysis.labels import Slot
+from onnxprune.analysis.labels import CARRIES, Entry, Slot
 from onnxprune.analysis.trace import Step
 from onnxprune.analysis.units import Units
+from onnxprune.model.graph import Stored
 from onnxprune.rules.signature import Axes, Signature
+
+if TYPE_CHECKING:
+    from onnxprune.data.moments import Gram
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class ActivationView:
 class Consumer:
     """A weight that sums over labelled channels.
 
-    units: [groups, places] the unit of each place that it sums over.
+    units: [groups, places] the unit of each place that it sums over; others: the activations that it sums
+    over at its other uses, alike to the first.
     """
 
     step: Step
@@ -63,11 +69,22 @@ class Consumer:
     view: ActivationView
     units: np.ndarray
     bias: Slot | None
+    others: tuple[ActivationView, ...] = ()
+
+    @property
+    def views(self) -> tuple[ActivationView, ...]:
+        """Return the activations that the weight sums over, one for each of its uses."""
+        return (self.view, *self.others)
 
     @property
     def has_bias(self) -> bool:
         """Tell whether a stored bias can take up the mean of what goes."""
         return self.bias is not None
+
+    def gram(self, moments: Mapping[ActivationView, Gram]) -> Gram:
+        """Return the moments of all that the weight sums over: those of its uses, added up."""
+        first, *others = (moments[view] for view in self.views)
+        return sum(others, first)
 
     def weight(self) -> np.ndarray:
         """Load the weight as [groups, places, outputs]; kernel offsets count as outputs."""
@@ -101,19 +118,59 @@ class Consumer:
 
 def consumers(units: Units) -> Iterator[Consumer]:
     """List the consumers of a model's units, in graph order."""
-    for step in units.traced.steps:
+    traced, uses = units.traced, units.traced.network.uses
+    tied = {found.step.number: found for name in traced.shared if (found := _tied(units, name)) is not None}
+    for step in traced.steps:
         if step.met is None or not isinstance(step.verdict, Signature):
             continue
         for slot in step.met.slots:
-            stored = slot.stored
-            real = stored.is_parameter and not stored.quantized and stored.itemsize > 1
-            if real and len(units.traced.network.uses[stored.name]) == 1:
-                made = _consumer(units, step, slot)
+            if _is_real(slot.stored) and len(uses[slot.stored.name]) == 1:
+                made = _consumer(units, step, slot, 1)
                 if made is not None:
                     yield made
+        if step.number in tied:
+            yield tied[step.number]
 
 
-def _consumer(units: Units, step: Step, slot: Slot) -> Consumer | None:
+def _is_real(stored: Stored) -> bool:
+    return stored.is_parameter and not stored.quantized and stored.itemsize > 1
+
+
+def _tied(units: Units, name: str) -> Consumer | None:
+    """Describe a weight with several uses; None where these are not alike, or one of them is another kind."""
+    traced = units.traced
+    stored, readers = traced.network.stored[name], traced.network.uses[name]
+    if not _is_real(stored) or name in traced.outside:
+        return None
+    steps = {step.number: step for step in traced.steps}
+    found: list[Consumer] = []
+    for number, place in readers:
+        step = steps.get(number)
+        if step is None or step.met is None or not isinstance(step.verdict, Signature):
+            return None
+        axes = step.met.signature.inputs[place] if place < len(step.met.signature.inputs) else None
+        views = [view for view in step.met.views if view.operand == place and not view.frozen]
+        if axes is None:
+            return None
+        slot = Slot(stored, place, axes, tuple(Entry(view.block, CARRIES) for view in views))
+        made = _consumer(units, step, slot, len(readers))
+        if made is None or (found and not _alike(found[0], made)):
+            return None
+        found.append(made)
+    first, *others = found
+    return replace(first, others=tuple(other.view for other in others))
+
+
+def _alike(left: Consumer, right: Consumer) -> bool:
+    """Tell whether two uses of a weight sum over the same units of it, and add the same bias or none."""
+    biases = [None if c.bias is None else c.bias.stored.name for c in (left, right)]
+    orders = [c.slot.axes for c in (left, right)], [(c.view.groups, c.view.summed) for c in (left, right)]
+    same = all(one == other for one, other in orders) and biases[0] == biases[1]
+    return same and np.array_equal(left.units, right.units)
+
+
+def _consumer(units: Units, step: Step, slot: Slot, uses: int) -> Consumer | None:
+    """Describe one use of a weight; uses: how often it, and its bias if it has one, are read."""
     met = step.met
     assert met is not None
     own = {x for axis in slot.axes for x in axis}
@@ -133,7 +190,7 @@ def _consumer(units: Units, step: Step, slot: Slot) -> Consumer | None:
         sizes = tuple((x, met.sizes[x]) for x in (*groups, *summed))
         view = ActivationView(operand.tensor, axes, groups, summed, sizes)
         bias = next((s for s in met.slots if s.operand > slot.operand and len(s.stored.shape) == 1), None)
-        if bias is not None and len(units.traced.network.uses[bias.stored.name]) > 1:
+        if bias is not None and len(units.traced.network.uses[bias.stored.name]) != uses:
             bias = None
         return Consumer(step, slot, view, indices, bias)
     return None

@@ -85,7 +85,7 @@ def observed(
     not run.
     """
     readers = tuple(consumers(units))
-    views = [reader.view for reader in readers]
+    views = [view for reader in readers for view in reader.views]
     return Evidence(data, readers, collect(model, views, data.fit, limit, parts, progress))
 
 

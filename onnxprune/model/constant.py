@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -83,6 +83,32 @@ class Constant:
         else:
             self.home.initializer.insert(place, self.proto)
             del self.home.sparse_initializer[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class CodedConstant(Constant):
+    """A constant of codes, read as the real numbers (code - zero) scale that they stand for.
+
+    zero, scale: of every element, in the dense shape. Where a number becomes 0 its code becomes the zero
+    point; other codes stay.
+    """
+
+    zero: np.ndarray = field(default_factory=lambda: np.zeros(()))
+    scale: np.ndarray = field(default_factory=lambda: np.ones(()))
+
+    def load(self) -> np.ndarray:
+        """Load the real numbers in float32. Raises ModelError where the codes are in a file not loaded."""
+        codes = super().load().astype(np.float32)
+        return np.asarray((codes - self.zero.astype(np.float32)) * self.scale.astype(np.float32))
+
+    def store(self, array: np.ndarray) -> None:
+        """Set the codes of numbers that are 0 to the zero point."""
+        codes = super().load()
+        super().store(np.where(array == 0, self.zero.astype(codes.dtype), codes))
+
+    def as_sparse(self) -> onnx.SparseTensorProto:
+        """Return the codes in COO form: what is not listed is code 0, whatever the zero point."""
+        return sparse(super().load(), onnx.SparseTensorProto(values=TensorProto(name=self.name)))
 
 
 def dense(sparse: onnx.SparseTensorProto) -> np.ndarray:

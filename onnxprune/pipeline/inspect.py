@@ -20,6 +20,9 @@ def pin_reports(units: Units) -> tuple[PinReport, ...]:
     weighted = np.zeros(units.count, dtype=bool)
     for member in members(units):
         weighted[member.units] = True
+    for indices, pin in units.pins:
+        if not pin.channels:
+            weighted[indices] = False
     reports = []
     for indices, pin in units.pins:
         count = int(weighted[indices].sum())
@@ -75,14 +78,14 @@ def inspected(analysis: Analysis, nbytes: int, warnings: tuple[str, ...]) -> Ins
 
 
 def frozen_params(units: Units) -> int:
-    """Count the parameters that produce channels which cannot go."""
-    frozen = _Share()
+    """Count the parameters that stay whatever goes: none of the channels that hold them can be removed."""
+    stays = {s.name: float(np.prod(s.shape)) for s in units.traced.network.everything() if s.is_parameter}
+    counted: dict[str, tuple[int, int]] = {}
     for member in members(units):
-        size = float(np.prod(member.stored.shape, dtype=np.int64))
-        for group, share in _shares(units, member) if member.role == PRODUCES else ():
-            if group < 0:
-                frozen.add(group, member.stored.name, size, share)
-    return frozen.of(-1)
+        use = member.number, member.operand
+        if counted.setdefault(member.stored.name, use) == use:  # other uses of a tensor tell the same again
+            stays[member.stored.name] *= float((units.group_of_units[member.units] < 0).mean())
+    return int(sum(stays.values()))
 
 
 def first_makers(units: Units) -> dict[int, tuple[str, int]]:

@@ -26,7 +26,7 @@ from onnxprune.planning.cost_model import CostModel
 from onnxprune.planning.decide import Request
 from onnxprune.recovery.context import values_of, with_values
 from onnxprune.rewrite.apply import apply as rewritten
-from onnxprune.rewrite.apply import sliced
+from onnxprune.rewrite.apply import shared_values, sliced
 
 
 @dataclass(frozen=True)
@@ -68,28 +68,34 @@ def scheduled(request: Request, units: Units, part: float) -> Request:
 def _taken_over(units: Units, replayed: Replayed, repaired: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Return the original's tensors with the repaired values where they are kept.
 
-    Only tensors that one node reads: others may be several after the removal, and are not repaired.
+    A tensor of which several nodes keep other parts is several after the removal, and stays as it was.
     """
-    cuts: dict[str, Cut] = {cut.slot.stored.name: cut for cut in replayed.cuts}
-    network, values = units.traced.network, values_of(repaired)
+    cuts: dict[str, list[Cut]] = {}
+    for cut in replayed.cuts:
+        cuts.setdefault(cut.slot.stored.name, []).append(cut)
+    traced, values = units.traced, values_of(repaired)
     result: dict[str, np.ndarray] = {}
-    for name, stored in network.stored.items():
-        if name not in values or not stored.is_parameter or len(network.uses.get(name, ())) != 1:
+    for name, stored in traced.network.stored.items():
+        if name not in values or not stored.is_parameter:
             continue
         whole = np.array(stored.values)
-        if name in cuts:
-            whole.flat[_places(cuts[name]).ravel()] = values[name].ravel()
-        elif whole.shape == values[name].shape:
-            whole = values[name]
-        result[name] = whole
+        counted = np.arange(whole.size).reshape(whole.shape)
+        if name in traced.shared:
+            kept = [shared_values(traced, replayed, name, counted)]
+        elif len(cuts.get(name, ())) not in (0, len(traced.network.uses[name])):
+            continue
+        else:
+            kept = [_places(cut, counted) for cut in cuts.get(name, ())] or [counted]
+        if all(np.array_equal(places, kept[0]) for places in kept) and kept[0].size == values[name].size:
+            whole.flat[kept[0].ravel()] = values[name].ravel()
+            result[name] = whole
     return result
 
 
-def _places(cut: Cut) -> np.ndarray:
+def _places(cut: Cut, counted: np.ndarray) -> np.ndarray:
     """Return, for each element that a use keeps, its place in the original's tensor."""
-    shape = cut.slot.stored.shape
-    counted = Stored(cut.slot.stored.name, None, np.arange(int(np.prod(shape))).reshape(shape))
-    return sliced(replace(cut, slot=replace(cut.slot, stored=counted)))
+    stored = Stored(cut.slot.stored.name, None, counted)
+    return sliced(replace(cut, slot=replace(cut.slot, stored=stored)))
 
 
 def _left(units: Units, removed: np.ndarray) -> Units:
@@ -103,8 +109,10 @@ def _without(evidence: Evidence, removed: np.ndarray) -> Evidence:
     for moments in evidence.parts:
         left = dict(moments)
         for consumer in evidence.readers:
-            alive, gram = ~removed[consumer.units], moments[consumer.view]
-            second = gram.second * alive[:, :, None] * alive[:, None, :]
-            left[consumer.view] = Gram(gram.count, gram.first * alive, second)
+            alive = ~removed[consumer.units]
+            for view in consumer.views:
+                gram = moments[view]
+                second = gram.second * alive[:, :, None] * alive[:, None, :]
+                left[view] = Gram(gram.count, gram.first * alive, second)
         parts.append(left)
     return replace(evidence, parts=tuple(parts))

@@ -40,7 +40,7 @@ from onnxprune.pipeline.search import searched
 from onnxprune.planning.decide import criterion_warnings
 from onnxprune.planning.plan import Plan
 from onnxprune.progress import Progress, Stopwatch, silent
-from onnxprune.reports.data import PruneReport, SensitivityReport
+from onnxprune.reports.data import PruneReport, RecoveryReport, SensitivityReport
 from onnxprune.settings import PruneSettings
 
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -176,7 +176,7 @@ def _report(
         warnings=(*report.warnings, *warnings, *prepared.written_out.kept, *trouble, *more.trouble),
         inlined=prepared.written_out.names,
         folded=context.analysis.folded,
-        recovery=None if candidate.repair is None else recovery_report(candidate.repair),
+        recovery=_recovery(context, candidate),
         calibration=None if context.evidence is None else calibration_report(context.evidence.data),
         validation=validated,
         search=candidate.trials,
@@ -197,6 +197,12 @@ def lowered(written_out: Inlined, pruned: onnx.ModelProto, cases: Cases) -> onnx
         before, after = (upcast_to_fp32(m) if cases.wide else m for m in (pruned, result))
         require_same(before, after, cases.feeds, BRANCHES)
     return result
+
+
+def _recovery(context: RunContext, candidate: Candidate) -> RecoveryReport | None:
+    if candidate.repair is None:
+        return None
+    return recovery_report(candidate.repair, context.analysis.units, candidate.removal.removed)
 
 
 def check_written_out(loaded: Loaded, written_out: Inlined, analysis: Analysis, cases: Cases) -> None:

@@ -14,6 +14,7 @@ from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs, node_macs, parameters
 from onnxprune.analysis.replay import Removal
 from onnxprune.analysis.trace import Trace
+from onnxprune.analysis.units import Units
 from onnxprune.data.read import Calibration
 from onnxprune.evaluation.latency import BenchResult
 from onnxprune.model.files import write_file
@@ -24,6 +25,7 @@ from onnxprune.planning.decide import Request
 from onnxprune.planning.plan import Plan, derived, group_plans
 from onnxprune.planning.target import Measured, amount_of
 from onnxprune.recovery.repair import Recovery
+from onnxprune.recovery.unrepaired import unrepaired
 from onnxprune.reports.data import (
     CalibrationReport,
     GroupReport,
@@ -155,11 +157,11 @@ def _layers(traced: Trace, sizes: Mapping[int, Mapping[str, int]]) -> Iterator[L
             yield Layer(step.site.name, step.node.op, step.number, before[step.number], after[step.number])
 
 
-def recovery_report(repair: Recovery) -> RecoveryReport:
-    """Say of a repair what it did."""
-    return RecoveryReport(
-        repair.method, repair.samples, len(repair.repaired), repair.drift_before, repair.drift_after
-    )
+def recovery_report(repair: Recovery, units: Units, removed: np.ndarray) -> RecoveryReport:
+    """Say of a repair what it did, and what not; removed: booleans by unit."""
+    left = unrepaired(units, removed, repair.repaired)
+    drift = repair.drift_before, repair.drift_after
+    return RecoveryReport(repair.method, repair.samples, len(repair.repaired), *drift, left)
 
 
 def calibration_report(data: Calibration) -> CalibrationReport:

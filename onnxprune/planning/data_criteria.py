@@ -76,7 +76,7 @@ data_criterion("obs", "what their consumers lose when the rest is refitted")(obs
 def readers_of(consumers: Sequence[Consumer], grams: Mapping[ActivationView, Gram]) -> Iterator[Reader]:
     """Yield what criteria see of consumers: one reader for each group of a grouped weight."""
     for consumer in consumers:
-        gram = grams[consumer.view]
+        gram = consumer.gram(grams)
         # The bias of the consumer takes up the mean of what goes, where it has one.
         moments = gram.covariance if consumer.has_bias else gram.energy
         weight = consumer.weight()

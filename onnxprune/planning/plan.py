@@ -16,12 +16,13 @@ import numpy as np
 
 from onnxprune.analysis.axes import joined
 from onnxprune.analysis.labels import Labelled
+from onnxprune.analysis.readers import Readers
 from onnxprune.analysis.replay import Cut, Removal, Replayed
 from onnxprune.analysis.trace import Trace
 from onnxprune.analysis.units import Units
 from onnxprune.errors import UsageError
 from onnxprune.rewrite.apply import factors, index_along
-from onnxprune.rules.signature import Signature
+from onnxprune.rules.signature import Axis, Signature
 
 SCHEMA_VERSION = 1
 
@@ -36,23 +37,37 @@ class GroupPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: list[int]
 
 
-class SlicePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one use of a stored tensor keeps along one axis: an ordered list, or one per block."""
+class RowsOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An axis that the rows of a nested `keep` run over: index i of it is in row i // stride % count.
+
+    With several of these, rows are numbered by the first one outermost. Indices are those of the tensor in
+    the pruned model for slices, of the original for masks.
+    """
+
+    axis: int
+    count: int
+    stride: int = 1
+
+
+class SlicePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What one use of a stored tensor keeps along one axis: an ordered list, or one per row of `over`."""
 
     tensor: str
     node: str
     axis: int
     keep: list[Any]
     role: str
+    over: list[RowsOver] = []
 
 
-class MaskPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which elements of a computed operand a contraction or reduction still sees."""
+class MaskPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which elements of a computed operand a contraction or reduction still sees; nested as in SlicePlan."""
 
     node: str
     input: int
     axis: int
     keep: list[Any]
+    over: list[RowsOver] = []
 
 
 class RepairPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,27 +167,43 @@ def _slices(traced: Trace, cut: Cut) -> Iterator[SlicePlan]:
         flat: np.ndarray = np.zeros([1] * len(subscripts), np.int64)
         for x in own:
             flat = flat * cut.full[x] + index_along(x, subscripts, cut)
-        keep = _listed(flat, [subscripts.index(x) for x in own], cut, subscripts)
+        keep, over = _listed(flat, own, cut, subscripts)
         if keep != list(range(cut.slot.stored.shape[axis])):
             role = roles[next(x for x in reversed(own) if x in picked)]
-            yield SlicePlan(cut.slot.stored.name, name, axis, keep, role)
+            yield SlicePlan(cut.slot.stored.name, name, axis, keep, role, over)
 
 
-def _listed(flat: np.ndarray, dims: list[int], cut: Cut, subscripts: tuple[str, ...]) -> list[Any]:
-    """Write places along an axis as one list, or one per block of the axes that they depend on."""
+def _listed(
+    flat: np.ndarray, own: Axis, cut: Cut, subscripts: tuple[str, ...]
+) -> tuple[list[Any], list[RowsOver]]:
+    """Write places along an axis as one list, or one per row, with the axes that the rows run over."""
+    dims = [subscripts.index(x) for x in own]
     shape = [cut.sizes[x] if i in dims or flat.shape[i] > 1 else 1 for i, x in enumerate(subscripts)]
     full = np.broadcast_to(flat, shape)
     width = int(np.prod([shape[i] for i in dims], dtype=np.int64))
     rows = np.moveaxis(full, dims, range(len(subscripts) - len(dims), len(subscripts))).reshape(-1, width)
-    return rows[0].tolist() if (rows == rows[:1]).all() else rows.tolist()
+    if (rows == rows[:1]).all():
+        return rows[0].tolist(), []
+    over = [_over(x, cut) for i, x in enumerate(subscripts) if i not in dims and shape[i] > 1]
+    return rows.tolist(), over
+
+
+def _over(subscript: str, cut: Cut) -> RowsOver:
+    """Find the axis of the tensor that a subscript is a part of."""
+    axis = next(i for i, axis in enumerate(cut.slot.axes) if subscript in axis)
+    inner = cut.slot.axes[axis][cut.slot.axes[axis].index(subscript) + 1 :]
+    stride = int(np.prod([cut.sizes[x] for x in inner], dtype=np.int64))
+    return RowsOver(axis, cut.sizes[subscript], stride)
 
 
 def _shared_slices(traced: Trace, replayed: Replayed) -> Iterator[SlicePlan]:
+    readers = Readers(traced)
     for name, labelled in traced.shared.items():
         kept = replayed.tensors.get(name)
-        for factor, coords in zip(labelled.factors, kept.coords if kept else (), strict=False):
+        for place, coords in enumerate(kept.coords if kept else ()):
             if coords is not None:
-                yield SlicePlan(name, "", factor.axes[0], coords[0].tolist(), "produces")
+                axis, role = labelled.factors[place].axes[0], readers.shared_role(name, place)
+                yield SlicePlan(name, "", axis, coords[0].tolist(), role)
 
 
 def _masks(traced: Trace, replayed: Replayed, alive: np.ndarray) -> Iterator[MaskPlan]:
@@ -198,7 +229,9 @@ def _mask(node: str, operand: int, place: int, labelled: Labelled, alive: np.nda
         yield MaskPlan(node, operand, factor.axes[0], np.flatnonzero(shown).tolist())
         return
     rows = shown.reshape(-1, shown.shape[-1])
-    yield MaskPlan(node, operand, factor.axes[-1], [np.flatnonzero(row).tolist() for row in rows])
+    over = [RowsOver(axis, size) for axis, size in zip(factor.axes[:-1], shown.shape[:-1], strict=True)]
+    keep = [np.flatnonzero(row).tolist() for row in rows]
+    yield MaskPlan(node, operand, factor.axes[-1], keep, over)
 
 
 def _repairs(traced: Trace, replayed: Replayed) -> Iterator[RepairPlan]:
@@ -283,10 +316,15 @@ def _check_closed(units: Units, removed: np.ndarray, closed: np.ndarray) -> None
         )
 
 
+def _without_rows(parts: list[Any]) -> list[Any]:
+    """Return parts of a plan as they were written before they said what nested lists run over."""
+    return [msgspec.structs.replace(p, over=[]) if getattr(p, "over", []) else p for p in parts]
+
+
 def _check_derived(plan: Plan, parts: Mapping[str, list[Any]]) -> None:
     for key, wanted in parts.items():
         given = getattr(plan, key)
-        if given and given != wanted:
+        if given and given not in (wanted, _without_rows(wanted)):
             raise UsageError(
                 f"the plan's {key} do not follow from its groups; after an edit of 'keep', "
                 "delete the sections slices, masks and repairs"

@@ -7,6 +7,7 @@ says (`onnxprune.rules.active_ranges`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,12 @@ class ActiveRange:
             return target
         below = np.where(target <= self.low, np.minimum(made, self.low), target)
         return np.where(target >= self.high, np.maximum(made, self.high), below)
+
+
+def widest(ranges: Sequence[ActiveRange]) -> ActiveRange:
+    """Return the range of values that one of several groups of readers tells apart."""
+    low, high = [r.low for r in ranges], [r.high for r in ranges]
+    return ActiveRange(np.minimum.reduce(low), np.maximum.reduce(high))
 
 
 def active_range(walk: Walk, name: str, groups: int, width: int) -> ActiveRange:

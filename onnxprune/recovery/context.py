@@ -120,6 +120,19 @@ class Original:
             for i, values in zip(numbers, found, strict=True)
         ]
 
+    def onward(self, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]] | None:
+        """Yield by batch what tensors are to be, now or later; None where one is not there."""
+        walk = self.walk
+        later = [n for n in names if walk.made.get(n, -1) >= walk.at]
+        if any(n not in later and not self.has(n) for n in names):
+            return None
+        place = max([walk.made[n] + 1 for n in later], default=walk.at)
+        found = walk.onward(place, later) if later else ({} for _ in walk.values)
+        return (
+            {n: self._kept(n, made[n] if n in made else values[n]) for n in names}
+            for made, values in zip(found, walk.values, strict=True)
+        )
+
     def _kept(self, name: str, values: np.ndarray) -> np.ndarray:
         labelled = self.removal.traced.tensors.get(name)
         kept = self.removal.replayed.tensors.get(name)

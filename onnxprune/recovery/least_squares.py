@@ -20,7 +20,7 @@ from onnxprune.data.moments import Gram, Moments
 from onnxprune.model.graph import Stored
 from onnxprune.planning.obs import DAMPING, WIDE
 from onnxprune.recovery.context import RecoveryContext, with_values
-from onnxprune.rewrite.apply import sliced
+from onnxprune.rewrite.apply import shared_values, sliced
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def folded(context: RecoveryContext, pruned: onnx.ModelProto) -> onnx.ModelProto
     inputs = {node.output[0]: list(node.input) for node in pruned.graph.node}
     values: dict[str, np.ndarray] = {}
     for consumer in context.evidence.readers:
-        found = fold(consumer, moments[consumer.view], removal.removed)
+        found = fold(consumer, consumer.gram(moments), removal.removed)
         names = inputs.get(consumer.step.node.outputs[0].name)
         if found is None or names is None:
             continue
@@ -94,11 +94,13 @@ def folded(context: RecoveryContext, pruned: onnx.ModelProto) -> onnx.ModelProto
         if found.bias is not None and consumer.bias is not None:
             parts.append((consumer.bias, found.bias[1]))
         for slot, full in parts:
-            cut = cuts.get((consumer.step.number, slot.operand))
-            stored = Stored(slot.stored.name, None, full.astype(np.asarray(slot.stored.values).dtype))
-            values[names[slot.operand]] = (
-                sliced(replace(cut, slot=replace(slot, stored=stored))) if cut is not None else full
-            )
+            name, cut = slot.stored.name, cuts.get((consumer.step.number, slot.operand))
+            full = full.astype(np.asarray(slot.stored.values).dtype)
+            if name in removal.traced.shared:
+                full = shared_values(removal.traced, removal.replayed, name, full)
+            elif cut is not None:
+                full = sliced(replace(cut, slot=replace(slot, stored=Stored(name, None, full))))
+            values[names[slot.operand]] = full
     return with_values(pruned, values)
 
 
@@ -118,7 +120,7 @@ class Folds:
         for number, consumer in enumerate(self._readers):
             gone = removed[consumer.units].tobytes()
             if number not in self._known or self._known[number][0] != gone:
-                self._known[number] = gone, fold(consumer, self._moments[consumer.view], removed)
+                self._known[number] = gone, fold(consumer, consumer.gram(self._moments), removed)
             found = self._known[number][1]
             if found is not None:
                 values[consumer.slot.stored.name] = found.weight

@@ -14,10 +14,10 @@ from itertools import chain
 import numpy as np
 import onnx
 
-from onnxprune.recovery.active_range import active_range
+from onnxprune.recovery.active_range import ActiveRange, active_range, widest
 from onnxprune.recovery.block_ridge import block_ridge
 from onnxprune.recovery.context import Original, RecoveryContext, with_values
-from onnxprune.recovery.regression import Linear, linears, stored
+from onnxprune.recovery.regression import Linear, linears, stored, tied_linears
 from onnxprune.recovery.ridge import DAMPING, Change, RegressionRows, Ridge
 from onnxprune.recovery.walk import Walk
 from onnxprune.rules.signature import Arithmetic
@@ -54,12 +54,16 @@ def refitted(
     batches = context.data.batches
     original = Original(Walk(context.original, batches), context.removal)
     first, second = original.walk, Walk(pruned, batches)
-    layers = linears(second)
+    layers = _layers(second)
     changed: list[str] = []
-    for number, layer in enumerate(layers):
-        if layer.node.output[0] in first.made:
+    for number, (layer, *others) in enumerate(layers):
+        if others:
             second.until(layer.place)
-            following = layers[number + 1].place if number + 1 < len(layers) else len(second.nodes)
+            first.until(first.made.get(layer.node.output[0], -1))
+            changed += _refitted_together(second, original, (layer, *others), (context, dampings))
+        elif layer.node.output[0] in first.made:
+            second.until(layer.place)
+            following = layers[number + 1][0].place if number + 1 < len(layers) else len(second.nodes)
             aim = _aim(second, layer, following)
             first.until(first.made[aim.name] + 1)
             if original.has(aim.name):
@@ -67,6 +71,12 @@ def refitted(
                 changed += _refitted(second, layer, (aim, results), (context, dampings))
         context.progress(number + 1, len(layers))
     return with_values(pruned, {name: stored(second, name) for name in changed})
+
+
+def _layers(walk: Walk) -> list[tuple[Linear, ...]]:
+    """List what is refitted at once, by the first place: a layer, or all that read one weight."""
+    alone = [(layer,) for layer in linears(walk)]
+    return sorted([*alone, *tied_linears(walk)], key=lambda layers: layers[0].place)
 
 
 def _aim(walk: Walk, layer: Linear, following: int) -> Aim:
@@ -118,12 +128,53 @@ def _refitted(
     if layer.features > WIDEST:
         pairs = ((result.made, result.own) for result in results)
         return block_ridge(walk, layer, pairs, context.data, bool(dampings), context.limit)
-    fit, judge = _rows(walk, layer, results, context)
+    rows = _rows(walk, layer, results, context)
+    bounds = active_range(walk, aim.name, layer.groups, layer.outputs)
+    return _solved(walk, layer, (rows, bounds), dampings)
+
+
+def _refitted_together(
+    walk: Walk, original: Original, layers: Sequence[Linear], how: tuple[RecoveryContext, Sequence[float]]
+) -> list[str]:
+    """Refit a weight to all layers that read it: their rows are those of one regression.
+
+    Layers behind the first are run ahead with the weights as they are. Returns the names of the tensors that
+    changed; none where the layers are too wide, or the original has no such tensors.
+    """
+    context, dampings = how
+    first, names = layers[0], [layer.node.output[0] for layer in layers]
+    targets = original.onward(names)
+    if targets is None or first.features > WIDEST:
+        return []
+    inputs = {layer.node.input[0] for layer in layers}
+    later = [name for name in inputs if walk.made.get(name, -1) >= walk.at]
+    fit, held, rng = RegressionRows(), RegressionRows(), np.random.default_rng(0)
+    most = _most(walk, first, context, len(layers))
+    results = zip(walk.values, walk.onward(layers[-1].place + 1, [*names, *later]), targets, strict=True)
+    for number, (values, made, wanted) in enumerate(results):
+        rows = held if context.data.held(number) else fit
+        for layer, name in zip(layers, names, strict=True):
+            if made[name].shape != wanted[name].shape:
+                return []
+            read = layer.node.input[0]
+            data = made[read] if read in later else values[read]
+            rows.add(*layer.rows(data, (made[name], wanted[name]), most, rng))
+    bounds = widest([active_range(walk, name, first.groups, first.outputs) for name in names])
+    return _solved(walk, first, ((fit, held if held.count else fit), bounds), dampings)
+
+
+def _solved(
+    walk: Walk,
+    layer: Linear,
+    given: tuple[tuple[RegressionRows, RegressionRows], ActiveRange],
+    dampings: Sequence[float],
+) -> list[str]:
+    """Fit a layer to rows, given what readers hear, and store what is better on those to judge by."""
+    (fit, judge), bounds = given
     if _alike(fit) or fit.count < layer.features:
         # Fewer rows than features, such as one a sample behind a pool, fit anything: by chance also what is
         # held out, which is as little.
         return []
-    bounds = active_range(walk, aim.name, layer.groups, layer.outputs)
     mean = fit.mean() if layer.bias else np.zeros(1, np.float32)
     for rows in (fit, judge) if judge is not fit else (fit,):
         rows.centre(mean)
@@ -136,13 +187,18 @@ def _rows(
 ) -> tuple[RegressionRows, RegressionRows]:
     """Draw rows of every batch to fit with and to judge by, as many as fit into a quarter of the limit."""
     fit, held, rng = RegressionRows(), RegressionRows(), np.random.default_rng(0)
-    floats = layer.groups * layer.features + 4 * layer.outputs
-    most = max(min(ROWS, context.limit // (4 * 4 * floats)) // len(walk.values), 64)
+    most = _most(walk, layer, context, 1)
     for number, result in enumerate(results):
         values = walk.values[number][layer.node.input[0]]
         drawn = (result.whole - result.own + result.made, result.whole)
         (held if context.data.held(number) else fit).add(*layer.rows(values, drawn, most, rng))
     return fit, held if held.count else fit
+
+
+def _most(walk: Walk, layer: Linear, context: RecoveryContext, layers: int) -> int:
+    """Return how many rows of a batch to draw for each of so many layers."""
+    floats = layer.groups * layer.features + 4 * layer.outputs
+    return max(min(ROWS, context.limit // (4 * 4 * floats)) // (len(walk.values) * layers), 64)
 
 
 def _alike(rows: RegressionRows) -> bool:

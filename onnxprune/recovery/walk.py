@@ -89,6 +89,10 @@ class Walk:
         """Run the next node, batch by batch, and yield its outputs, without going on."""
         return self._run([self.nodes[self.at]], outputs)
 
+    def onward(self, place: int, outputs: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """Run the nodes in front of a place, batch by batch, and yield outputs, without going on."""
+        return self._run(self.nodes[self.at : place], outputs)
+
     def ahead(
         self, place: int, outputs: Sequence[str], numbers: Sequence[int]
     ) -> list[dict[str, np.ndarray]]:

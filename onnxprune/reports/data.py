@@ -16,6 +16,7 @@ from onnxprune.evaluation.profile import OperatorTimes, SampledDrift
 from onnxprune.evaluation.validation import Validated
 from onnxprune.model.fold import FoldedTensor
 from onnxprune.oracle.prove import Verification
+from onnxprune.recovery.unrepaired import Unrepaired
 
 
 class Quantities(Struct, frozen=True):
@@ -94,7 +95,8 @@ class TargetReport(Struct, frozen=True):
 class RecoveryReport(Struct, frozen=True):
     """What the repair did; drift is on the calibration batches held out.
 
-    samples: that layers were fitted to or judged on. repaired: how many tensors have other values.
+    samples: that layers were fitted to or judged on. repaired: how many tensors have other values;
+    unrepaired: weights that lost inputs and have not.
     """
 
     method: str
@@ -102,6 +104,7 @@ class RecoveryReport(Struct, frozen=True):
     repaired: int
     drift_before: float
     drift_after: float
+    unrepaired: tuple[Unrepaired, ...] = ()
 
 
 class CalibrationReport(Struct, frozen=True):
@@ -152,7 +155,7 @@ class Step(Struct, frozen=True):
 class PruneReport(Struct, frozen=True):
     """The report of `prune`.
 
-    settings: the resolved ones, plain data. frozen_params: parameters that produce channels which cannot go.
+    settings: the resolved ones, plain data. frozen_params: parameters that stay whatever goes.
     drift, profile: only of detailed runs.
     """
 

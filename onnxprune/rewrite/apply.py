@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import gcd
 from typing import Any
 
@@ -31,7 +31,9 @@ def apply(model: onnx.ModelProto, removal: Removal) -> onnx.ModelProto:
     for cut in replayed.cuts:
         writer.replace(cut.step, cut.slot.operand, sliced(cut))
     for name in traced.shared:
-        writer.replace_shared(name, _shared_values(traced, replayed, name))
+        if any(coords is not None for coords in _shared_coords(replayed, name)):
+            values = shared_values(traced, replayed, name, traced.network.stored[name].values)
+            writer.replace_shared(name, values)
     for number, fix in replayed.fixes:
         writer.fix(number, fix)
     writer.write_constants()
@@ -72,14 +74,16 @@ def index_along(subscript: str, subscripts: tuple[str, ...], cut: Cut) -> np.nda
     return np.arange(cut.full[subscript]).reshape([-1 if x == subscript else 1 for x in subscripts])
 
 
-def _shared_values(traced: Trace, replayed: Replayed, name: str) -> np.ndarray | None:
+def _shared_coords(replayed: Replayed, name: str) -> Sequence[tuple[np.ndarray, ...] | None]:
     kept = replayed.tensors.get(name)
-    if kept is None or all(c is None for c in kept.coords):
-        return None
-    values = traced.network.stored[name].values
-    for factor, coords in zip(traced.shared[name].factors, kept.coords, strict=True):
+    return () if kept is None else kept.coords
+
+
+def shared_values(traced: Trace, replayed: Replayed, name: str, values: np.ndarray) -> np.ndarray:
+    """Return what a removal keeps of the values of a weight with several uses, which has this name."""
+    for place, coords in enumerate(_shared_coords(replayed, name)):
         if coords is not None:
-            values = np.take(values, coords[0], axis=factor.axes[0])
+            values = np.take(values, coords[0], axis=traced.shared[name].factors[place].axes[0])
     return values
 
 
@@ -102,9 +106,8 @@ class _Writer:
         assert stored is not None
         self.new[stored.name].append((number, place, values))
 
-    def replace_shared(self, name: str, values: np.ndarray | None) -> None:
-        if values is not None:
-            self.whole[name] = values
+    def replace_shared(self, name: str, values: np.ndarray) -> None:
+        self.whole[name] = values
 
     def fix(self, number: int, fix: Fix) -> None:
         if isinstance(fix.where, str):

@@ -42,5 +42,5 @@ def context(page: Page) -> Mapping[str, Any]:
 
 SECTIONS.add(Section(
     "frozen", "channels that cannot go", MODEL, 50, "What cannot go", context, BODY,
-    "{{ part }} of the parameters ({{ frozen_params }}) make channels that must stay, for these reasons.",
+    "{{ part }} of the parameters ({{ frozen_params }}) stay whatever goes, for these reasons.",
 ))  # fmt: skip

@@ -75,7 +75,9 @@ def test_a_file_of_0_1_0_is_compared_and_another_shape_is_refused_with_the_versi
     tmp_path: Path,
 ) -> None:
     old = Path(__file__).with_name("prune_0_1_0.json")
-    assert versioned(prune_report(read_json(old))) == json.loads(old.read_text())
+    wanted = json.loads(old.read_text())
+    wanted["folded"] = wanted["recovery"]["unrepaired"] = []  # what reports tell since then
+    assert versioned(prune_report(read_json(old))) == wanted
     assert not compare(old, old).worse
     other = tmp_path / "other.json"
     other.write_text(json.dumps({**json.loads(old.read_text()), "verification": {"state": "proved"}}))
