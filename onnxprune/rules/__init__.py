@@ -11,7 +11,9 @@ from onnxprune.rules import (
     quantised,
     recurrent,
     reduction,
+    sampling,
     selection,
+    transforms,
 )
 from onnxprune.rules.registry import REGISTRY, Registry, Rule, load_plugins, rule
 from onnxprune.rules.signature import (
@@ -29,7 +31,7 @@ from onnxprune.rules.signature import (
 
 FAMILIES = (
     attention, contraction, elementwise, fused, indexing, layout, normalisation, quantised, recurrent,
-    reduction, selection,
+    reduction, sampling, selection, transforms,
 )  # fmt: skip
 
 __all__ = [

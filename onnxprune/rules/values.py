@@ -164,6 +164,13 @@ def turned(data: np.ndarray, given: Given) -> np.ndarray:
     return np.transpose(data, given.attrs.get("perm"))
 
 
+def triangle(data: np.ndarray, given: Given) -> np.ndarray:
+    """Keep the upper or lower triangle of the last two axes; the rest is zero."""
+    known = given.inputs[1] if len(given.inputs) > 1 else None
+    k = 0 if known is None else int(known.value.item())
+    return np.triu(data, k) if given.attrs.get("upper", 1) else np.tril(data, k)
+
+
 def gathered(data: np.ndarray, given: Given) -> np.ndarray:
     """Take places along an axis."""
     index = given.present[1].value.astype(np.int64)
@@ -204,6 +211,20 @@ def counted(given: Given) -> tuple[Known, ...]:
     known = given.present
     value = np.arange(*(k.value.item() for k in known)).astype(known[0].value.dtype)
     return (Known(value, np.full(value.shape, any(k.derived.any() for k in known))),)
+
+
+def one_hot(given: Given) -> tuple[Known, ...]:
+    """Evaluate OneHot; an index outside of the depth is nowhere."""
+    indices, depth, pair = given.present
+    size = int(depth.value.item())
+    where = indices.value.astype(np.int64)
+    where = np.where(where < 0, where + size, where)
+    axis = int(given.attrs.get("axis", -1)) % (where.ndim + 1)
+    places = np.arange(size).reshape([-1 if i == axis else 1 for i in range(where.ndim + 1)])
+    hot = np.expand_dims(where, axis) == places
+    derived = bool(indices.derived.any() or depth.derived.any())
+    (off, on), marks = pair.value, pair.derived
+    return (Known(np.where(hot, on, off), np.where(hot, *marks[::-1]) | derived),)
 
 
 def filled(given: Given) -> tuple[Known, ...] | None:
