@@ -239,14 +239,18 @@ def tile(site: Site) -> Verdict:
     return Signature((tuple(ins), *(None for _ in site.inputs[1:])), (tuple(outs),), sizes=sizes)
 
 
+def _phases(site: Site) -> str:
+    """Spell the channels of depth and space: the phases p, q outermost, or innermost in mode CRD."""
+    return "cpq" if site.attrs.get("mode", "DCR") == "CRD" else "pqc"
+
+
 @rule("DepthToSpace")
 def depth_to_space(site: Site) -> Verdict:
     """Spreads channels over space; the phases of one output channel live and die together."""
     block = int(site.attrs["blocksize"])
     n, depth, height, width = site.shape()
     sizes = {"n": n, "p": block, "q": block, "c": depth // block**2, "h": height, "w": width}
-    order = "cpq" if site.attrs.get("mode", "DCR") == "CRD" else "pqc"
-    channel = packed(**{subscript: sizes[subscript] for subscript in order})
+    channel = packed(**{subscript: sizes[subscript] for subscript in _phases(site)})
     before = (packed(n=n), channel, packed(h=height), packed(w=width))
     after = (packed(n=n), packed(c=sizes["c"]), packed(h=height, p=block), packed(w=width, q=block))
     return Signature((before,), (after,), sizes=sizes, tied=frozenset("pq"))
@@ -259,7 +263,8 @@ def space_to_depth(site: Site) -> Verdict:
     n, depth, height, width = site.shape()
     sizes = {"n": n, "p": block, "q": block, "c": depth, "h": height // block, "w": width // block}
     before = (packed(n=n), packed(c=depth), packed(h=sizes["h"], p=block), packed(w=sizes["w"], q=block))
-    after = (packed(n=n), packed(p=block, q=block, c=depth), packed(h=sizes["h"]), packed(w=sizes["w"]))
+    channel = packed(**{subscript: sizes[subscript] for subscript in _phases(site)})
+    after = (packed(n=n), channel, packed(h=sizes["h"]), packed(w=sizes["w"]))
     return Signature((before,), (after,), sizes=sizes, tied=frozenset("pq"))
 
 

@@ -216,6 +216,7 @@ LAYOUT: Sequence[OperatorCase] = (
     case("DepthToSpace", (1, 8, 2, 3), blocksize=2),
     case("DepthToSpace", (1, 12, 2, 2), blocksize=2, mode="CRD"),
     case("DepthToSpace", (2, 4, 3, 2), blocksize=2), case("SpaceToDepth", (1, 3, 4, 2), blocksize=2),
+    case("SpaceToDepth", (1, 3, 4, 2), opset=28, blocksize=2, mode="CRD"),
     case("SpaceToDepth", (2, 1, 4, 4), blocksize=2), case("Shape", (3, 4)), case("Size", (3, 4)),
     case("Shape", (3, 4), start=1), case("Range", plain(), scalar(5.0), scalar(1.0)),
 )  # fmt: skip
@@ -293,6 +294,11 @@ REDUCTIONS: Sequence[OperatorCase] = (
     case("Resize", (1, 4, 3, 3), None, np.asarray([1, 1, 2, 2], np.float32), mode="nearest"),
     case("Resize", (1, 4, 3, 3), None, None, [1, 4, 5, 6], mode="linear"),
     case("Resize", (1, 4, 3, 3), np.asarray([1, 1, 2, 2], np.float32), opset=10, mode="nearest"),
+    case("Resize", (1, 4, 2, 3), None, None, [4, 2], opset=18, axes=[1, -2], mode="nearest",
+         keep_aspect_ratio_policy="not_smaller"),
+    case("Resize", (2, 4, 3), None, None, [2, 6, 3], opset=18, keep_aspect_ratio_policy="not_larger"),
+    case("Resize", (2, 4, 3, 3), None, None, [4, 6, 6], opset=18, axes=[1, 2, 3],
+         keep_aspect_ratio_policy="not_larger"),
     case("Upsample", (1, 4, 3, 3), np.asarray([1, 1, 2, 2], np.float32), opset=9, mode="nearest"),
     case("Upsample", (1, 4, 3, 3), opset=7, mode="nearest", scales=[1.0, 1.0, 2.0, 2.0]),
 )  # fmt: skip
@@ -386,6 +392,8 @@ ATTENTION: Sequence[OperatorCase] = (
     case("Attention", *HEADS, None, *PAST, opset=23, outputs=3),
     case("Attention", *HEADS, None, plain(2, 2, 4, 2), plain(2, 2, 4, 3), opset=23, outputs=3),
     case("Attention", (2, 2, 5, 3), (2, 2, 5, 3), (2, 2, 5, 3), opset=23, is_causal=1),
+    case("Attention", *HEADS, opset=25, left_window_size=1, right_window_size=1),
+    case("Attention", *HEADS, opset=25, right_window_size=0),
     case("Attention", (1, 3, 8), (1, 5, 8), (1, 5, 8), opset=23, q_num_heads=1, kv_num_heads=1),
     case("Attention", (2, 3, 4), (2, 5, 4), stored(2, 5, 6), opset=23, q_num_heads=2, kv_num_heads=2),
     microsoft("Attention", (2, 3, 7), stored(7, 24), stored(24), num_heads=2),
