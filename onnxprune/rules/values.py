@@ -178,13 +178,18 @@ def gathered(data: np.ndarray, given: Given) -> np.ndarray:
 
 
 def expanded(given: Given) -> tuple[Known, ...] | None:
-    """Evaluate Expand of integers: floats that are spread out are data, whose axes have channels."""
-    if given.present[0].value.dtype.kind == "f":
+    """Evaluate Expand of integers: floats that are spread out are data, whose axes have channels.
+
+    What is spread along a size that comes from a Shape is derived: there are more or fewer of it later.
+    """
+    first, target = given.present
+    if first.value.dtype.kind == "f":
         return None
-    shape = given.ints("shape", 1) or []
-    return moved(lambda data, _: np.array(np.broadcast_to(data, np.broadcast_shapes(data.shape, shape))))(
-        given
-    )
+    shape = np.broadcast_shapes(first.value.shape, tuple(int(v) for v in target.value.ravel()))
+    value, marks = (np.array(np.broadcast_to(x, shape)) for x in (first.value, first.derived))
+    own = (*(1 for _ in range(len(shape) - first.value.ndim)), *first.value.shape)
+    grown = np.asarray(shape[len(shape) - target.value.size :]) != own[len(shape) - target.value.size :]
+    return (Known(value, marks | bool((grown & target.derived.ravel()).any())),)
 
 
 def joined(given: Given) -> tuple[Known, ...]:

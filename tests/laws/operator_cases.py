@@ -245,6 +245,7 @@ SELECTION: Sequence[OperatorCase] = (
     case("Pad", (3, 4), [1, 2], None, [1], opset=18),
 )  # fmt: skip
 TABLE = np.stack(np.meshgrid([0], range(3), [3, 1], range(4), indexing="ij"), axis=-1)  # x[:, :, [3, 1], :]
+COLUMNS = np.stack(np.meshgrid(range(3), [1, 4, 6], indexing="ij"), axis=-1)  # x[:, [1, 4, 6]]
 INDEXING: Sequence[OperatorCase] = (
     case("GatherND", (6, 3), [[4, 1], [0, 2]], whole=True), case("GatherND", (6, 3), [[4], [0], [-4]]),
     case("GatherND", (6, 3), [[[4], [0]], [[2], [5]]]), case("GatherND", (6, 3, 2), [-2]),
@@ -266,7 +267,10 @@ INDEXING: Sequence[OperatorCase] = (
     case("ScatterND", (4, 3), [[0], [1], [2], [3]], (4, 3), opset=16, reduction="mul"),
     case("ScatterND", (4, 3), [[3], [1], [2], [0]], (4, 3)),
     case("ScatterND", (4, 3), [[0], [1]], plain(2, 3), whole=True),
-    case("ScatterND", (4,), [[2], [0]], (2,), whole=True),
+    case("ScatterND", (4,), [[2], [0]], (2,)), case("ScatterND", (4,), [[2], [2]], (2,), whole=True),
+    case("ScatterND", (6, 3), [[5], [1], [2]], stored(3, 3)),
+    case("ScatterND", stored(6, 3), [[-1], [0]], (2, 3)), case("ScatterND", (3, 8, 4), COLUMNS, (3, 3, 4)),
+    case("ScatterND", (6, 3), [[2], [4]], plain(2, 3), whole=True),
     case("ScatterElements", (4, 3), [[1, 0, 3], [2, 1, 0]], (2, 3)),
     case("ScatterElements", (2, 4, 3), ints(2, 2, 3), (2, 2, 3), axis=1),
     case("ScatterElements", (4, 3), plain(1, 3, dtype="int64"), stored(1, 3), opset=18, reduction="max",
