@@ -31,6 +31,7 @@ class NodeInputs:
         self._read_views()
         self._check_parents()
         self._check_rows()
+        self._read_placed()
 
     def _read_sizes(self) -> None:
         seen: dict[str, int] = {}
@@ -171,6 +172,23 @@ class NodeInputs:
             rest = [x for x in top.subscripts if x not in along]
             if rest and len(rest) < len(top.subscripts):
                 self.derived(rest, top, ref)
+
+    def _read_placed(self) -> None:
+        """Find where what is written to places of an axis goes, once that axis and it have shrunk."""
+        for name, take in self.signature.placed.items():
+            own, there = (self._places_of(x) for x in (name, take.sources[0]))
+            wanted = take.index[own]
+            order = np.argsort(there, kind="stable")
+            found = order[np.searchsorted(there, wanted, sorter=order).clip(max=len(there) - 1)]
+            if not np.array_equal(there[found], wanted) or np.isin(take.index, there).sum() != len(own):
+                tops = [top.labels.ravel() for top, _ in self.refs if name in top.subscripts]
+                raise ClashError("what is written is not what is there", np.concatenate(tops))
+            self.picked[name] = found
+
+    def _places_of(self, subscript: str) -> np.ndarray:
+        """Return the places kept along a subscript that no other shares a block with."""
+        coords = next((ref for top, ref in self.refs if top.subscripts == (subscript,)), None)
+        return np.arange(self.met.sizes[subscript]) if coords is None else coords[subscript]
 
     def _agree(self, subscripts: Sequence[str], mine: Coords | None, top: Block, ref: Coords | None) -> None:
         if not same_coords(mine, self.derived(subscripts, top, ref)):

@@ -28,6 +28,8 @@ from onnxprune.analysis.labels import (
 from onnxprune.analysis.output_labels import OutputLabels
 from onnxprune.rules.signature import Axes, Axis, Signature, Site
 
+CROSSED = "labels that vary on crossing axes meet"
+
 
 class NodePropagation:
     """Reads one signature against the operands of one node and writes to the book."""
@@ -45,6 +47,7 @@ class NodePropagation:
         live = [view for view in views if not view.frozen]
         live += self._fresh(live, views)
         live += self._fed_back(live)
+        live += self._placed(live)
         met = [self._cluster(members) for members in _overlapping(live)]
         clusters = [cluster for cluster in met if cluster is not None]
         self._hold(clusters)
@@ -105,7 +108,12 @@ class NodePropagation:
                 for subscript in axis:
                     if subscript not in labelled.get(number, ()):
                         fixed.setdefault(subscript, f"meets the fixed axis of '{operand.tensor}'")
-        for again, once in self.signature.fed_back.items():
+        pairs = [(name, take.sources[0]) for name, take in self.signature.placed.items()]
+        for pair in pairs:
+            for view in views:
+                if len(view.block.subscripts) > 1 and set(pair) & set(view.block.subscripts):
+                    fixed |= dict.fromkeys(pair, CROSSED)
+        for again, once in (*self.signature.fed_back.items(), *pairs):
             for subscript, other in ((again, once), (once, again)):
                 if other in fixed:
                     fixed.setdefault(subscript, fixed[other])
@@ -168,6 +176,17 @@ class NodePropagation:
                 result += [View(number, -1, block, subscripts) for number in readers]
         return result
 
+    def _placed(self, live: Sequence[View]) -> list[View]:
+        """Show an operand that is written to places of an axis the labels that are there."""
+        result: list[View] = []
+        for name, take in self.signature.placed.items():
+            there = next((v.block for v in live if v.block.subscripts == take.sources), None)
+            if there is not None:
+                block = Block((name,), there.labels[take.index])
+                readers = [i for i, axes in enumerate(self.signature.inputs) if axes and (name,) in axes]
+                result += [View(number, -1, block, (name,)) for number in readers]
+        return result
+
     def _hold(self, clusters: Sequence[Cluster]) -> None:
         """Pin the parents over the subscripts that do not shrink."""
         for subscript, reason in self.signature.whole.items():
@@ -224,7 +243,7 @@ class NodePropagation:
         if len(tops) > 1 and not self._share_parents(cluster):
             for view in views:
                 if view.factor >= 0:
-                    self.pin(view.block, view.operand, "labels that vary on crossing axes meet")
+                    self.pin(view.block, view.operand, CROSSED)
                 else:
                     self.pin(view.block, view.operand, "its channels cross those of the input")
             return None

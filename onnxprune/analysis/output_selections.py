@@ -204,7 +204,7 @@ class _OutputSelections:
         """Parts cut from one axis must follow each other as they did."""
         by_source: dict[tuple[str, ...], list[np.ndarray]] = {}
         for name, picked in self.picked.items():
-            take = self.signature.takes[name]
+            take = self.signature.takes.get(name) or self.signature.placed[name]
             if take.order != INDEXED and len(self.signature.takes) > 1 and len(take.sources) == 1:
                 by_source.setdefault(take.sources, []).append(picked)
         for parts in by_source.values():

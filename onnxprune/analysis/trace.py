@@ -250,8 +250,6 @@ class _Tracer:
         present = [k for k in inputs if k is not None]
         if any(k.value.dtype.kind == "f" and k.value.size > 1 for k in present if not k.derived):
             return None
-        if not any(k.derived or k.value.dtype.kind in "iub" for k in present):
-            return None
         return evaluate(facets.evaluate, node.attrs, inputs, len(node.outputs))
 
 

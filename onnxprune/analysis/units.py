@@ -160,10 +160,12 @@ def _rows(families: Sequence[Family], of: np.ndarray) -> Rows:
     parents, rows, children = [], [], []
     offset = 0
     for family in families:
-        size, width = family.children.shape
-        parents.append(of[family.parents])
+        parent, child = of[family.parents], of[family.children]
+        proper = (child != parent[:, None]).any(axis=1)  # a row that is tied to one unit is no row of it
+        size, width = child[proper].shape
+        parents.append(parent[proper])
         rows.append(np.repeat(np.arange(offset, offset + size), width))
-        children.append(of[family.children].ravel())
+        children.append(child[proper].ravel())
         offset += size
     if not parents:
         empty = np.zeros(0, np.int64)

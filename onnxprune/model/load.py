@@ -11,6 +11,7 @@ import onnx
 
 from onnxprune.errors import ModelError
 from onnxprune.model import check, source
+from onnxprune.model.modern import modern
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def load(given: str | os.PathLike[str] | bytes | onnx.ModelProto, check_weights:
     """
     read = source.read(given)
     try:
-        warnings = check.check(read.model, check_weights)
+        model, said = modern(read.model)
+        warnings = check.check(model, check_weights)
     except ModelError as error:
         raise ModelError(f"'{read.path}': {error}" if read.path else str(error)) from error
-    return Loaded(read.model, read.path, warnings, read)
+    return Loaded(model, read.path, (*said, *warnings), read)

@@ -12,7 +12,9 @@ from onnxprune.rules import (
     quantised,
     recurrent,
     reduction,
+    sampling,
     selection,
+    transforms,
 )
 from onnxprune.rules.registry import REGISTRY, Registry, Rule, load_plugins, rule
 from onnxprune.rules.signature import (
@@ -30,7 +32,7 @@ from onnxprune.rules.signature import (
 
 FAMILIES = (
     attention, contraction, control, elementwise, fused, indexing, layout, normalisation, quantised,
-    recurrent, reduction, selection,
+    recurrent, reduction, sampling, selection, transforms,
 )  # fmt: skip
 
 __all__ = [

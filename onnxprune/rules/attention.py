@@ -31,7 +31,7 @@ from onnxprune.rules.signature import (
 
 MICROSOFT = "com.microsoft"
 SOFTMAX = "the Softmax of {} runs over this axis"
-CAUSAL = "the causal mask of {} follows the places along this axis"
+CAUSAL = "the mask of {} follows the places along this axis"
 KEPT_APART = "{} reads it along the whole batch"
 STEP = 8
 
@@ -68,6 +68,11 @@ def _pins(site: Site, keys: str, causal: bool) -> dict[str, str]:
     pins = {"past": f"{site.op} appends to its cache along this axis"}
     pins |= dict.fromkeys(("t", keys), SOFTMAX.format(site.op))
     return pins | ({"s": CAUSAL.format(site.op)} if causal else {})
+
+
+def _windowed(site: Site) -> bool:
+    """Tell whether a query sees the keys of a window only, which lies around its place."""
+    return any(int(site.attrs.get(f"{side}_window_size", -1)) >= 0 for side in ("left", "right"))
 
 
 def _size(shape: Shape, heads: int) -> int:
@@ -119,7 +124,7 @@ def attention(site: Site) -> Verdict:
             lambda shape: scores(shape, many, keys),
         ),
         sizes=sizes,
-        pins=_pins(site, keys, bool(site.attrs.get("is_causal", 0))),
+        pins=_pins(site, keys, bool(site.attrs.get("is_causal", 0)) or _windowed(site)),
         inner=frozenset("d"),
         macs=("b", "s", "t", "h", "r", "d"),
         more_macs=(("b", "s", "t", "h", "r", "e"),),

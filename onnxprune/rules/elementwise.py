@@ -11,7 +11,7 @@ from onnxprune.rules import arithmetic_gradients as gradients
 from onnxprune.rules import values
 from onnxprune.rules.active_ranges import above, clipped, hard_sigmoid, passing
 from onnxprune.rules.gradients import RESHAPED
-from onnxprune.rules.registry import rows
+from onnxprune.rules.registry import rows, rule
 from onnxprune.rules.signature import (
     NOTHING,
     Arithmetic,
@@ -103,7 +103,6 @@ BROADCASTING = {
     "Xor": NOTHING,
 }
 GUARDED = {
-    "CastLike": NOTHING,
     "Clip": Facets(gradient=SLOPE, active_range=clipped),
     "Dropout": Facets(gradient=RESHAPED, active_range=passing),
 }
@@ -136,6 +135,13 @@ def scaled(site: Site) -> Verdict:
         {"x1": "ImageScaler keeps one bias per channel in an attribute"} if site.op == "ImageScaler" else {}
     )
     return Signature((axes,), (axes,), pins=pins)
+
+
+@rule("CastLike", since=15, facets=Facets(moves=True))
+def cast_like(site: Site) -> Verdict:
+    """Labels of the first input pass; the second lends its type, whatever its axes become."""
+    axes = numbered(site.shape())
+    return Signature((axes, numbered(site.shape(1), "like")), (axes,), neutral=None)
 
 
 @rows(GUARDED)

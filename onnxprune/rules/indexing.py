@@ -81,8 +81,8 @@ class PlaceTable:
 
 
 def _table(site: Site, bounds: Shape) -> PlaceTable | None:
-    """Return the index of a node if the file holds it; bounds: [k] sizes of the axes that it picks from."""
-    value = site.listed(1)
+    """Return the index of a node if it is known; bounds: [k] sizes of the axes that it picks from."""
+    value = site.value(1)
     if value is None or not value.size:
         return None
     return PlaceTable(np.where(value < 0, value + np.asarray(bounds), value).astype(np.int64))
@@ -96,7 +96,7 @@ def gather_nd(site: Site) -> Verdict:
     end = batch + index[-1]
     shared, rest = numbered(data[:batch], "b"), numbered(data[end:])
     grid, source = list(numbered(index[batch:-1], "j")), list(numbered(data[batch:end], "from"))
-    table = None if batch else _table(site, data[batch:end])
+    table = None if batch or site.listed(1) is None else _table(site, data[batch:end])
     if table is None:
         pins = {subscript: AT_RUN_TIME for axis in source for subscript in axis}
         places: Axes = (*shared, *grid, ("k",) if index[-1] > 1 else ())
@@ -127,39 +127,61 @@ def _picked_places(site: Site, shrunk: Shrunk) -> list[Fix]:
 
 @rule("ScatterND", since=11)
 def scatter_nd(site: Site) -> Verdict:
-    """Writes parts of a tensor; passes axes that a stored index runs through, and those behind the index."""
+    """Writes parts of a tensor; passes axes that a known index runs along, and those behind the index.
+
+    What is written to some places of an axis goes with what is there; the index is counted again.
+    """
     data, index = site.shape(), site.shape(1)
     count, dims = index[-1], len(index) - 1
     axes, grid = list(numbered(data)), list(numbered(index[:-1], "u"))
     table = _table(site, data[:count])
-    passing = {} if table is None else _passing(table, data[:count])
-    for c, dim in passing.items():
-        grid[dim] = axes[c]
-    pins = {x: WRITTEN for c, axis in enumerate(axes[:count]) if c not in passing for x in axis}
-    pins |= {x: PLACED for d in range(dims) if d not in passing.values() for x in grid[d]} | {
-        "k": COORDINATES
-    }
+    written = _written(table)
+    placed: dict[str, Take] = {}
+    for c, (dim, line) in written.items():
+        if _is_whole(line, data[c]):
+            grid[dim] = axes[c]
+        elif axes[c] and grid[dim]:
+            placed[grid[dim][0]] = Take(axes[c], line, order=INDEXED)
+    pins = {x: WRITTEN for c, axis in enumerate(axes[:count]) if c not in written for x in axis}
+    along = {dim for dim, _ in written.values()}
+    pins |= {x: PLACED for d in range(dims) if d not in along for x in grid[d]}
+    pins["k"] = COORDINATES
     places = None if table is not None else (*grid, ("k",) if count > 1 else ())
     updates = (*grid, *axes[count:])
-    repair = _passing_places if passing else None
-    return Signature((tuple(axes), places, updates), (tuple(axes),), pins=pins, repair=repair)
+    return Signature(
+        (tuple(axes), places, updates),
+        (tuple(axes),),
+        pins=pins,
+        placed=placed,
+        repair=_written_places if written else None,
+    )
 
 
-def _passing(table: PlaceTable, bounds: Shape) -> dict[int, int]:
-    """Find the axes that an index runs through from the first to the last, with the dimension of its grid."""
-    return {
-        c: dim
-        for c, dim in table.along().items()
-        if dim is not None and np.array_equal(table.line(c, dim), np.arange(bounds[c]))
+def _written(table: PlaceTable | None) -> dict[int, tuple[int, np.ndarray]]:
+    """Find the axes that an index runs along, each with a dimension of its grid and the places along it.
+
+    An axis with a place that is written twice is left out.
+    """
+    along = {} if table is None else table.along()
+    found = {
+        c: (dim, table.line(c, dim)) for c, dim in along.items() if table is not None and dim is not None
     }
+    return {c: (dim, line) for c, (dim, line) in found.items() if len(np.unique(line)) == len(line)}
 
 
-def _passing_places(site: Site, shrunk: Shrunk) -> list[Fix]:
+def _is_whole(line: np.ndarray, size: int) -> bool:
+    return np.array_equal(line, np.arange(size))
+
+
+def _written_places(site: Site, shrunk: Shrunk) -> list[Fix]:
     bounds = site.shape()[: site.shape(1)[-1]]
     table = _table(site, bounds)
     assert table is not None
-    passing = _passing(table, bounds).items()
-    return [Fix(1, table.replaced({c: (dim, np.arange(shrunk.sizes[f"x{c}"])) for c, dim in passing}))]
+    lines: dict[int, tuple[int | None, np.ndarray]] = {}
+    for c, (dim, line) in _written(table).items():
+        whole = _is_whole(line, bounds[c])
+        lines[c] = dim, np.arange(shrunk.sizes[f"x{c}"]) if whole else shrunk.picked.get(f"u{dim}", line)
+    return [Fix(1, table.replaced(lines))]
 
 
 @rule("GatherElements", since=11)

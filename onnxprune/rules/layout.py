@@ -118,6 +118,15 @@ def shape_of_output(index: int) -> Repair:
     return repair
 
 
+def _unreadable(site: Site, axes: Axes) -> dict[str, str]:
+    """Pin the subscripts of a tensor whose new shape is a value that cannot be repaired."""
+    if not site.has(1) or site.value(1) is not None:
+        return {}
+    return dict.fromkeys(
+        (x for axis in axes for x in axis), f"{site.op} to a shape that is computed from data"
+    )
+
+
 def _still_right(old: int, place: int, size: int, data: Shape | None, keep_one: bool) -> bool:
     if old == -1:
         return True
@@ -138,7 +147,7 @@ def reshape(site: Site) -> Verdict:
         (found.before, *rest),
         (found.after,),
         sizes=found.sizes,
-        pins=dict.fromkeys(found.torn, reason),
+        pins=dict.fromkeys(found.torn, reason) | _unreadable(site, found.before),
         repair=shape_of_output(1) if site.has(1) else _reshape_attribute,
     )
 
@@ -191,10 +200,13 @@ def expand(site: Site) -> Verdict:
     offset = len(out) - len(shape)
     subscripts = [f"x{i}" for i in range(len(out))]
     grown = {i for i, size in enumerate(out) if size > 1 and (i < offset or shape[i - offset] == 1)}
+    axes = named(shape, subscripts[offset:])
+    unreadable = site.value(1) is None
     return Signature(
-        (named(shape, subscripts[offset:]), None),
+        (axes, None),
         (named(out, subscripts),),
-        created=frozenset(subscripts[i] for i in grown),
+        pins=_unreadable(site, axes),
+        created=frozenset() if unreadable else frozenset(subscripts[i] for i in grown),
         repair=shape_of_output(1),
     )
 
@@ -203,6 +215,10 @@ def expand(site: Site) -> Verdict:
 def constant_of_shape(site: Site) -> Verdict:
     """Creates the elements of every axis."""
     axes = numbered(site.out())
+    if site.value(0) is None:
+        return Signature((None,), (axes,))
+    if site.value(0) is None:
+        return Signature((None,), (axes,))
     created = frozenset(subscript for axis in axes for subscript in axis)
     return Signature((None,), (axes,), created=created, repair=shape_of_output(0))
 
@@ -223,14 +239,18 @@ def tile(site: Site) -> Verdict:
     return Signature((tuple(ins), *(None for _ in site.inputs[1:])), (tuple(outs),), sizes=sizes)
 
 
+def _phases(site: Site) -> str:
+    """Spell the channels of depth and space: the phases p, q outermost, or innermost in mode CRD."""
+    return "cpq" if site.attrs.get("mode", "DCR") == "CRD" else "pqc"
+
+
 @rule("DepthToSpace")
 def depth_to_space(site: Site) -> Verdict:
     """Spreads channels over space; the phases of one output channel live and die together."""
     block = int(site.attrs["blocksize"])
     n, depth, height, width = site.shape()
     sizes = {"n": n, "p": block, "q": block, "c": depth // block**2, "h": height, "w": width}
-    order = "cpq" if site.attrs.get("mode", "DCR") == "CRD" else "pqc"
-    channel = packed(**{subscript: sizes[subscript] for subscript in order})
+    channel = packed(**{subscript: sizes[subscript] for subscript in _phases(site)})
     before = (packed(n=n), channel, packed(h=height), packed(w=width))
     after = (packed(n=n), packed(c=sizes["c"]), packed(h=height, p=block), packed(w=width, q=block))
     return Signature((before,), (after,), sizes=sizes, tied=frozenset("pq"))
@@ -243,7 +263,8 @@ def space_to_depth(site: Site) -> Verdict:
     n, depth, height, width = site.shape()
     sizes = {"n": n, "p": block, "q": block, "c": depth, "h": height // block, "w": width // block}
     before = (packed(n=n), packed(c=depth), packed(h=sizes["h"], p=block), packed(w=sizes["w"], q=block))
-    after = (packed(n=n), packed(p=block, q=block, c=depth), packed(h=sizes["h"]), packed(w=sizes["w"]))
+    channel = packed(**{subscript: sizes[subscript] for subscript in _phases(site)})
+    after = (packed(n=n), channel, packed(h=sizes["h"]), packed(w=sizes["w"]))
     return Signature((before,), (after,), sizes=sizes, tied=frozenset("pq"))
 
 

@@ -24,6 +24,7 @@ from onnxprune.rules.signature import (
     Verdict,
     named,
     numbered,
+    positive,
 )
 from onnxprune.rules.values import reduced
 
@@ -122,23 +123,45 @@ def resize(site: Site) -> Verdict:
     if site.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         return Pinned("Resize that crops")
     shape, out = site.shape(), site.out()
-    ins = [f"x{i}" if a == b else f"i{i}" for i, (a, b) in enumerate(zip(shape, out, strict=True))]
+    same = [a == b for a, b in zip(shape, out, strict=True)]
+    ins = [f"x{i}" if passes else f"i{i}" for i, passes in enumerate(same)]
     outs = [f"x{i}" for i in range(len(out))]
     pins = {subscript: f"{site.op} interpolates along this axis" for subscript in ins if subscript[0] == "i"}
     data = named(shape, ins)
     return Signature(
         (data, *(None for _ in site.inputs[1:])),
         (named(out, outs),),
-        pins=pins,
+        pins=pins | _held_by_ratio(site),
         repair=_resized if site.has(3) else None,
     )
 
 
+def _keeps_ratio(site: Site) -> bool:
+    policy = site.attrs.get("keep_aspect_ratio_policy", "stretch")
+    return policy not in (b"stretch", "stretch")
+
+
+def _held_by_ratio(site: Site) -> dict[str, str]:
+    """Pin the axes whose size and target enter the one scale of all axes, unless both are the same."""
+    sizes, shape = site.value(3), site.shape()
+    if not _keeps_ratio(site) or not site.has(3):
+        return {}
+    axes = site.ints("axes") or range(len(shape))
+    reason = f"{site.op} keeps the aspect ratio of this axis"
+    listed = {positive(a, len(shape)): None if sizes is None else int(sizes[i]) for i, a in enumerate(axes)}
+    return {f"x{a}": reason for a, size in listed.items() if size != shape[a]}
+
+
 def _resized(site: Site, shrunk: Shrunk) -> list[Fix]:
-    """Repair the sizes of the axes that are listed, in the order of the list."""
+    """Repair the sizes of the axes that are listed, in the order of the list.
+
+    Where the aspect ratio is kept these are bounds, and only those of axes that pass follow the axis.
+    """
     before, wanted = site.value(3), shrunk.outputs[0]
     if before is None or wanted is None:
         return []
-    axes = site.ints("axes") or range(len(wanted))
-    kept = site.attrs.get("keep_aspect_ratio_policy", b"stretch") not in (b"stretch", "stretch")
-    return [] if kept else [Fix(3, tuple(wanted[axis] for axis in axes))]
+    shape = site.shape()
+    axes = [positive(a, len(shape)) for a in site.ints("axes") or range(len(shape))]
+    follows = [not _keeps_ratio(site) or int(old) == shape[a] for a, old in zip(axes, before, strict=True)]
+    sizes = [wanted[a] if own else int(old) for a, old, own in zip(axes, before, follows, strict=True)]
+    return [Fix(3, tuple(sizes))]

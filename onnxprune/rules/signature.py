@@ -185,6 +185,8 @@ class Signature:
     fed_back: subscripts along which the node consumes what it produced itself, with the subscript that it
         produced (the hidden units as an LSTM's R reads them).
     takes: output subscripts assembled from others by index.
+    placed: input subscripts whose elements are written to places of another subscript, as a take of it says
+        (the part that ScatterND overwrites): these live and die with what is there.
     created: output subscripts whose elements the node creates (Expand, ConstantOfShape).
     normalised: subscripts over which a statistic is taken and that stay in the output.
     normalisation: how; without it nothing may be removed along them.
@@ -209,6 +211,7 @@ class Signature:
     whole: Mapping[str, str] = field(default_factory=dict)
     fed_back: Mapping[str, str] = field(default_factory=dict)
     takes: Mapping[str, Take] = field(default_factory=dict)
+    placed: Mapping[str, Take] = field(default_factory=dict)
     created: frozenset[str] = frozenset()
     normalised: frozenset[str] = frozenset()
     normalisation: Normalisation | None = None
@@ -234,7 +237,7 @@ class Signature:
     def kept_subscripts(self) -> set[str]:
         """Return the subscripts that live on in an output, by place or by a take."""
         subscripts = {subscript for axes in self.outputs if axes for axis in axes for subscript in axis}
-        return subscripts.union(*(take.sources for take in self.takes.values()))
+        return subscripts.union(self.placed, *(take.sources for take in self.takes.values()))
 
 
 @dataclass(frozen=True)

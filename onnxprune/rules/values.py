@@ -196,6 +196,13 @@ def turned(data: np.ndarray, given: Given) -> np.ndarray:
     return np.transpose(data, given.attrs.get("perm"))
 
 
+def triangle(data: np.ndarray, given: Given) -> np.ndarray:
+    """Keep the upper or lower triangle of the last two axes; the rest is zero."""
+    known = given.inputs[1] if len(given.inputs) > 1 else None
+    k = 0 if known is None else int(known.value.item())
+    return np.triu(data, k) if given.attrs.get("upper", 1) else np.tril(data, k)
+
+
 def gathered(data: np.ndarray, given: Given) -> np.ndarray:
     """Take places along an axis."""
     index = given.present[1].value.astype(np.int64)
@@ -203,13 +210,18 @@ def gathered(data: np.ndarray, given: Given) -> np.ndarray:
 
 
 def expanded(given: Given) -> tuple[Known, ...] | None:
-    """Evaluate Expand of integers: floats that are spread out are data, whose axes have channels."""
-    if given.present[0].value.dtype.kind == "f":
+    """Evaluate Expand of integers: floats that are spread out are data, whose axes have channels.
+
+    What is spread along a size that is marked is marked: there are more or fewer of it later.
+    """
+    first, target = given.present
+    if first.value.dtype.kind == "f":
         return None
-    shape = given.ints("shape", 1) or []
-    return moved(lambda data, _: np.array(np.broadcast_to(data, np.broadcast_shapes(data.shape, shape))))(
-        given
-    )
+    shape = np.broadcast_shapes(first.value.shape, tuple(int(v) for v in target.value.ravel()))
+    value, marks = (np.array(np.broadcast_to(x, shape)) for x in (first.value, first.marks))
+    own = (*(1 for _ in range(len(shape) - first.value.ndim)), *first.value.shape)
+    grown = np.asarray(shape[len(shape) - target.value.size :]) != own[len(shape) - target.value.size :]
+    return (Known(value, marks | Known(grown, np.where(grown, target.marks.ravel(), np.uint8(0))).mark),)
 
 
 def joined(given: Given) -> tuple[Known, ...]:
@@ -234,6 +246,19 @@ def counted(given: Given) -> tuple[Known, ...]:
     known = given.present
     value = np.arange(*(k.value.item() for k in known)).astype(known[0].value.dtype)
     return (Known(value, np.full(value.shape, given.spread | known[0].mark)),)
+
+
+def one_hot(given: Given) -> tuple[Known, ...]:
+    """Evaluate OneHot; an index outside of the depth is nowhere."""
+    indices, depth, pair = given.present
+    size = int(depth.value.item())
+    where = indices.value.astype(np.int64)
+    where = np.where(where < 0, where + size, where)
+    axis = int(given.attrs.get("axis", -1)) % (where.ndim + 1)
+    places = np.arange(size).reshape([-1 if i == axis else 1 for i in range(where.ndim + 1)])
+    hot = np.expand_dims(where, axis) == places
+    (off, on), marks = pair.value, pair.marks
+    return (Known(np.where(hot, on, off), np.where(hot, *marks[::-1]) | indices.mark | depth.mark),)
 
 
 def filled(given: Given) -> tuple[Known, ...] | None:

@@ -115,6 +115,14 @@ def _losing(mutation: Callable[[Callable[[Axes], Axes]], Mutation]) -> Mutation:
     return mutate
 
 
+def _placed(change: Callable[[np.ndarray], np.ndarray]) -> Mutation:
+    def mutate(sig: Signature) -> Signature | None:
+        placed = {k: replace(t, index=change(t.index)) for k, t in sig.placed.items()}
+        return replace(sig, placed=placed) if placed else None
+
+    return mutate
+
+
 def _takes(change: Callable[[np.ndarray], np.ndarray]) -> Mutation:
     def mutate(sig: Signature) -> Signature | None:
         takes = {k: replace(t, index=change(t.index)) for k, t in sig.takes.items() if len(t.index) > 1}
@@ -163,6 +171,9 @@ MUTATIONS: dict[str, Mutation] = {
     "together emptied": _emptied(together=()),
     "whole emptied": _emptied(whole={}),
     "fed back left out": _emptied(fed_back={}),
+    "placed left out": _emptied(placed={}),
+    "placed shifted by one": _placed(lambda index: np.roll(index, 1)),
+    "placed next to it": _placed(lambda index: np.roll(np.arange(index.max() + 2), -1)[index]),
     "created emptied": _emptied(created=frozenset()),
     "normalised emptied": _emptied(normalised=frozenset()),
     "inner emptied": _emptied(inner=frozenset()),

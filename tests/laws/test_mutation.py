@@ -19,8 +19,11 @@ pytestmark = pytest.mark.slow
 RULES = (
     "contraction.conv", "contraction.gemm", "contraction.matmul", "elementwise.broadcasting",
     "normalisation.group_normalization_21", "normalisation.layer_normalization", "layout.depth_to_space",
+    "indexing.scatter_nd",
     "layout.expand", "layout.refit", "layout.reshape", "layout.transpose", "reduction.reduce",
+    "sampling.deform_conv", "sampling.grid_sample", "sampling.roi_align",
     "selection.concat", "selection.gather", "selection.pad", "selection.slice_", "selection.split",
+    "transforms.dft_17", "transforms.reverse_sequence", "transforms.trilu",
 )  # fmt: skip
 REWRITTEN = ("Conv", "GroupNormalization", "Gather", "MatMul", "Reshape", "Slice", "Split")
 NOTICED = {LOADING, ORACLE, REPLAY, TRACE}

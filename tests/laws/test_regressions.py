@@ -116,7 +116,7 @@ def test_computed_kernels_keep_their_windows() -> None:
     result = onnxprune.prune(model, settings())
     assert result.report.verification.status == "proved"
     assert not result.report.dropped
-    assert [list(t.dims) for t in result.model.graph.initializer if t.name == "v"] == [[4, 3, 3, 3]]
+    assert [list(t.dims) for t in result.model.graph.initializer if t.name == "w"] == [[4, 3, 3, 3]]
 
 
 def test_two_axes_of_one_operand_are_masked_one_after_the_other() -> None:

@@ -46,6 +46,9 @@ CASES: tuple[tuple[str, tuple[np.ndarray, ...], dict[str, Any]], ...] = (
     ("ConstantOfShape", (ints(2, 3),), {"value": numpy_helper.from_array(ints(7))}),
     *((op, (GRID,), {"axes": [0]}) for op in ("ReduceMax", "ReduceMin", "ReduceProd")),
     ("ReduceSum", (GRID, ints(1)), {"keepdims": 0}),
+    ("Trilu", (GRID,), {}), ("Trilu", (GRID, scalar(-1)), {"upper": 0}), ("Trilu", (GRID, scalar(2)), {}),
+    *(("OneHot", (ints(0, 2, -1, 5), scalar(3), ints(4, 7)), {"axis": axis}) for axis in (-1, 0)),
+    ("OneHot", (GRID[:2], scalar(3), ints(4, 7)), {"axis": 1}),
 )  # fmt: skip
 
 
@@ -106,6 +109,10 @@ def test_marks_move_with_the_elements_and_spread_with_the_arithmetic() -> None:
     assert gathered.marks.tolist() == [0, 3]
     (product,) = evaluate(facets["Mul"], {}, [mixed, Known.constant(scalar(2))]) or ()
     assert product.marks.tolist() == [3, 0, 0]
+    pair = Known(ints(1, 5), np.asarray([0, DERIVED], np.uint8))
+    hot = REGISTRY.facets("", "OneHot", OPSET).evaluate
+    (repeats,) = evaluate(hot, {}, [Known.constant(ints(1)), Known.constant(scalar(3)), pair]) or ()
+    assert (repeats.value.tolist(), repeats.marks.tolist()) == ([[1, 5, 1]], [[0, DERIVED, 0]])
     (total,) = evaluate(facets["ReduceProd"], {}, [mixed]) or ()
     assert total.marks.tolist() == [3]
     (reached,) = evaluate(facets["Gather"], {}, [Known.constant(A), Known(ints(0, 2, 1), mixed.marks)]) or ()
