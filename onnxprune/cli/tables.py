@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnxprune.rules import Rule
 
 TOP = 3  # reasons shown without -v
+COSTLY = 0.05  # of a target: so much below it alignment is worth a word
 SMALLER = 0.99  # a file of this share of the original's bytes is not called smaller
 DIFFERENCES = 10  # shown by `verify`
 FACTS = (Column(), Column(fold=True))
@@ -160,7 +161,29 @@ def _groups_line(report: PruneReport, planned: bool) -> str:
 
 
 def _target_line(key: str, target: TargetReport) -> str:
-    return f"{key} {amount(key, target.reached)}, {amount(key, target.limit)} allowed"
+    line = f"{key} {amount(key, target.reached)}, {amount(key, target.limit)} allowed"
+    if target.reached > target.limit:
+        return line + _floor_said(key, target)
+    step = target.step
+    if step is None:
+        return line
+    taken = f"{number(step.channels, 'channel')}, {100 * step.share:.1f} %"
+    line += (
+        f"; {100 * step.below:.1f} % of the whole below: a step of {step.group} ({step.name}) takes {taken}"
+    )
+    costly = step.aligned and target.limit - target.reached > COSTLY * target.limit
+    return line + "; --align 1 comes nearer" * costly
+
+
+def _floor_said(key: str, target: TargetReport) -> str:
+    """Say the least that can be left, and whether other widths would do."""
+    if target.floor is None:
+        return ""
+    said = f"; the floor is {amount(key, target.floor)}"
+    exact = target.exact_floor
+    if exact is None or exact >= target.floor:
+        return said
+    return f"{said}, with --align 1 {amount(key, exact)}"
 
 
 def _frozen_facts(pinned: Iterable[PinReport], detailed: bool) -> list[tuple[str, str]]:

@@ -52,7 +52,8 @@ class Candidate:
 
     def targets(self, sought: Mapping[str, float]) -> dict[str, TargetReport]:
         """Return the limits of what was searched for, and what was reached."""
-        return {k: TargetReport(v, self.reached[k]) for k, v in sought.items()}
+        least = {k: min((t[k] for t in self.trials), default=self.reached[k]) for k in sought}
+        return {k: TargetReport(v, self.reached[k], least[k]) for k, v in sought.items()}
 
     @property
     def removal(self) -> Removal:

@@ -35,6 +35,7 @@ from onnxprune.reports.data import (
     RecoveryReport,
     SensitivityReport,
     SourceFacts,
+    StepReport,
     TargetReport,
 )
 
@@ -107,7 +108,8 @@ def reported(outcome: Outcome, timing: BenchResult | None, seconds: Mapping[str,
     before = Quantities(parameters(loaded.model), macs(traced), loaded.nbytes)
     after = Quantities(parameters(outcome.model), macs(traced, sizes), outcome.model.ByteSize())
     reached = Measured(outcome.model, after.bytes, traced, sizes)
-    targets = {k: TargetReport(v, float(amount_of(k).measure(reached))) for k, v in request.limits.items()}
+    amounts = {k: float(amount_of(k).measure(reached)) for k in request.limits}
+    targets = {k: _target_report(outcome, k, amount) for k, amount in amounts.items()}
     told = {**request.settings.of_plan(), **request.settings.of_run(), "align": request.step}
     return PruneReport(
         before=before,
@@ -125,6 +127,20 @@ def reported(outcome: Outcome, timing: BenchResult | None, seconds: Mapping[str,
         layers=tuple(_layers(traced, sizes)),
         frozen_params=frozen_params(analysis.units),
     )
+
+
+def _target_report(outcome: Outcome, key: str, amount: float) -> TargetReport:
+    """Tell what a target came to, how little could be left, and which step was too large."""
+    limit, found = outcome.request.limits[key], outcome.attempt.decision.reached
+    if found is None:
+        return TargetReport(limit, amount)
+    step, units = None, outcome.analysis.units
+    if found.large is not None and found.large.key == key:
+        large, group = found.large, units.groups[found.large.group]
+        name = f"g{group.id}"
+        step = StepReport(name, group.name, large.channels, large.share, large.below, found.aligned)
+    floors = min(found.floor[key], amount), min(found.exact_floor[key], amount)
+    return TargetReport(limit, amount, *floors, step)
 
 
 def _groups(outcome: Outcome) -> Iterator[GroupReport]:

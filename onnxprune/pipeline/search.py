@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.analysis.cost import macs
@@ -21,13 +20,14 @@ def searched(context: RunContext, judged: Judge | None) -> Candidate:
     """Find the removal of most MACs at which the qualities hold, measured after the repair.
 
     Each trial is a whole run from the same scores: select, remove, prove, repair, measure. judged: the
-    validation data, else what is held out of the calibration data judges. Raises NothingToPrune where no
-    trial holds.
+    validation data, else what is held out of the calibration data judges. Where no trial holds the one of
+    most MACs is returned: it missed its targets. Raises NothingToPrune where no trial could be made.
     """
     limits, judges = context.request.settings.sought, _judges(context, judged)
     whole = macs(context.analysis.units.traced)
     low, high = 0.0, 1.0
     best: Candidate | None = None
+    mildest, most = None, -1.0
     trials: list[Trial] = []
     while len(trials) < TRIALS and high - low > NEAR:
         asked = (low + high) / 2
@@ -41,11 +41,14 @@ def searched(context: RunContext, judged: Judge | None) -> Candidate:
             best, high = replace(candidate, reached=reached), min(high, share)
         else:
             low = max(asked, share)
+            if share > most:
+                mildest, most = replace(candidate, reached=reached), share
         if share > asked:  # there is nothing more to remove
             low = max(low, share)
-    if best is None:
-        raise NothingToPrune(_none_holds(trials, limits))
-    return replace(best, trials=tuple(trials))
+    found = best or mildest
+    if found is None:
+        raise NothingToPrune("nothing to prune: there is nothing to search between all MACs and none")
+    return replace(found, trials=tuple(trials))
 
 
 def _judges(context: RunContext, judged: Judge | None) -> dict[str, Judge]:
@@ -56,12 +59,3 @@ def _judges(context: RunContext, judged: Judge | None) -> dict[str, Judge]:
         held = Validation(context.repairs.data.judge), answers_in(known.outputs())
     data = QualityData(judged, held)
     return {key: quality_of(key).judge(data) for key in context.request.settings.sought}
-
-
-def _none_holds(trials: Sequence[Trial], limits: Mapping[str, float]) -> str:
-    last = max(trials, key=lambda trial: trial.macs_share)
-    told = ", ".join(f"{k} {last[k]:.3g} ({limit:.3g} allowed)" for k, limit in limits.items())
-    return (
-        f"nothing to prune: with {100 * last.macs_share:.1f} % of the MACs left, the most of {len(trials)} "
-        f"trials, the result has {told}; allow more"
-    )

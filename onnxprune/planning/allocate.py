@@ -1,10 +1,10 @@
-"""How many channels go from where: by ratio, or until targets hold. Arrays in, removals out."""
+"""How many channels go from where, by ratio, and what a step costs. Arrays in, removals out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -92,82 +92,7 @@ def ranked(sequences: Sequence[RemovalSequence], ratio: float, step: int, least:
         place[best] += 1
 
 
-class StepCosts(Protocol):
-    """What steps save now."""
-
-    def quantities(self) -> Mapping[str, float]:
-        """Return the quantities as they stand."""
-
-    def saving(self, sequence: int, step: int) -> Mapping[str, float]:
-        """Return what a step would save."""
-
-    def take(self, sequence: int, step: int, sign: int = 1) -> list[int]:
-        """Carry out a step, or take it back; return the offers whose prices change."""
-
-
 Loss: TypeAlias = Callable[[RemovalSequence, int, int], float]
-
-
-def by_target(
-    sequences: Sequence[RemovalSequence],
-    depths: Sequence[np.ndarray],
-    limits: Mapping[str, float],
-    costs: StepCosts,
-    loss: Loss,
-) -> list[int]:
-    """Remove step by step until every quantity is at most its limit, or nothing is left to remove.
-
-    loss: what a step of an offer costs, from one depth to another. The next step is the one that loses
-    least per relative saving. Prices are recomputed after every step. At the end each step without
-    which the limits still hold is undone.
-    """
-    place = [0] * len(sequences)
-    prices = [np.inf] * len(sequences)
-    stale = set(range(len(sequences)))
-    open_keys: tuple[str, ...] = ()
-    while True:
-        now = costs.quantities()
-        missing = tuple(k for k in limits if now[k] > limits[k])
-        if not missing:
-            break
-        if missing != open_keys:
-            open_keys, stale = missing, set(range(len(sequences)))
-        for i in stale:
-            lost = _lost(sequences[i], depths[i], place[i], loss)
-            prices[i] = _price(lost, costs.saving(i, place[i]), missing, now) if lost is not None else np.inf
-        best = int(np.argmin(prices)) if prices else -1
-        if best < 0 or not np.isfinite(prices[best]):
-            break
-        stale = {best, *costs.take(best, place[best])}
-        place[best] += 1
-    _undo(place, limits, costs)
-    return [int(d[p]) for d, p in zip(depths, place, strict=True)]
-
-
-def _lost(sequence: RemovalSequence, depths: np.ndarray, place: int, loss: Loss) -> float | None:
-    return None if place + 1 >= len(depths) else loss(sequence, int(depths[place]), int(depths[place + 1]))
-
-
-def _price(
-    lost: float, saving: Mapping[str, float], missing: Sequence[str], now: Mapping[str, float]
-) -> float:
-    saved = sum(max(saving[k], 0.0) / max(now[k], 1.0) for k in missing)
-    return lost / saved if saved > 0 else float("inf")
-
-
-def _undo(place: list[int], limits: Mapping[str, float], costs: StepCosts) -> None:
-    """Take back every step without which the limits still hold."""
-    now = costs.quantities()
-    if any(now[k] > limits[k] for k in limits):
-        return
-    for i in range(len(place)):
-        while place[i]:
-            costs.take(i, place[i] - 1, -1)
-            then = costs.quantities()
-            if any(then[k] > limits[k] for k in limits):
-                costs.take(i, place[i] - 1)
-                break
-            place[i] -= 1
 
 
 def measured_loss(sequence: RemovalSequence, low: int, high: int) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxprune.analysis.units import Units, components
 from onnxprune.planning.balance import BalanceProblem, Shuffle, nested_removals
+from onnxprune.planning.closing import taken_along
 
 
 class Granularity(IntEnum):
@@ -293,37 +294,37 @@ def _classes(
 
 def _closing_pairs(units: Units, atoms: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Tie each atom to the units outside it that its death alone would kill, pinned ones included."""
-    if not len(units.rows.parent):
+    if not len(units.rows.parent) or not atoms:
         return []
-    pairs = []
-    for atom in atoms:
-        removed = np.zeros(units.count, dtype=bool)
-        removed[atom] = True
-        closed = units.rows.close(removed)
-        grouped = (units.group_of_units >= 0) & (units.levels == 0)
-        outside = np.flatnonzero(closed & ~removed & (grouped | units.pinned))
-        if len(outside):
-            pairs.append((np.repeat(atom[:1], len(outside)), outside))
-    return pairs
+    place, outside = taken_along(units, atoms)
+    grouped = (units.group_of_units >= 0) & (units.levels == 0)
+    held = grouped[outside] | units.pinned[outside]
+    if not held.any():
+        return []
+    first = np.asarray([atom[0] for atom in atoms])
+    return [(first[place[held]], outside[held])]
 
 
 def _columnar(units: Units, grids: Sequence[np.ndarray]) -> np.ndarray:
-    """Tell which parents have one child in every row of a grid: those of a column, such as rotary tables."""
+    """Tell which parents have one child in every row of a grid: those of a column, such as rotary tables.
+
+    One with children in some rows only, such as a head of K that several heads of Q share, is none.
+    """
     rows = units.rows
     result = np.zeros(len(rows.parent), dtype=bool)
     for grid in grids:
         indices, first = np.unique(grid, return_index=True)
         place = np.full(units.count, -1)
         place[indices] = first
-        lows, highs = [], []
-        for part in (place // grid.shape[1], np.where(place < 0, -1, place % grid.shape[1])):
-            low, high = np.full(len(result), units.count), np.full(len(result), -2)
-            np.minimum.at(low, rows.row, part[rows.child])
-            np.maximum.at(high, rows.row, part[rows.child])
-            lows.append(low)
-            highs.append(high)
-        inside = (lows[0] >= 0) & (lows[1] >= 0)
-        result |= inside & (lows[0] < highs[0]) & (lows[1] == highs[1])
+        columns = np.where(place < 0, -1, place % grid.shape[1])[rows.child]
+        low, high = np.full(len(result), units.count), np.full(len(result), -2)
+        np.minimum.at(low, rows.row, columns)
+        np.maximum.at(high, rows.row, columns)
+        inside = columns >= 0
+        met = np.unique(rows.row[inside] * len(grid) + place[rows.child[inside]] // grid.shape[1])
+        result |= (
+            (low >= 0) & (low == high) & (np.bincount(met // len(grid), minlength=len(result)) == len(grid))
+        )
     return result
 
 

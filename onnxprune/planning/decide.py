@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -12,11 +14,13 @@ from onnxprune.analysis.replay import Conflict, Removal
 from onnxprune.analysis.units import Units
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.collection import uncollected
-from onnxprune.planning.allocate import RemovalSequence, by_ratio, by_target, measured_loss, norm_loss, ranked
+from onnxprune.planning.allocate import RemovalSequence, by_ratio, measured_loss, norm_loss, ranked
 from onnxprune.planning.constraints import Bundle, CandidateSet, Granularity, bundles, candidate_sets
-from onnxprune.planning.cost_model import CostModel, SequenceCosts
+from onnxprune.planning.cost_model import CostModel
 from onnxprune.planning.criterion import ScoringInput, Slices, criterion_of
+from onnxprune.planning.living import LivingUnits, linked_by_rows
 from onnxprune.planning.obs import Reader
+from onnxprune.planning.reach import Reached, Widths, one_ratio, reached
 from onnxprune.settings import PruneSettings
 
 _START = {"finest": Granularity.ANY, "columns": Granularity.COLUMNS, "rows": Granularity.ROWS}
@@ -39,12 +43,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Decision:
-    """A removal whose replay holds, and the granularity on which every bundle ended."""
+    """A removal whose replay holds, and the granularity on which every bundle ended.
+
+    reached: what the limits came to; None without any.
+    """
 
     removal: Removal
     granularities: Mapping[int, Granularity]
     bundles: tuple[Bundle, ...]
     clashes: tuple[Conflict, ...] = field(default=())
+    reached: Reached | None = None
 
 
 def scoring_input(units: Units, seed: int, readers: Iterable[Reader] = ()) -> ScoringInput:
@@ -91,22 +99,22 @@ def decide(units: Units, request: Request, scores: np.ndarray, banned: Iterable[
     """
     every = bundles(units)
     held = units.holding(frozenset(banned) | request.excluded)
-    cache = CandidateCache(held, scores)
-    granularities = {b.id: _first_rung(b, request.settings) for b in every}
+    cache = CandidateCache(held, scores, _START[request.settings.granularity])
+    granularities = {b.id: cache.begun(b) for b in every}
     clashes: list[Conflict] = []
     while True:
         sequences = [sequence for b in every for sequence in cache.sequences(b, granularities)]
-        sequences, chosen = _depths(held, sequences, request)
-        removed = _guarded(held, sequences, chosen)
+        allocation = _allocated(held, sequences, request)
+        removed = _guarded(held, allocation.sequences, allocation.going)
         removal = Removal.of(units, removed)
         conflicts = removal.replayed.conflicts
         if not conflicts:
             unfit = _idle(units, every, granularities, request, removed)
-            unfit += _overdone(units, every, granularities, request, (sequences, chosen, removed))
+            unfit += _overdone(units, every, granularities, request, (allocation, removed))
             if not unfit:
-                return Decision(removal, granularities, tuple(every), tuple(clashes))
+                return Decision(removal, granularities, tuple(every), tuple(clashes), allocation.reached)
             for bundle in unfit:
-                granularities[bundle.id] = Granularity(granularities[bundle.id] + 1)
+                granularities[bundle.id] = cache.after(bundle, granularities[bundle.id])
             continue
         clashes += conflicts
         if not removed.any():
@@ -114,18 +122,14 @@ def decide(units: Units, request: Request, scores: np.ndarray, banned: Iterable[
             raise OnnxPruneError(
                 f"internal error: with nothing removed, node '{first.node}' clashes: {first.reason}"
             )
-        stuck = _descend(units, every, granularities, conflicts, removed)
+        stuck = _descend(cache, every, granularities, conflicts, removed)
         if stuck:
             # Below whole rows there is nothing but to keep the groups that clash; the rest may go on.
             held = held.holding(stuck)
-            cache = CandidateCache(held, scores)
+            cache = cache.holding(held, every)
             for bundle in every:
                 if stuck & set(bundle.groups):
-                    granularities[bundle.id] = _first_rung(bundle, request.settings)
-
-
-def _first_rung(bundle: Bundle, settings: PruneSettings) -> Granularity:
-    return _START[settings.granularity] if bundle.grids or bundle.parents else Granularity.ANY
+                    granularities[bundle.id] = cache.begun(bundle)
 
 
 def _idle(
@@ -150,7 +154,7 @@ def _overdone(
     every: list[Bundle],
     granularities: Mapping[int, Granularity],
     request: Request,
-    taken: tuple[list[RemovalSequence], list[int], np.ndarray],
+    taken: tuple[_Allocation, np.ndarray],
 ) -> list[Bundle]:
     """List the bundles that lose more than was asked: what was chosen empties a row, whose parent dies.
 
@@ -158,43 +162,86 @@ def _overdone(
     """
     if request.limits or request.settings.resolved_scope != "local":
         return []
-    sequences, chosen, removed = taken
+    allocation, removed = taken
     counts = np.zeros(len(units.groups), np.int64)
-    for sequence, depth in zip(sequences, chosen, strict=True):
-        np.add.at(counts, list(sequence.groups), sequence.taken[:depth].sum(axis=0))
+    for i, depth in Counter(i for i, _ in allocation.going).items():
+        sequence = allocation.sequences[i]
+        counts[list(sequence.groups)] += sequence.taken[:depth].sum(axis=0)
 
     def over(group: int) -> bool:
         indices = units.groups[group].units
         asked = int(np.floor(request.ratios.get(group, 0.0) * len(indices) + 1e-9))
         return int(removed[indices].sum()) > max(asked, int(counts[group]))
 
-    return [b for b in every if granularities[b.id] < Granularity.ROWS and any(over(g) for g in b.groups)]
+    coarsest = (Granularity.ROWS, Granularity.NOTHING)
+    return [b for b in every if granularities[b.id] not in coarsest and any(over(g) for g in b.groups)]
 
 
 class CandidateCache:
-    """Candidate sequences of bundles at their granularities, each made once; one without any is left."""
+    """Candidate sequences of bundles at their granularities, each made once; one without any is left.
 
-    def __init__(self, units: Units, scores: np.ndarray) -> None:
-        self.found, self.scores = units, scores
+    first: the granularity at which bundles with grids or parents begin.
+    """
+
+    def __init__(self, units: Units, scores: np.ndarray, first: Granularity = Granularity.ANY) -> None:
+        self.found, self.scores, self.first = units, scores, first
         self._made: dict[tuple[int, Granularity], list[RemovalSequence]] = {}
 
     def sequences(self, bundle: Bundle, granularities: dict[int, Granularity]) -> list[RemovalSequence]:
-        """Return the sequences of a bundle, at a coarser granularity while a constrained one has none."""
+        """Return the sequences of a bundle, at the next granularity while a constrained one has none."""
         while True:
             granularity = granularities[bundle.id]
-            if (bundle.id, granularity) not in self._made:
-                listed = candidate_sets(self.found, bundle, granularity, self.scores)
-                self._made[bundle.id, granularity] = [
-                    _offer(self.found, m) for m in listed if m.atoms and m.groups
-                ]
-            made = self._made[bundle.id, granularity]
+            made = self._at(bundle, granularity)
             if made or granularity in (Granularity.ANY, Granularity.NOTHING):
                 return made
-            granularities[bundle.id] = Granularity(granularity + 1)
+            granularities[bundle.id] = self.after(bundle, granularity)
+
+    def _at(self, bundle: Bundle, granularity: Granularity) -> list[RemovalSequence]:
+        if (bundle.id, granularity) not in self._made:
+            listed = candidate_sets(self.found, bundle, granularity, self.scores)
+            made = [_offer(self.found, m) for m in listed if m.atoms and m.groups]
+            self._made[bundle.id, granularity] = made
+        return self._made[bundle.id, granularity]
+
+    def begun(self, bundle: Bundle) -> Granularity:
+        """Return the granularity at which a bundle begins."""
+        return self.first if bundle.grids or bundle.parents else Granularity.ANY
+
+    def after(self, bundle: Bundle, granularity: Granularity) -> Granularity:
+        """Return the granularity to try next: where any unit may not go, the one of smaller steps first."""
+        order = list(Granularity)
+        constrained = bundle.grids or bundle.parents
+        if self.first == Granularity.ANY and constrained and granularity < Granularity.NOTHING:
+            steps = [self._largest_step(bundle, g) for g in (Granularity.EVEN, Granularity.ROWS)]
+            if steps[1] < steps[0]:
+                order.remove(Granularity.ROWS)
+                order.insert(1, Granularity.ROWS)
+        return order[order.index(granularity) + 1]
+
+    def _largest_step(self, bundle: Bundle, granularity: Granularity) -> float:
+        """Return the largest share of a group of the bundle that one step takes; 1 where none is offered."""
+        shares = dict.fromkeys(bundle.groups, 1.0)
+        for sequence in self._at(bundle, granularity):
+            most = sequence.taken.max(axis=0) / np.maximum(sequence.widths, 1)
+            for group, share in zip(sequence.groups, most.tolist(), strict=True):
+                if group in shares and share > 0:
+                    shares[group] = min(shares[group], share)
+        return max(shares.values(), default=1.0)
+
+    def holding(self, held: Units, every: Iterable[Bundle]) -> CandidateCache:
+        """Return a cache for units of which more are held; what these do not concern is not made again."""
+        result = CandidateCache(held, self.scores, self.first)
+        linked = linked_by_rows(held)
+        changed = np.unique(linked[held.pinned != self.found.pinned])
+        for bundle in every:
+            own = [held.groups[g].units for g in (*bundle.groups, *bundle.parents)]
+            if not np.isin(linked[np.concatenate(own)], changed).any():
+                result._made |= {key: made for key, made in self._made.items() if key[0] == bundle.id}
+        return result
 
 
 def _descend(
-    units: Units,
+    cache: CandidateCache,
     every: list[Bundle],
     granularities: dict[int, Granularity],
     conflicts: list[Conflict],
@@ -204,19 +251,21 @@ def _descend(
 
     Only groups that lose something are held: those where the conflict is, else all of their bundle.
     """
+    units = cache.found
     holder = {g: b for b in every for g in (*b.groups, *b.parents)}
+    of = {b.id: b for b in every}
     groups: set[int] = set()
     for conflict in conflicts:
         indices = np.unique(units.of[conflict.labels]) if conflict.labels.size else np.zeros(0, np.int64)
         groups |= {int(g) for g in np.unique(units.group_of_units[indices]) if g >= 0}
     hit = {holder[g].id for g in groups if granularities[holder[g].id] < Granularity.NOTHING}
-    last = {b for b in hit if granularities[b] == Granularity.ROWS}
+    last = {b for b in hit if cache.after(of[b], granularities[b]) == Granularity.NOTHING}
     losing = {g for b in every if b.id in last for g in b.groups if removed[units.groups[g].units].any()}
     stuck = frozenset(groups & losing or losing)
     if not hit:
         hit = {b for b, granularity in granularities.items() if granularity < Granularity.NOTHING}
     for bundle in hit:
-        granularities[bundle] = Granularity(granularities[bundle] + 1)
+        granularities[bundle] = cache.after(of[bundle], granularities[bundle])
     return stuck
 
 
@@ -233,52 +282,45 @@ def _offer(units: Units, candidates: CandidateSet) -> RemovalSequence:
     return RemovalSequence(candidates.atoms, candidates.costs, candidates.groups, widths, taken)
 
 
-def _depths(
-    units: Units, sequences: list[RemovalSequence], request: Request
-) -> tuple[list[RemovalSequence], list[int]]:
+Going: TypeAlias = frozenset[tuple[int, int]]  # a sequence and its atom
+
+
+@dataclass(frozen=True)
+class _Allocation:
+    """Sequences, perhaps reordered, and what goes of them; reached: what the limits came to."""
+
+    sequences: list[RemovalSequence]
+    going: Going
+    reached: Reached | None = None
+
+
+def _allocated(units: Units, sequences: list[RemovalSequence], request: Request) -> _Allocation:
     step, least = request.step, request.settings.min_channels
+    scope = request.settings.resolved_scope
+    if not request.limits and scope == "global":
+        chosen = ranked(sequences, max(request.ratios.values(), default=0.0), step, least)
+        return _Allocation(sequences, _first(chosen))
     if not request.limits:
-        if request.settings.resolved_scope == "global":
-            return sequences, ranked(sequences, max(request.ratios.values(), default=0.0), step, least)
-        return by_ratio(sequences, request.ratios, step, least)
-    prices = CostModel(units, request.overhead, request.limits)
-    if request.settings.resolved_scope == "local":
-        return _common_ratio(units, sequences, request, prices)
-    depths = [o.depths(step, least) for o in sequences]
+        sequences, chosen = by_ratio(sequences, request.ratios, step, least)
+        return _Allocation(sequences, _first(chosen))
+    prices, living = CostModel(units, request.overhead, request.limits), LivingUnits(units)
+    widths = Widths(step, least, strict=request.settings.align != 0)
+    if scope == "local":
+        ordered, found = one_ratio(sequences, widths, request.limits, (prices, living))
+        return _Allocation(ordered, found.going, found)
     measured = criterion_of(request.settings.resolved_criterion).needs_data
     loss = measured_loss if measured else norm_loss
-    return sequences, by_target(
-        sequences, depths, request.limits, SequenceCosts(prices, sequences, depths), loss
-    )
+    found = reached(prices, living, sequences, widths, request.limits, loss)
+    return _Allocation(sequences, found.going, found)
 
 
-def _common_ratio(
-    units: Units, sequences: list[RemovalSequence], request: Request, prices: CostModel
-) -> tuple[list[RemovalSequence], list[int]]:
-    """Find the smallest ratio, the same for every group, at which the limits hold."""
-    low, high = 0.0, 1.0
-    groups = {g for o in sequences for g in o.groups}
-    best = by_ratio(sequences, dict.fromkeys(groups, 0.999), request.step, request.settings.min_channels)
-    for _ in range(24):
-        middle = (low + high) / 2
-        trial = by_ratio(
-            sequences, dict.fromkeys(groups, middle), request.step, request.settings.min_channels
-        )
-        going = {(i, j) for i, depth in enumerate(trial[1]) for j in range(depth)}
-        effect = prices.effect(np.flatnonzero(_closed(units, trial[0], going)))
-        prices.remove(effect)
-        now = prices.quantities()
-        prices.remove(-effect)
-        if all(now[k] <= limit for k, limit in request.limits.items()):
-            best, high = trial, middle
-        else:
-            low = middle
-    return best
+def _first(chosen: Iterable[int]) -> Going:
+    return frozenset((i, j) for i, depth in enumerate(chosen) for j in range(depth))
 
 
-def _guarded(units: Units, sequences: list[RemovalSequence], chosen: list[int]) -> np.ndarray:
+def _guarded(units: Units, sequences: list[RemovalSequence], chosen: Going) -> np.ndarray:
     """Close the removal, and give back the dearest atoms of every axis that it would empty."""
-    going = {(i, j) for i, depth in enumerate(chosen) for j in range(depth)}
+    going = set(chosen)
     while True:
         removed = _closed(units, sequences, going)
         empty = units.emptied(removed)

@@ -85,11 +85,32 @@ class PinReport(Struct, frozen=True):
     channels: int
 
 
+class StepReport(Struct, frozen=True):
+    """Why a target was passed under: the smallest step that could have been put back.
+
+    group: its id; channels: how many of it go at once; share: what the step takes, below: by how much the
+    target was passed under, both of the whole; aligned: --align makes the step as large as it is.
+    """
+
+    group: str
+    name: str
+    channels: int
+    share: float
+    below: float
+    aligned: bool = False
+
+
 class TargetReport(Struct, frozen=True):
-    """What a target allows, and what came of it, in its own unit."""
+    """What a target allows, and what came of it, in its own unit.
+
+    floor: the least that can be left; exact_floor: the same with every width allowed (`--align 1`).
+    """
 
     limit: float
     reached: float
+    floor: float | None = None
+    exact_floor: float | None = None
+    step: StepReport | None = None
 
 
 class RecoveryReport(Struct, frozen=True):
