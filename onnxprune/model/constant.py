@@ -48,9 +48,7 @@ class Constant:
         """Load the dense values. Raises ModelError where they are in a file that was not loaded."""
         if is_external(self.tensor):
             raise ModelError(f"tensor {self.name}: its external data is not loaded; load it with the model")
-        if isinstance(self.proto, onnx.SparseTensorProto):
-            return dense(self.proto)
-        return numpy_helper.to_array(self.proto)
+        return loaded(self.proto)
 
     def store(self, array: np.ndarray) -> None:
         """Replace the values; name, type and the form, dense or sparse, stay."""
@@ -83,6 +81,11 @@ class Constant:
         else:
             self.home.initializer.insert(place, self.proto)
             del self.home.sparse_initializer[-1]
+
+
+def loaded(proto: TensorProto | onnx.SparseTensorProto) -> np.ndarray:
+    """Read a tensor, whether it is stored as dense or as sparse."""
+    return dense(proto) if isinstance(proto, onnx.SparseTensorProto) else numpy_helper.to_array(proto)
 
 
 def dense(sparse: onnx.SparseTensorProto) -> np.ndarray:

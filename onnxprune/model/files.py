@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from onnxprune.errors import UsageError
-from onnxprune.model.save import check_output, os_errors
+from onnxprune.model.save import check_name, check_output, os_errors
 from onnxprune.model.temporary import Temporary, place_all, sweep
 
 
@@ -16,10 +16,11 @@ def check_file(path: Path, others: Iterable[Path | None], force: bool) -> None:
 
     others: files of the same run. Raises UsageError.
     """
-    check_output(path, None, force)
+    check_name(path)
     for other in others:
         if other is not None and path.resolve() == other.resolve():
             raise UsageError(f"'{path}' is named for two files; choose another name for one of them")
+    check_output(path, None, force)
 
 
 @contextmanager

@@ -36,16 +36,21 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a name that no file system takes. Raises UsageError."""
+    try:
+        check_path(path)
+    except OSError as error:
+        raise UsageError(f"output '{shortened(str(path))}': {error.strerror}; choose another name") from error
+
+
 def check_output(path: str | os.PathLike[str], given: str | os.PathLike[str] | None, force: bool) -> None:
     """Refuse an output that could not be written, before any long work.
 
     Raises UsageError for an output that is the input, exists (without force), is no file, or whose
     folder is missing or not writable.
     """
-    try:
-        check_path(path)
-    except OSError as error:
-        raise UsageError(f"output '{shortened(str(path))}': {error.strerror}; choose another name") from error
+    check_name(path)
     target = Path(path)
     folder = target.parent
     if not os.fspath(path) or not target.name:
