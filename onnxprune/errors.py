@@ -71,11 +71,11 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, limit: int = 300) -> str:
-    """Cut the middle out of a long text, at words: its start says where, its end what was wrong."""
+    """Cut the middle out of a long text, at words if it has any: its start says where, its end what."""
     if len(text) <= limit:
         return text
     start, end = text[: limit // 2], text[-(limit // 2) :]
-    return f"{start[: start.rfind(' ') + 1].rstrip()} … {end[end.find(' ') + 1 :]}"
+    return f"{start[: start.rfind(' ') % len(start) + 1].rstrip()} … {end[end.find(' ') + 1 :]}"
 
 
 def nearest(wanted: str, known: Iterable[str], most: int = 3) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -103,8 +104,12 @@ class OutputLabels:
             yield self._place(number, axes, block, name, tuple(pieces))
 
     def _belongs(self, name: str, number: int) -> bool:
-        others = {subscript for axes in self.signature.outputs if axes for axis in axes for subscript in axis}
-        return name not in others and number == 0
+        return number == 0 and name not in self._shown
+
+    @cached_property
+    def _shown(self) -> set[str]:
+        """Return the subscripts of all outputs."""
+        return {subscript for axes in self.signature.outputs if axes for axis in axes for subscript in axis}
 
     def _piece(self, source: str, subscripts: set[str]) -> Block | None:
         for cluster in self.clusters:

@@ -239,8 +239,8 @@ class _Replayer:
         if not any(value.derived for value in before):
             return
         if step.facets.from_shape is not None:
-            shape = self.shadow.kept(node.inputs[0].name).shape
             stored = self.traced.network.root(node.inputs[0])
+            shape = self.shadow.kept(node.inputs[0].name if stored is None else stored.name).shape
             shape = stored.shape if stored is not None and stored.name not in self.traced.shared else shape
             now = step.facets.from_shape(Known.dims(shape), node.attrs)
             self.shadow.known[node.outputs[0].name] = now

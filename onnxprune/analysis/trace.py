@@ -65,7 +65,7 @@ class Trace:
                 continue
             for tensor in step.node.inputs:
                 if step.facets.from_shape is not None:
-                    labelled = self.tensors.get(tensor.name)
+                    labelled = self.tensors.get(self.network.roots.get(tensor.name, tensor.name))
                     found += [f.labels.ravel() for f in labelled.factors] if labelled else []
                 elif tensor.name not in seen:
                     seen.add(tensor.name)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from onnxprune.errors import ModelError, printable
+from onnxprune.errors import ModelError, printable, shortened
+from onnxprune.paths import open_file
 
 
 class Unreadable(ModelError):
@@ -35,10 +34,8 @@ def digests_of_data(paths: Iterable[str]) -> dict[str, str]:
 
 
 def _digest(path: str) -> str:
-    shown = printable(path)
+    shown = shortened(printable(path))
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise Unreadable(f"'{shown}' is no regular file")
         return file_digest(Path(path))
     except OSError as error:
         raise Unreadable(f"'{shown}' cannot be read: {error.strerror or error}") from error
@@ -46,7 +43,7 @@ def _digest(path: str) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -23,6 +23,7 @@ from onnxprune.batches.options import BatchSettings
 from onnxprune.batches.sources import MANIFESTS, SourceEntry, checked, found
 from onnxprune.errors import UsageError, nearest
 from onnxprune.model.files import write_file
+from onnxprune.paths import read_file
 from onnxprune.reports.plain import plain
 
 _TABLES = ("schema_version", "run", "defaults", "models")
@@ -63,7 +64,7 @@ def read(path: Path, output: Path) -> Manifest:
 
 def _parsed(path: Path) -> Mapping[str, Any]:
     try:
-        data = path.read_bytes().decode()
+        data = read_file(path).decode()
         given = tomllib.loads(data) if path.suffix == ".toml" else json.loads(data)
     except OSError as error:
         raise UsageError(f"manifest '{path}' cannot be read: {error.strerror or error}") from error

@@ -12,6 +12,7 @@ import msgspec
 from onnxprune.batches.folder import Shard
 from onnxprune.errors import UsageError, nearest
 from onnxprune.quantities import parse_bytes
+from onnxprune.settings.types import check_types
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class BatchSettings:
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
+        check_types(self)
         if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"--jobs must be at least 1: got {self.jobs}")
         if self.timeout is not None and not self.timeout > 0:

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from onnxprune.batches.folder import Shard
-from onnxprune.errors import UsageError, printable
+from onnxprune.errors import UsageError, printable, shortened
+from onnxprune.paths import check_path
 
 MANIFESTS = (".toml", ".json")
 _SUFFIX = ".onnx"
@@ -95,6 +96,11 @@ def checked(entries: Iterable[SourceEntry], output: Path) -> list[SourceEntry]:
             or str(PurePosixPath(*parts)) != entry.name
         ):
             raise UsageError(f"name '{shown}': expected a relative path such as 'vision/model.onnx'")
+        for text in (entry.name, entry.path):
+            try:
+                check_path(text)
+            except OSError as error:
+                raise UsageError(f"'{shortened(printable(text))}': {error.strerror}; rename it") from error
         if entry.name in known:
             raise UsageError(f"two models are called '{shown}'; give one of them another `name`")
         if _inside(Path(entry.path), output):

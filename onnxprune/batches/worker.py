@@ -30,6 +30,7 @@ from onnxprune.errors import (
     shortened,
 )
 from onnxprune.model.tensors import DecodeError, all_tensors, is_external
+from onnxprune.paths import read_file
 from onnxprune.pipeline.prune import SideFiles, prune
 from onnxprune.pipeline.report import PruneResult
 from onnxprune.progress import Progress
@@ -136,7 +137,7 @@ def failure(error: BaseException) -> dict[str, Any]:
 def external_files(path: str) -> tuple[str, ...]:
     """Return the files that a model names as its external data, whether they exist or not."""
     try:
-        model = onnx.ModelProto.FromString(Path(path).read_bytes())
+        model = onnx.ModelProto.FromString(read_file(path))
     except (DecodeError, OSError):
         return ()
     names = {

@@ -6,6 +6,7 @@ import io
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,11 @@ from onnxprune.cli import page as paging
 from onnxprune.cli import tables
 from onnxprune.cli.batch import batch
 from onnxprune.cli.compare import compare
-from onnxprune.cli.errors import Program, Terminated
+from onnxprune.cli.errors import Invocation, Program, Terminated
 from onnxprune.cli.options import PATH, chosen, common, force, from_settings, output, proof_seed
 from onnxprune.cli.screen import Screen
 from onnxprune.cli.sensitivity import sensitivity
+from onnxprune.cli.supervise import supervised
 from onnxprune.errors import GateFailed, OnnxPruneError, TargetMissed, UnprovedError, UsageError
 from onnxprune.reports.wording import proof_line
 from onnxprune.settings import PruneSettings
@@ -55,7 +57,7 @@ def program(ctx: click.Context) -> int:
     Exit codes:
       0 done                  4 nothing to prune
       1 target missed, gate   5 nothing could be proved
-        failed, difference    6 out of memory or disk
+        failed, difference    6 out of memory, disk or time
         or something worse    7 a batch ended with failures
       2 wrong usage           70 internal error
       3 invalid model         130, 143 interrupted
@@ -75,6 +77,7 @@ def program(ctx: click.Context) -> int:
 @force
 @from_settings(PruneSettings, *AFTER_FILES)
 @common
+@supervised
 def prune(screen: Screen, model: Path, **options: Any) -> int:
     """Remove channels, heads and neurons; prove and time the result.
 
@@ -116,6 +119,7 @@ def _show(screen: Screen, result: Any, places: Mapping[str, str]) -> None:
 @click.argument("model", type=PATH)
 @from_settings(PruneSettings, Group.INLINE, Group.INPUTS)
 @common
+@supervised
 def inspect(screen: Screen, model: Path, **options: Any) -> int:
     """List groups and what is frozen; members with -v.
 
@@ -139,6 +143,7 @@ def inspect(screen: Screen, model: Path, **options: Any) -> int:
 @from_settings(PruneSettings, "input_values")
 @proof_seed
 @common
+@supervised
 def apply(screen: Screen, model: Path, plan: Path, **options: Any) -> int:
     """Carry out a plan on its model, and prove the result.
 
@@ -164,6 +169,7 @@ def apply(screen: Screen, model: Path, plan: Path, **options: Any) -> int:
 @from_settings(PruneSettings, "input_values")
 @proof_seed
 @common
+@supervised
 def verify(screen: Screen, pruned: Path, original: Path, plan: Path, **options: Any) -> int:
     """Prove a plan, and check that a model is its result.
 
@@ -190,6 +196,7 @@ def verify(screen: Screen, pruned: Path, original: Path, plan: Path, **options: 
 @click.argument("models", type=PATH, nargs=-1, required=True, metavar="MODEL...")
 @from_settings(PruneSettings, Group.INPUTS, Group.RUNTIME)
 @common
+@supervised
 def bench(screen: Screen, models: tuple[Path, ...], **options: Any) -> int:
     """Time models against the first, interleaved, in onnxruntime.
 
@@ -229,6 +236,7 @@ def bench(screen: Screen, models: tuple[Path, ...], **options: Any) -> int:
 @force
 @from_settings(PruneSettings, Group.INPUTS)
 @common
+@supervised
 def sparsify(screen: Screen, model: Path, **options: Any) -> int:
     """Zero weights by magnitude; shapes stay, and so does speed.
 
@@ -309,8 +317,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal's encoding cannot
             stream.reconfigure(errors="backslashreplace")
+    if not sys.warnoptions:  # numpy's words on overflow are for who reads the code
+        warnings.simplefilter("ignore", RuntimeWarning)
     with _terminable():
-        program.main(prog_name="onnxprune")
+        program.main(prog_name="onnxprune", obj=Invocation(alone=True))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import functools
 import os
@@ -10,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -18,6 +19,7 @@ from onnxprune.cli.screen import message
 from onnxprune.errors import OnnxPruneError, ResourceError, UsageError
 
 INTERNAL, INTERRUPTED, BROKEN_PIPE, TERMINATED = 70, 130, 141, 143
+STOPPED = 124  # of a process whose parent says why
 TRACEBACK = 2  # -vv
 
 
@@ -29,15 +31,25 @@ class Interrupted(BaseException):
     """Ctrl-C; a KeyboardInterrupt would make click print a line of its own."""
 
 
+class Stopped(BaseException):
+    """The process above this one stops it, and says why."""
+
+
 class ClosedOutput(Exception):
     """The reader of our output went away, as `head` does."""
 
 
 @dataclass
 class Invocation:
-    """What the end of a run must know about it."""
+    """What the end of a run must know about it.
+
+    alone: this process is the program `onnxprune` and nothing else, so that it may fork; forked: it was
+    made so.
+    """
 
     verbosity: int = 0
+    alone: bool = False
+    forked: bool = False
 
 
 class Program(click.Group):
@@ -47,7 +59,10 @@ class Program(click.Group):
         """Run a command and exit with its code; without `standalone_mode` exceptions pass through."""
         run = extra.setdefault("obj", Invocation())
         run_command = functools.partial(super().main, *args, **{**extra, "standalone_mode": False})
-        return sys.exit(_ended(run_command, run)) if extra.get("standalone_mode", True) else run_command()
+        if not extra.get("standalone_mode", True):
+            return run_command()
+        code = _ended(run_command, run)
+        return _left(code) if run.forked else sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; click's ways to end after a closed pipe or Ctrl-C are not ours."""
@@ -63,10 +78,21 @@ class Program(click.Group):
         return result
 
 
+def _left(code: int) -> NoReturn:
+    """Leave a forked process without onnxruntime's farewell, which waits for threads of before the fork."""
+    try:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    finally:
+        os._exit(code)
+
+
 def _ended(action: Callable[[], Any], run: Invocation) -> int:
     try:
         return action() or 0
-    except (Exception, Interrupted, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001
+    except (Exception, Interrupted, KeyboardInterrupt, Terminated, Stopped) as error:  # noqa: BLE001
         return _stopped(error) or _reported(error, run.verbosity)
 
 
@@ -81,6 +107,8 @@ def _stopped(error: BaseException) -> int:
             return _told("interrupted", INTERRUPTED)
         if isinstance(cause, Terminated):
             return _told("terminated", TERMINATED)
+        if isinstance(cause, Stopped):
+            return STOPPED
         cause = cause.__cause__ or cause.__context__
     return 0
 

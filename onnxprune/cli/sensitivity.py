@@ -12,6 +12,7 @@ import click
 import onnxprune
 from onnxprune.cli.options import PATH, chosen, common, force, from_settings
 from onnxprune.cli.screen import Column, Screen, Table
+from onnxprune.cli.supervise import supervised
 from onnxprune.cli.tables import FACTS, TOP, calibration_facts
 from onnxprune.reports.wording import number
 from onnxprune.settings import SensitivitySettings
@@ -33,6 +34,7 @@ AFTER_FILES = (Group.INLINE, Group.INPUTS)
 @force
 @from_settings(SensitivitySettings, *AFTER_FILES)
 @common
+@supervised
 def sensitivity(screen: Screen, model: Path, **options: Any) -> int:
     """Measure how far outputs drift when shares of one group go.
 

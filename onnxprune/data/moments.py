@@ -141,6 +141,23 @@ def _passes(views: Sequence[ActivationView], limit: int) -> list[list[Activation
     return passes
 
 
+def _squared(rows: np.ndarray, name: str) -> np.ndarray:
+    """Return the Gram matrices [groups, places, places] of rows [groups, rows, places].
+
+    Squares of a mask of -1e30 exceed float32. Raises UsageError for what exceeds float64, too.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        for dtype in dict.fromkeys((rows.dtype, np.dtype(np.float64))):
+            wide = rows.astype(dtype, copy=False)
+            second = np.matmul(wide.transpose(0, 2, 1), wide).astype(np.float64)
+            if np.isfinite(second).all():
+                return second
+    raise UsageError(
+        f"tensor '{name}' holds NaN or Inf on the calibration data, so nothing can be fitted by it: "
+        "give other data, or leave --calib out"
+    )
+
+
 def _add(
     found: dict[ActivationView, Gram], view: ActivationView, values: np.ndarray, rng: np.random.Generator
 ) -> None:
@@ -148,7 +165,7 @@ def _add(
     if rows.shape[1] > ROWS:
         rows = rows[:, np.sort(rng.choice(rows.shape[1], ROWS, replace=False))]
     rows = rows.astype(np.float64 if rows.dtype == np.float64 else np.float32)
-    second = np.matmul(rows.transpose(0, 2, 1), rows).astype(np.float64)
+    second = _squared(rows, view.tensor)
     first = rows.sum(axis=1, dtype=np.float64)
     if view not in found:
         found[view] = Gram(0, np.zeros_like(first), np.zeros_like(second))

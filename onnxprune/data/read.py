@@ -18,6 +18,7 @@ from onnxprune.data.scripts import function_in, guarded
 from onnxprune.errors import UsageError
 from onnxprune.model.feeds import np_dtype
 from onnxprune.model.graph import InputSpec, input_specs
+from onnxprune.paths import open_file
 from onnxprune.settings.kinds import is_script
 
 Feeds: TypeAlias = dict[str, np.ndarray]
@@ -216,11 +217,14 @@ def _from_path(text: str, form: _Form) -> Iterator[Mapping[str, Any]]:
 
 def _loaded(path: Path, word: str) -> np.ndarray | dict[str, np.ndarray]:
     try:
-        found = np.load(path, allow_pickle=False)
-        return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+        with open_file(path) as file:
+            found = np.load(file, allow_pickle=False)
+            return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     except FileNotFoundError:
         raise UsageError(f"{word} data '{path}' does not exist") from None
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except OSError as error:
+        raise UsageError(f"{word} data '{path}' cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError, BadZipFile) as error:
         raise UsageError(f"{word} data '{path}' is no .npy or .npz file: {error}") from error
 
 

@@ -20,6 +20,7 @@ from google.protobuf.message import EncodeError
 
 from onnxprune.errors import ModelError, UsageError, nearest
 from onnxprune.model.runtime import one_line
+from onnxprune.settings.types import check_types
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -55,6 +56,7 @@ class BenchSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.threads < 1:
             raise UsageError(f"threads: got {self.threads}, expected 1 or more")
         if not 0 < self.seconds < float("inf"):
@@ -63,6 +65,8 @@ class BenchSettings:
             raise UsageError(f"min_runs: got {self.min_runs}, expected {FEWEST_ROUNDS} or more")
         if self.warmup < 0:
             raise UsageError(f"warmup: got {self.warmup}, expected 0 or more")
+        if self.seed < 0:
+            raise UsageError(f"seed: got {self.seed}, expected 0 or more")
 
 
 class LatencyRatio(msgspec.Struct, frozen=True):

@@ -48,9 +48,7 @@ class Constant:
         """Load the dense values. Raises ModelError where they are in a file that was not loaded."""
         if is_external(self.tensor):
             raise ModelError(f"tensor {self.name}: its external data is not loaded; load it with the model")
-        if isinstance(self.proto, onnx.SparseTensorProto):
-            return dense(self.proto)
-        return numpy_helper.to_array(self.proto)
+        return loaded(self.proto)
 
     def store(self, array: np.ndarray) -> None:
         """Replace the values; name, type and the form, dense or sparse, stay."""
@@ -109,6 +107,11 @@ class CodedConstant(Constant):
     def as_sparse(self) -> onnx.SparseTensorProto:
         """Return the codes in COO form: what is not listed is code 0, whatever the zero point."""
         return sparse(super().load(), onnx.SparseTensorProto(values=TensorProto(name=self.name)))
+
+
+def loaded(proto: TensorProto | onnx.SparseTensorProto) -> np.ndarray:
+    """Read a tensor, whether it is stored as dense or as sparse."""
+    return dense(proto) if isinstance(proto, onnx.SparseTensorProto) else numpy_helper.to_array(proto)
 
 
 def dense(sparse: onnx.SparseTensorProto) -> np.ndarray:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import onnx
 
 from onnxprune.errors import ModelError
 from onnxprune.model.tensors import graph_nodes, subgraphs
 
+FunctionId = tuple[str, str, str]  # domain, name, overload
+MOST_NODES = 1_000_000  # of all functions written out
 _MAX_CYCLE = 6
 
 
@@ -32,20 +35,46 @@ def check_flow(model: onnx.ModelProto) -> None:
 
 
 def _check_calls(model: onnx.ModelProto) -> None:
-    """Refuse functions that call themselves, on which onnx's own passes fail in ways of their own."""
-    calls = {
-        (f.domain, f.name, f.overload): {(n.domain, n.op_type, n.overload) for n in graph_nodes(f.node)}
-        for f in model.functions
-    }
-    while calls:
-        ended = [key for key, called in calls.items() if not called & calls.keys()]
-        if not ended:
-            domain, name, _ = next(iter(calls))
-            raise ModelError(
-                f"function {domain}::{name} calls itself, directly or through others; export the model again"
-            )
-        for key in ended:
-            del calls[key]
+    """Refuse functions that call themselves, and those that double with every level.
+
+    onnx's own passes fail on the former in ways of their own; runtimes write all calls out.
+    """
+    bodies = {(f.domain, f.name, f.overload): list(graph_nodes(f.node)) for f in model.functions}
+    calls = {key: Counter(_called(nodes, bodies)) for key, nodes in bodies.items()}
+    callers: dict[FunctionId, list[FunctionId]] = {key: [] for key in calls}
+    for key, called in calls.items():
+        for inner in called:
+            callers[inner].append(key)
+    waiting = {key: len(called) for key, called in calls.items()}
+    ready = [key for key, count in waiting.items() if not count]
+    sizes: dict[FunctionId, int] = {}
+    while ready:
+        key = ready.pop()
+        sizes[key] = len(bodies[key]) + sum(n * sizes[inner] for inner, n in calls[key].items())
+        for caller in callers[key]:
+            waiting[caller] -= 1
+            if not waiting[caller]:
+                ready.append(caller)
+    if len(sizes) < len(calls):
+        domain, name, _ = next(key for key in calls if key not in sizes)
+        raise ModelError(
+            f"function {domain}::{name} calls itself, directly or through others; export the model again"
+        )
+    most = Counter(_called(graph_nodes(model.graph.node), bodies))
+    total = sum(count * sizes[key] for key, count in most.items())
+    if total > MOST_NODES:
+        domain, name, _ = max(most, key=lambda key: most[key] * sizes[key])
+        raise ModelError(
+            f"function {domain}::{name} calls others that call others: {total:.3g} nodes written out, "
+            f"{MOST_NODES:,} are possible; export the model without functions"
+        )
+
+
+def _called(nodes: Iterable[onnx.NodeProto], functions: Container[FunctionId]) -> Iterator[FunctionId]:
+    for node in nodes:
+        key = (node.domain, node.op_type, node.overload)
+        if key in functions:
+            yield key
 
 
 def _check_graph(graph: onnx.GraphProto, outer: frozenset[str]) -> None:

@@ -13,6 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from onnxprune.model.constant import loaded
 from onnxprune.model.imported import SharedValues
 from onnxprune.model.mapped import HEAVY
 from onnxprune.model.tensors import bits_of, is_parameter, volume
@@ -152,7 +153,7 @@ class Stored:
         if isinstance(lazy, SharedValues):  # left unloaded: the graph's tensor would copy the values again
             return onnx.numpy_helper.to_array(lazy.source)
         if isinstance(lazy, LazyValues):
-            return onnx.numpy_helper.to_array(lazy.tensor)
+            return loaded(lazy.tensor)
         return np.asarray(self.tensor.values)
 
 

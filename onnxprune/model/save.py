@@ -6,15 +6,16 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from onnxprune.errors import ResourceError, UsageError
+from onnxprune.errors import ResourceError, UsageError, shortened
+from onnxprune.model.temporary import Temporary, place_all, sweep
 from onnxprune.model.tensors import (
     BIG,
     DecodeError,
@@ -26,6 +27,7 @@ from onnxprune.model.tensors import (
     raw_bytes,
     raw_size,
 )
+from onnxprune.paths import check_path
 
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of one message; the margin leaves room for what wraps the weights
 ALIGNMENT = 4096  # bytes; runtimes map external tensors at page boundaries
@@ -34,12 +36,21 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a name that no file system takes. Raises UsageError."""
+    try:
+        check_path(path)
+    except OSError as error:
+        raise UsageError(f"output '{shortened(str(path))}': {error.strerror}; choose another name") from error
+
+
 def check_output(path: str | os.PathLike[str], given: str | os.PathLike[str] | None, force: bool) -> None:
     """Refuse an output that could not be written, before any long work.
 
     Raises UsageError for an output that is the input, exists (without force), is no file, or whose
     folder is missing or not writable.
     """
+    check_name(path)
     target = Path(path)
     folder = target.parent
     if not os.fspath(path) or not target.name:
@@ -80,28 +91,55 @@ def save(
     Raises UsageError where the output cannot be written, ResourceError when the disk is full; an
     existing output is then untouched and nothing is left behind.
     """
+    with staged(model, path, force=force, external_over=external_over) as ready:
+        place_all(ready.files)
+    return ready.nbytes
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A model that is written and lacks only its name. nbytes: of its files, external data included."""
+
+    files: tuple[Temporary, ...]
+    nbytes: int
+
+
+@contextmanager
+def staged(
+    model: onnx.ModelProto,
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    external_over: int = PROTOBUF_LIMIT,
+) -> Iterator[Staged]:
+    """Write a model, to be given its name by `place_all` while the context lasts; else it goes away.
+
+    Temporary files of runs that were killed are removed. Raises as `save`.
+    """
     check_output(path, None, force)
     target = Path(path)
+    sweep(target)
     old_data = _data_files(target)
-    with ExitStack() as cleanup, _os_errors(target):
+    with ExitStack() as cleanup, os_errors(target):
         data = serialised(model, external_over)
-        external, count = None, 0
+        files, count = [], 0
         if data is None:
-            shell, external, count = _write_external(model, target, cleanup)
+            shell, outside, count = _write_external(model, target, cleanup)
             data = shell.SerializeToString(deterministic=True)
-        temporary = _temporary(target, cleanup)
-        _write(temporary, iter((data,)))
-        _read_back(temporary, data)
+            files.append(outside)
+        files.append(cleanup.enter_context(Temporary(target, force)))
+        files[-1].write((data,))
+        _read_back(files[-1].path, data)
         _sync_folder(target.parent)
-        os.replace(temporary, target)
-        cleanup.pop_all()
+        yield Staged(tuple(files), len(data) + count)
+    if not files[-1].placed:
+        return
     # From here on the output is complete: what fails now must not report it as missing.
     with suppress(OSError):
         _sync_folder(target.parent)
-    for name in old_data - {external}:
+    for name in old_data - {file.target.name for file in files}:
         with suppress(OSError):
             (target.parent / name).unlink()
-    return len(data) + count
 
 
 def serialised(model: onnx.ModelProto, limit: int) -> bytes | None:
@@ -116,7 +154,8 @@ def serialised(model: onnx.ModelProto, limit: int) -> bytes | None:
 
 
 @contextmanager
-def _os_errors(target: Path) -> Iterator[None]:
+def os_errors(target: Path) -> Iterator[None]:
+    """Say in one line why a file cannot be written. Raises ResourceError for a full disk, else UsageError."""
     try:
         yield
     except OSError as error:
@@ -126,29 +165,6 @@ def _os_errors(target: Path) -> Iterator[None]:
                 f"writing '{target}': {reason}; free some space or choose another disk"
             ) from error
         raise UsageError(f"writing '{target}': {reason}; choose another output") from error
-
-
-def _temporary(target: Path, cleanup: ExitStack) -> Path:
-    path = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
-    cleanup.callback(_discard, path)
-    return path
-
-
-def _discard(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def _write(path: Path, chunks: Iterator[bytes]) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        for chunk in chunks:
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(handle, view[:_CHUNK]) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -182,22 +198,18 @@ def _read_back(path: Path, data: bytes) -> None:
 
 def _write_external(
     model: onnx.ModelProto, target: Path, cleanup: ExitStack
-) -> tuple[onnx.ModelProto, str, int]:
-    """Write the weights beside the target; return the model without them, the file's name and size."""
+) -> tuple[onnx.ModelProto, Temporary, int]:
+    """Write the weights beside the target; return the model without them, their file and its size."""
     digest, offset = hashlib.sha256(), 0
     for chunk in _external_chunks(model):
         digest.update(chunk)
         offset += len(chunk)
     name = f"{target.stem}-{digest.hexdigest()[:12]}.data"
-    temporary = _temporary(target.with_name(name), cleanup)
-    _write(temporary, _external_chunks(model))
-    if _file_hash(temporary) != digest.digest():
+    temporary = cleanup.enter_context(Temporary(target.with_name(name), force=True))
+    temporary.write(_external_chunks(model))
+    if _file_hash(temporary.path) != digest.digest():
         raise OSError(errno.EIO, "the external data read back differs from what was written")
-    final = target.with_name(name)
-    if not final.exists():
-        cleanup.callback(_discard, final)
-    os.replace(temporary, final)
-    return copy_model(model, _referring(name)), name, offset
+    return copy_model(model, _referring(name)), temporary, offset
 
 
 def _goes_outside(tensor: onnx.TensorProto) -> bool:

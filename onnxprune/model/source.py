@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, shortened
 from onnxprune.model.tensors import DecodeError, all_tensors, is_external, raw_size
+from onnxprune.paths import open_file, read_file, resolved
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
@@ -63,15 +63,15 @@ def read(given: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Source:
 
 
 def _file(path: Path) -> bytes:
-    if path.is_dir():
-        raise ModelError(f"'{path}' is a folder; give the .onnx file in it")
     try:
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError as error:
         raise ModelError(f"'{path}' does not exist; check the path") from error
+    except IsADirectoryError as error:
+        raise ModelError(f"'{path}' is a folder; give the .onnx file in it") from error
     except OSError as error:
         raise ModelError(
-            f"'{path}' cannot be read: {error.strerror}; check the file's permissions"
+            f"'{shortened(str(path))}' cannot be read: {error.strerror}; check the file"
         ) from error
 
 
@@ -180,18 +180,15 @@ def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
 
 def _external_bytes(tensor: onnx.TensorProto, path: Path) -> bytes:
     entries = _entries(tensor)
-    where = f"tensor '{tensor.name}': external data '{entries.get('location', '')}'"
+    where = f"tensor '{tensor.name}': external data '{shortened(entries.get('location', ''))}'"
     expected = raw_size(tensor)
     offset, length = _number(entries, "offset", 0, where), _number(entries, "length", expected, where)
     if length != expected:
         raise ModelError(
             f"{where}: got length {length}, expected {expected} from its dims; export the model again"
         )
-    file = _inside(entries.get("location", ""), path, where)
     try:
-        with file.open("rb") as handle:
-            if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
-                raise ModelError(f"{where} is no regular file; put the data file beside the model")
+        with open_file(_inside(entries.get("location", ""), path, where)) as handle:
             handle.seek(offset)
             data = handle.read(expected)
     except FileNotFoundError as error:
@@ -215,6 +212,7 @@ def _inside(location: str, path: Path, where: str) -> Path:
     """The data file, resolved; links may lead out of the folder only to where the model itself lies.
 
     The exception is the cache layout of Hugging Face: model and data are links into one blobs folder.
+    Raises OSError for a path that cannot be followed.
     """
     relative = Path(location)
     outside = (
@@ -222,10 +220,10 @@ def _inside(location: str, path: Path, where: str) -> Path:
     )
     if not location or relative.is_absolute() or ".." in relative.parts:
         raise ModelError(outside)
-    folder = path.parent.resolve()
-    resolved = (folder / relative).resolve()
-    if not (resolved.is_relative_to(folder) or resolved.parent == path.resolve().parent):
+    folder = resolved(path.parent)
+    found = resolved(folder / relative)
+    if not (found.is_relative_to(folder) or found.parent == resolved(path).parent):
         raise ModelError(
             f"{outside}: its path is a link; 'cp -rL' of the folder makes files of links that you trust"
         )
-    return resolved
+    return found

@@ -83,8 +83,10 @@ class Cases:
 def cases(analysis: Analysis, shapes: Mapping[str, Any], values: Mapping[str, Any], seed: int) -> Cases:
     """Find inputs of several sizes on which the original runs.
 
-    Raises UsageError where none runs.
+    Raises UsageError where none runs, and for a seed below zero.
     """
+    if seed < 0:
+        raise UsageError(f"seed must be at least 0: got {seed}")
     reader = analysis.reader
     try:
         model, wide = runnable(analysis.model)

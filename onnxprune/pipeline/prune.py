@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -16,10 +17,11 @@ from onnxprune.errors import GateFailed, OnnxPruneError
 from onnxprune.evaluation.latency import BenchResult, BenchSettings, bench, check_provider
 from onnxprune.evaluation.profile import Details, details
 from onnxprune.evaluation.validation import Judge, Validated, judge
-from onnxprune.model.files import check_file, write_file
+from onnxprune.model.files import check_file, staged_file
 from onnxprune.model.inline import Inlined
 from onnxprune.model.load import Loaded
-from onnxprune.model.save import check_output, save
+from onnxprune.model.save import check_output, staged
+from onnxprune.model.temporary import Temporary, place_all
 from onnxprune.model.upcast import upcast_to_fp32
 from onnxprune.oracle.cases import Cases, cases
 from onnxprune.oracle.equal import BRANCHES, CONSTANTS, FUNCTIONS, require_same
@@ -48,7 +50,7 @@ Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 @dataclass(frozen=True)
 class SideFiles:
-    """Files beside the pruned model. plan: the plan as JSON, written before the model; page: the report as an
+    """Files beside the pruned model. plan: the plan as JSON, written with the model; page: the report as an
     HTML page, written last, also where the gate fails; curves: what `sensitivity` found, to show there.
     """
 
@@ -102,10 +104,8 @@ def prune(
     validated = prepared.judged(result) if prepared.judged is not None else None
     watch.lap("validate")
     passed = validated is None or validated.passed
-    if files.plan is not None and passed:
-        write_file(Path(files.plan), plan.to_json())
-    if output is not None and passed:
-        save(result, output, force=force)
+    if passed:
+        _write(result, plan, (output, files.plan), force)
         watch.lap("write")
     finished = PruneResult(result, plan, _report(prepared, candidate, result, validated))
     if files.page is not None:
@@ -114,6 +114,20 @@ def prune(
     if validated is not None and not passed:
         raise GateFailed(_gate_line(validated), finished)
     return finished
+
+
+def _write(
+    result: onnx.ModelProto, plan: Plan, places: tuple[str | os.PathLike[str] | None, ...], force: bool
+) -> None:
+    """Write the model and its plan, where a place is given: both or neither."""
+    output, beside = places
+    with ExitStack() as stack:
+        files: list[Temporary] = []
+        if beside is not None:
+            files.append(stack.enter_context(staged_file(Path(beside), plan.to_json(), force)))
+        if output is not None:
+            files[:0] = stack.enter_context(staged(result, output, force=force)).files
+        place_all(files)
 
 
 def _prepared(loaded: Loaded, settings: PruneSettings, watch: Stopwatch) -> Prepared:

@@ -22,6 +22,7 @@ from onnxprune.evaluation.drift import distances
 from onnxprune.model.mapped import MappedModel
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.oracle.masked import masked_original
+from onnxprune.paths import open_file
 from onnxprune.pipeline.inspect import inspected
 from onnxprune.pipeline.report import calibration_report, cautions
 from onnxprune.pipeline.resolve import calibration, evidence_of, scored
@@ -90,7 +91,7 @@ def labels_of(source: Any, data: Calibration) -> list[np.ndarray] | None:
     if isinstance(source, Mapping):
         found = source.get(LABELS)
     elif isinstance(source, (str, Path)) and str(source).endswith(".npz"):
-        with np.load(source, allow_pickle=False) as arrays:
+        with open_file(source) as file, np.load(file, allow_pickle=False) as arrays:
             found = dict(arrays).get(LABELS)
     if found is None or LABELS in data.batches[0]:
         return None

@@ -54,8 +54,8 @@ def obs_losses(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
     floor = 0.0
     while alive.any():
         losses = fixed + np.sum([state.losses() for state in states], axis=0)
-        losses[~alive] = np.inf
-        chosen = np.argsort(losses, kind="stable")[: min(step, int(alive.sum()))]
+        left = np.flatnonzero(alive)  # a loss that is no number comes last, but among what is left
+        chosen = left[np.argsort(losses[left], kind="stable")[:step]]
         for unit in chosen.tolist():
             # The next removal never costs less than the last: the greedy order is the order of the scores.
             floor = max(floor, float(losses[unit]))

@@ -20,7 +20,8 @@ from onnxprune.analysis.readers import Readers
 from onnxprune.analysis.replay import Cut, Removal, Replayed
 from onnxprune.analysis.trace import Trace
 from onnxprune.analysis.units import Units
-from onnxprune.errors import UsageError
+from onnxprune.errors import UsageError, shortened
+from onnxprune.paths import read_file
 from onnxprune.rewrite.apply import factors, index_along
 from onnxprune.rules.signature import Axis, Signature
 
@@ -109,13 +110,13 @@ def read_plan(source: str | Path | bytes | Plan) -> Plan:
     """
     if isinstance(source, Plan):
         return source
-    name = "the plan" if isinstance(source, bytes) else f"plan '{source}'"
+    name = "the plan" if isinstance(source, bytes) else f"plan '{shortened(str(source))}'"
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = source if isinstance(source, bytes) else read_file(source)
         plan = msgspec.json.decode(data, type=Plan)
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}; check the path") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise UsageError(
             f"{name} is not a plan: {error}; `onnxprune prune --plan FILE` writes one"
         ) from error

@@ -204,8 +204,8 @@ def _most(walk: Walk, layer: Linear, context: RecoveryContext, layers: int) -> i
 def _alike(rows: RegressionRows) -> bool:
     """Tell whether nothing is left to repair."""
     pairs = list(zip(rows.target, rows.made, strict=True))
-    energy = sum(float(np.square(t).sum(dtype=np.float64)) for t, _ in pairs)
-    return sum(float(np.square(t - m).sum(dtype=np.float64)) for t, m in pairs) <= 1e-10 * energy
+    energy = sum(float(np.square(t, dtype=np.float64).sum()) for t, _ in pairs)
+    return sum(float(np.square(t - m, dtype=np.float64).sum()) for t, m in pairs) <= 1e-10 * energy
 
 
 def _store(walk: Walk, layer: Linear, change: Change, mean: np.ndarray) -> list[str]:

@@ -24,6 +24,7 @@ from msgspec.inspect import (
 
 import onnxprune
 from onnxprune.errors import UsageError
+from onnxprune.paths import read_file
 from onnxprune.reports.data import PruneReport, SensitivityReport, Trial
 from onnxprune.reports.outcome import Outcome
 from onnxprune.reports.plain import SCHEMA_VERSION
@@ -69,7 +70,7 @@ def read_sensitivity(path: Path) -> SensitivityReport:
 def read_json(path: Path) -> Mapping[str, Any]:
     """Read a JSON object of our schema. Raises UsageError."""
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(read_file(path))
     except OSError as error:
         raise UsageError(f"'{path}' cannot be read: {error.strerror}; check the path") from error
     except (ValueError, RecursionError) as error:

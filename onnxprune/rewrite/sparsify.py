@@ -16,6 +16,7 @@ from onnxprune.analysis.weights import Weight, find_weights, names_of
 from onnxprune.errors import NothingToPrune, UsageError
 from onnxprune.model.tensors import EncodeError, all_nodes, all_tensors
 from onnxprune.rewrite.sparse_form import encode
+from onnxprune.settings.types import check_types
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class SparsifySettings:
     embeddings: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         if (self.sparsity is None) == (self.pattern is None):
             got = "neither" if self.pattern is None else "both"
             raise UsageError(f"one of sparsity (0.5) and pattern (2:4) is required, not both: got {got}")

@@ -133,6 +133,11 @@ class Bytes(Kind):
         """Read a text with a unit, or a number. Raises UsageError."""
         return parse_bytes(value) if isinstance(value, str) else value
 
+    def check(self, flag: str, value: Any) -> None:
+        """Refuse what is no memory at all. Raises UsageError."""
+        if value < 1:
+            raise UsageError(f"{flag} must be above 0 bytes: got {value}")
+
     def shown(self, value: Any) -> str:
         """Print whole GiB as such, else bytes."""
         return f"{value >> 30}GiB" if value and value % (1 << 30) == 0 else str(value)

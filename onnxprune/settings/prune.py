@@ -23,6 +23,7 @@ from onnxprune.settings.kinds import (
 )  # fmt: skip
 from onnxprune.settings.option import Group, Option, Part, check, resolved, section, setting, values_of
 from onnxprune.settings.tables import Patterns, Ratios, Shapes, Targets, Values
+from onnxprune.settings.types import check_types
 
 SYNTHETIC = "synthetic"  # in place of calibration data: inputs are made up
 
@@ -178,6 +179,7 @@ class PruneSettings:
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
+        check_types(self)
         asked = self.ratio is not None or bool(self.ratios)
         if asked == bool(self.targets):
             raise UsageError(

@@ -11,6 +11,7 @@ from onnxprune.settings.kinds import Whole
 from onnxprune.settings.option import Group, Option, check, like, setting
 from onnxprune.settings.prune import PruneSettings
 from onnxprune.settings.tables import Shares
+from onnxprune.settings.types import check_types
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class SensitivitySettings:
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
+        check_types(self)
         if self.calib is None:
             raise UsageError("sensitivity is measured on data: give --calib DATA")
         check(self)

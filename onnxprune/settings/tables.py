@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import UsageError
+from onnxprune.paths import open_file
 from onnxprune.quantities import read_target
 from onnxprune.registries import TARGETS
 from onnxprune.settings.kinds import PLACEHOLDER, Kind, Share, number, placed
@@ -234,7 +235,7 @@ def _array(path: str) -> Any:
     import numpy as np
 
     try:
-        with Path(path).open("rb") as file:
+        with open_file(path) as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise UsageError(f"file '{path}' cannot be read: {error.strerror or error}") from error

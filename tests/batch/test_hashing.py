@@ -29,7 +29,7 @@ def test_what_is_no_file_is_refused_without_opening_it(tmp_path: Path) -> None:
     pipe, folder, gone = tmp_path / "pipe\n", tmp_path / "folder", tmp_path / "gone"
     os.mkfifo(pipe)
     folder.mkdir()
-    for path, said in ((pipe, r"pipe\\n' is no regular"), (folder, "regular file"), (gone, "No such file")):
+    for path, said in ((pipe, r"pipe\\n' .* no regular"), (folder, "directory"), (gone, "No such file")):
         with pytest.raises(Unreadable, match=said) as caught:
             digests(str(path))
         assert "\n" not in str(caught.value)

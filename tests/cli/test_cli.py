@@ -117,7 +117,7 @@ def test_every_option_of_prune_is_listed() -> None:
         "--exclude", "--seed", "--plan", "--dry-run", "--force", "--no-bench", "--allow-unproved", "--json",
         "-v", "-q", "--input-shape", "--input-value", "--provider", "--threads", "--inline",
         "--calib", "--recover", "--memory-limit", "--validate", "--metric", "--max-drop", "--steps",
-        "--report", "--sensitivity",
+        "--report", "--sensitivity", "--timeout",
     }  # fmt: skip
     assert isinstance(program.commands["prune"], click.Command)
     names = {o for p in program.commands["prune"].params for o in p.opts}

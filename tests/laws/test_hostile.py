@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
-from onnxprune.errors import OnnxPruneError, UsageError
+from onnxprune.errors import ModelError, OnnxPruneError, UsageError
 from onnxprune.model.mapped import light
 from onnxprune.oracle.masked import masked_original
 from onnxprune.rewrite.apply import apply as rewritten
@@ -442,3 +442,53 @@ def test_channels_of_a_tied_embedding_are_not_frozen() -> None:
     model.graph.input.append(helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 4]))
     result = onnxprune.prune(model, settings())
     assert any(g.kept == 4 for g in result.report.groups)
+
+
+# --- internal errors, and work without end
+
+
+def test_the_shape_of_a_shared_weight_is_read_through_its_alias() -> None:
+    nodes = [
+        node("Identity", ["w"], ["alias"]),
+        node("Shape", ["alias"], ["s"]),
+        node("Gather", ["s", "one"], ["c"]),
+        node("Cast", ["c"], ["f"], to=TensorProto.FLOAT),
+        node("MatMul", ["x", "w"], ["y"]),
+        node("Gemm", ["y", "w"], ["z"], transB=1),
+        node("MatMul", ["z", "w"], ["a"]),
+        node("MatMul", ["a", "v"], ["p"]),
+        node("Mul", ["p", "f"], ["o"]),
+    ]
+    model = model_of(nodes, {"x": ["B", 3]}, {"o": ["B", 2]}, {**PAIR, "one": np.array(1)})
+    result = onnxprune.prune(model, settings())
+    assert result.report.verification.status == "proved"
+    assert result.report.after.params < result.report.before.params
+
+
+def test_our_own_sparse_initializers_are_read_again() -> None:
+    nodes = [node("Gemm", ["x", "w"], ["y"]), node("Relu", ["y"], ["r"]), node("Gemm", ["r", "v"], ["o"])]
+    model = model_of(nodes, {"x": ["B", 8]}, {"o": ["B", 4]}, {"w": (8, 64), "v": (64, 4)})
+    thin = onnxprune.sparsify(model, onnxprune.SparsifySettings(sparsity=0.9, sparse_initializers=True)).model
+    assert thin.graph.sparse_initializer
+    assert onnxprune.inspect(thin).groups
+    result = onnxprune.prune(thin, settings())
+    assert result.report.verification.status == "proved"
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)}
+    assert ran(result.model, feeds).shape == (2, 4)
+
+
+def test_functions_that_double_are_refused_before_anybody_writes_them_out() -> None:
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("l", 1)]
+    functions = []
+    for level in range(40):
+        op, domain = (f"f{level - 1}", "l") if level else ("Relu", "")
+        twice = [node(op, ["x"], ["t"], domain=domain), node(op, ["t"], ["y"], domain=domain)]
+        functions.append(helper.make_function("l", f"f{level}", ["x"], ["y"], twice, opsets))
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node("f39", ["x"], ["y"], domain="l")], "g", [value("x", 1, [2])], [value("y", 1, [2])]
+    )
+    model = helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)
+    for inline in ("auto", "none"):
+        with pytest.raises(ModelError, match=r"^function l::f39 calls .*: 2.2e\+12 nodes written out"):
+            onnxprune.inspect(model, inline=inline)

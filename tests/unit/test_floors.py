@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "onnxprune"
-ROOT = {"__init__", "__main__", "errors", "progress", "quantities", "registries", "registry"}
+ROOT = {"__init__", "__main__", "errors", "paths", "progress", "quantities", "registries", "registry"}
 FLOORS = (
     "settings", "model", "rules", "analysis", "data", "rewrite", "oracle", "evaluation", "planning",
     "recovery", "reports", "pipeline", "batches", "cli",

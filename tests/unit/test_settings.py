@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from onnxprune import PruneSettings, SensitivitySettings
+from onnxprune import BatchSettings, BenchSettings, PruneSettings, SensitivitySettings, SparsifySettings
 from onnxprune.batches import settings as plain_settings
 from onnxprune.cli.app import AFTER_FILES, BEFORE_FILES, program
 from onnxprune.cli.options import chosen, from_settings
@@ -294,3 +294,47 @@ def test_names_are_looked_up_when_they_are_needed() -> None:
     assert registry.asked == 0
     assert "--which [one]" in CliRunner().invoke(shown, ["--help"]).stdout
     assert registry.asked
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"ratio": "0.5"}, "setting 'ratio': got '0.5', expected a number or None"),
+        ({"ratio": True}, "setting 'ratio': got True, expected a number or None"),
+        ({"align": True}, "setting 'align': got True, expected a whole number"),
+        ({"seed": 1.5}, "setting 'seed': got 1.5, expected a whole number"),
+        ({"seed": -1}, "--seed must be at least 0: got -1"),
+        ({"exclude": "abc"}, "setting 'exclude': got 'abc', expected a tuple, each of it text"),
+        ({"bench": "no"}, "setting 'bench': got 'no', expected True or False"),
+        ({"targets": ["macs"]}, "setting 'targets': got ['macs'], expected a dict from text to a number"),
+        (
+            {"ratios": (("a",),)},
+            "setting 'ratios': got (('a',),), expected a tuple, each of it a tuple of text and a number",
+        ),
+        ({"memory_limit": -1}, "--memory-limit must be above 0 bytes: got -1"),
+    ],
+)
+def test_values_of_another_type_are_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        PruneSettings(**{"ratio": 0.5, **given})
+    assert str(raised.value) == says
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert PruneSettings(ratio=np.float32(0.5), seed=np.int64(3)).seed == 3
+    assert PruneSettings(ratio=0, input_shapes={"x": [None, 3]}).ratio == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: SensitivitySettings(calib="a", shares=0.5), "setting 'shares': got 0.5"),  # type: ignore[arg-type]
+        (lambda: SparsifySettings(sparsity="0.5"), "setting 'sparsity': got '0.5'"),  # type: ignore[arg-type]
+        (lambda: BenchSettings(seconds="1"), "setting 'seconds': got '1'"),  # type: ignore[arg-type]
+        (lambda: BenchSettings(seed=-1), "seed: got -1, expected 0 or more"),
+        (lambda: BatchSettings(jobs="2"), "setting 'jobs': got '2'"),  # type: ignore[arg-type]
+    ],
+)
+def test_other_settings_are_checked_alike(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        make()

@@ -7,7 +7,8 @@ import pytest
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.data import moments as summing
-from onnxprune.data.moments import Gram, collect, observed
+from onnxprune.data.moments import Gram, _squared, collect, observed
+from onnxprune.errors import UsageError
 from tests.unit.recovery.examples import calibration, dense
 
 
@@ -48,3 +49,14 @@ def test_sums_of_rows_add_up() -> None:
     both = parts[0] + parts[1]
     np.testing.assert_allclose(both.mean[0], rows.mean(axis=0))
     np.testing.assert_allclose(both.covariance[0], np.cov(rows.T, bias=True))
+
+
+def test_masks_whose_squares_exceed_float32_are_summed_in_float64() -> None:
+    rows = np.array([[[1.0, -1e30], [2.0, 0.0]]], np.float32)
+    np.testing.assert_allclose(_squared(rows, "t"), [[[5.0, -1e30], [-1e30, 1e60]]], rtol=1e-6)
+
+
+def test_activations_that_are_not_finite_are_named() -> None:
+    for value in (np.nan, np.inf):
+        with pytest.raises(UsageError, match=r"^tensor 't' holds NaN or Inf on the calibration data"):
+            _squared(np.full((1, 2, 3), value, np.float32), "t")

@@ -9,6 +9,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -307,13 +308,13 @@ def test_external_data_outside_is_never_opened(
 
 def spy_on_open(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     opened: list[str] = []
-    real = io.open
+    for module, real in (("io", io.open), ("os", os.open)):
 
-    def spy(file: object, *args: object, **options: object) -> object:
-        opened.append(str(file))
-        return real(file, *args, **options)  # type: ignore[call-overload]
+        def spy(file: object, *args: object, _real: Any = real, **options: object) -> object:
+            opened.append(str(file))
+            return _real(file, *args, **options)
 
-    monkeypatch.setattr("io.open", spy)
+        monkeypatch.setattr(f"{module}.open", spy)
     return opened
 
 

@@ -10,7 +10,7 @@ import pytest
 from onnxprune.errors import OnnxPruneError
 from onnxprune.planning.criterion import Criterion, ScoringInput, Slices
 from onnxprune.planning.data_criteria import GroupLosses, data_criterion
-from onnxprune.planning.obs import Reader
+from onnxprune.planning.obs import Reader, obs_losses
 from onnxprune.registries import CRITERIA
 
 UNITS = np.asarray([2, 3])
@@ -86,3 +86,14 @@ def test_a_wide_consumer_has_no_inverse(monkeypatch: pytest.MonkeyPatch) -> None
     assert wide.inverse is None
     found = Criterion("o", "s", CRITERIA.get("obs").score, needs_data=True)(seen(wide))
     assert found[2:] == pytest.approx([1 / 4, 3 / 4])
+
+
+def test_losses_that_are_no_numbers_end_the_order() -> None:
+    """NaN behind Inf: every unit still gets its turn, once, and the others keep their order."""
+    units = np.arange(4)
+    odd = Reader(np.diag([2.0, 1.0, np.nan, np.inf]), np.eye(4), units, 1.0)
+    odd.__dict__["inverse"] = np.diag([0.5, 1.0, np.nan, 1e-300])
+    losses = obs_losses([odd], units)
+    assert losses.shape == (4,)
+    assert losses[1] < losses[0]
+    assert (losses[:2] < np.inf).all()
