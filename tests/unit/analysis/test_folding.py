@@ -154,3 +154,4 @@ def test_inspect_lists_the_weight_that_is_read() -> None:
     report = onnxprune.inspect(weight_norm(SCALE))
     assert [f.tensor for f in report.folded] == ["w"]
     assert [g.name for g in report.groups] == ["w"]
+    assert report.quantities.params == WIDTH * (27 + 1 + 4), "of the file: v, g and u"
