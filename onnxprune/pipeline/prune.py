@@ -150,7 +150,7 @@ def _plan(prepared: Prepared, candidate: Candidate) -> Plan:
     plan.settings["inlined"] = list(prepared.written_out.names)
     folded = context.analysis.folded
     if folded:
-        plan.settings["folded"] = [{"tensor": f.tensor, "nodes": list(f.nodes)} for f in folded]
+        plan.settings["folded"] = msgspec.json.decode(msgspec.json.encode(folded))
     return plan if repair is None else msgspec.structs.replace(plan, repaired=dict(repair.repaired))
 
 
