@@ -39,9 +39,8 @@ def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Re
     units = analysis.units
     ratios = dict.fromkeys(range(len(units.groups)), settings.ratio or 0.0)
     for pattern, ratio in settings.ratios:
-        ratios |= dict.fromkeys(
-            groups_matching(units, [pattern], produced=True, folded=analysis.folded), ratio
-        )
+        named = groups_matching(units, [pattern], produced=True, folded=analysis.folded)
+        ratios |= dict.fromkeys(named, ratio)
     stored = units.traced.network.everything()
     weights = sum(int(np.prod(s.shape, dtype=np.int64)) * s.itemsize for s in stored)
     nbytes = analysis.model.ByteSize() if analysis.folded else loaded.nbytes
