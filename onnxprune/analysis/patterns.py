@@ -12,12 +12,16 @@ from onnxprune.analysis.labels import PRODUCES
 from onnxprune.analysis.members import members
 from onnxprune.analysis.units import Units
 from onnxprune.errors import UsageError, nearest
+from onnxprune.model.fold import FoldedTensor
 
 
-def groups_matching(units: Units, patterns: Iterable[str], produced: bool = False) -> frozenset[int]:
+def groups_matching(
+    units: Units, patterns: Iterable[str], produced: bool = False, folded: Sequence[FoldedTensor] = ()
+) -> frozenset[int]:
     """Return the groups of which a node or tensor matches one of the patterns.
 
-    produced: only where the node or tensor brings the channels into being. Raises UsageError, with the
+    produced: only where the node or tensor brings the channels into being. folded: tensors that go by the
+    names of what they were computed from as well. Raises UsageError, with the
     nearest names, for a pattern that matches nothing in the model, or with `produced` no group.
     """
     patterns = list(patterns)
@@ -25,9 +29,11 @@ def groups_matching(units: Units, patterns: Iterable[str], produced: bool = Fals
         return frozenset()
     net = units.traced.network
     tensors = sorted({t.name for n in net.nodes for t in (*n.inputs, *n.outputs) if t.name})
+    origins = {f.tensor: (*f.nodes, *f.constants) for f in folded}
+    others = [*tensors, *(name for names in origins.values() for name in names)]
     check_known(
         patterns,
-        [*zip(net.names, (n.op for n in net.nodes), strict=True), *((name, "") for name in tensors)],
+        [*zip(net.names, (n.op for n in net.nodes), strict=True), *((name, "") for name in others)],
     )
     tests = [matcher(p) for p in patterns]
     hit: set[int] = set()
@@ -35,6 +41,7 @@ def groups_matching(units: Units, patterns: Iterable[str], produced: bool = Fals
         if produced and member.role != PRODUCES:
             continue
         names = [(member.node, member.op), (member.stored.name, "")]
+        names += [(name, "") for name in origins.get(member.stored.name, ())]
         names += [(t.name, "") for t in net.nodes[member.number].outputs] if member.number >= 0 else []
         if any(test(name, op) for test in tests for name, op in names):
             hit |= {int(g) for g in np.unique(units.group_of_units[member.units]) if g >= 0}

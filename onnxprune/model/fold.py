@@ -29,10 +29,11 @@ Repeatable = Callable[[NodeProto], bool]
 
 
 class FoldedTensor(msgspec.Struct, frozen=True):
-    """A tensor that is stored now, and the nodes that computed it."""
+    """A tensor that is stored now, the nodes that computed it, and the constants that they read."""
 
     tensor: str
     nodes: tuple[str, ...]
+    constants: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,8 @@ class ConstantPart:
         for name in chosen:
             behind = self._behind(name, held)
             nodes = [self.model.graph.node[place] for place in behind]
-            told.append(FoldedTensor(name, tuple(node.name or node.output[0] for node in nodes)))
+            read = dict.fromkeys(n for node in nodes for n in node.input if n in self._sizes)
+            told.append(FoldedTensor(name, tuple(node.name or node.output[0] for node in nodes), tuple(read)))
             unread.update(n for node in nodes for n in (*node.input, *node.output) if n and n not in held)
             place, first = self._makers[name], self._first[name]
             if first != name and first in held:

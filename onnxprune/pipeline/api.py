@@ -14,6 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from onnxprune.analysis.analyse import inlined, load
+from onnxprune.analysis.cost import parameters
 from onnxprune.analysis.folding import analyse_folded
 from onnxprune.errors import NothingToPrune, UsageError
 from onnxprune.evaluation.latency import BenchResult, BenchSettings, check_provider
@@ -56,7 +57,8 @@ def inspect(
     warnings = (*loaded.warnings, *written_out.kept)
     analysis = analyse_folded(written_out.model, input_shapes, input_values)
     report = inspected(analysis, loaded.nbytes, warnings)
-    return replace(report, inlined=written_out.names, folded=analysis.folded)
+    quantities = replace(report.quantities, params=parameters(loaded.model))
+    return replace(report, quantities=quantities, inlined=written_out.names, folded=analysis.folded)
 
 
 def sensitivity(

@@ -166,7 +166,7 @@ def _plan(prepared: Prepared, candidate: Candidate) -> Plan:
         plan.settings["lifted"] = [one.node.output[0] for one in prepared.written_out.lifted]
     folded = context.analysis.folded
     if folded:
-        plan.settings["folded"] = [{"tensor": f.tensor, "nodes": list(f.nodes)} for f in folded]
+        plan.settings["folded"] = msgspec.json.decode(msgspec.json.encode(folded))
     return plan if repair is None else msgspec.structs.replace(plan, repaired=dict(repair.repaired))
 
 

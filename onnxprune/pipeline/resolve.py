@@ -39,7 +39,8 @@ def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Re
     units = analysis.units
     ratios = dict.fromkeys(range(len(units.groups)), settings.ratio or 0.0)
     for pattern, ratio in settings.ratios:
-        ratios |= dict.fromkeys(groups_matching(units, [pattern], produced=True), ratio)
+        named = groups_matching(units, [pattern], produced=True, folded=analysis.folded)
+        ratios |= dict.fromkeys(named, ratio)
     stored = units.traced.network.everything()
     weights = sum(int(np.prod(s.shape, dtype=np.int64)) * s.itemsize for s in stored)
     nbytes = analysis.model.ByteSize() if analysis.folded else loaded.nbytes
@@ -51,7 +52,7 @@ def requested(analysis: Analysis, settings: PruneSettings, loaded: Loaded) -> Re
     if limits and all(whole[k] <= limit for k, limit in limits.items()):
         met = ", ".join(f"{k} {t.shown(whole[k])} of {t.shown(limits[k])} allowed" for k, t in asked.items())
         raise NothingToPrune(f"nothing to prune: the model meets the target as it is ({met}); set it lower")
-    excluded = groups_matching(units, settings.exclude)
+    excluded = groups_matching(units, settings.exclude, folded=analysis.folded)
     return Request(ratios, limits, excluded, settings.align or machine_step(), overhead, settings)
 
 

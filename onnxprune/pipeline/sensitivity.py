@@ -61,7 +61,7 @@ def measured(
     data = calibration(analysis, settings.pruning(settings.shares[0]))
     sample = _sampled(data, labels_of(settings.calib, data), settings.samples)
     pruning = settings.pruning(settings.shares[0])
-    excluded = groups_matching(units, settings.exclude)
+    excluded = groups_matching(units, settings.exclude, folded=analysis.folded)
     evidence = None
     criterion = criterion_of(pruning.resolved_criterion)
     if criterion.needs_data:

@@ -103,15 +103,16 @@ def test_rows_that_are_picked_keep_columns_of_their_own(form: str) -> None:
 
 
 def test_computed_kernels_keep_their_windows() -> None:
-    # Weight normalisation: the kernel's spatial axes are labelled by the weight that travels.
+    # A kernel scaled by what arrives: its spatial axes are labelled by the weight that travels.
     node = helper.make_node
     nodes = [
-        node("Mul", ["v", "g"], ["w"]),
+        node("ReduceMean", ["x"], ["m"]),
+        node("Mul", ["v", "m"], ["w"]),
         node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
         node("Relu", ["y"], ["z"]),
         node("Conv", ["z", "u"], ["out"]),
     ]
-    params = {"v": (8, 3, 3, 3), "g": (8, 1, 1, 1), "u": (2, 8, 1, 1)}
+    params = {"v": (8, 3, 3, 3), "u": (2, 8, 1, 1)}
     model = model_of(nodes, {"x": [1, 3, 6, 6]}, {"out": [1, 2, 6, 6]}, params)
     result = onnxprune.prune(model, settings())
     assert result.report.verification.status == "proved"

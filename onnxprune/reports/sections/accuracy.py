@@ -22,8 +22,9 @@ BODY = """
 <div><dt>Repair</dt><dd>{{ number(recovery.repaired, "tensor") }} by {{ recovery.method }} on
 {{ number(recovery.samples, "sample") }}: drift {{ recovery.drift_before|decimal }} →
 {{ recovery.drift_after|decimal }}</dd></div>
-{% for entry in recovery.unrepaired %}
-<div><dt>Not repaired</dt><dd>{{ entry.tensor|breakable }}: {{ entry.reason }}</dd></div>
+{% for reason, entries in recovery.unrepaired|groupby("reason") %}
+<div><dt>Not repaired</dt><dd>{{ number(entries|length, "weight") }}, such as
+{{ entries[0].tensor|breakable }}: {{ reason }}</dd></div>
 {% endfor %}
 {% elif drift %}
 <div><dt>Drift</dt><dd>{{ drift.value|decimal }} on {{ number(drift.samples, "sample") }} of

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.analysis.folding import analyse_folded
-from onnxprune.errors import UsageError
+from onnxprune.cli.app import program
+from onnxprune.errors import NothingToPrune, UsageError
 
 SETTINGS = PruneSettings(ratio=0.5, align=1, bench=False)
 node = helper.make_node
@@ -78,7 +81,9 @@ def test_dead_channels_of_a_weight_norm_go() -> None:
 def test_the_plan_says_what_is_folded_and_is_carried_out_again() -> None:
     model = weight_norm(SCALE)
     result = onnxprune.prune(model, SETTINGS)
-    assert result.plan.settings["folded"] == [{"tensor": "w", "nodes": ["norm", "ratio", "scaled"]}]
+    assert result.plan.settings["folded"] == [
+        {"tensor": "w", "nodes": ["norm", "ratio", "scaled"], "constants": ["v", "g"]}
+    ]
     assert result.report.folded[0].tensor == "w"
     again = onnxprune.apply(model, result.plan.to_json())
     assert again.model == result.model
@@ -89,12 +94,29 @@ def test_the_plan_says_what_is_folded_and_is_carried_out_again() -> None:
 def test_a_plan_that_folds_something_else_is_refused() -> None:
     model = weight_norm(SCALE)
     plan = onnxprune.prune(model, SETTINGS).plan
-    plan.settings["folded"] = [{"tensor": "u", "nodes": []}]
+    plan.settings["folded"] = [{"tensor": "u", "nodes": [], "constants": []}]
     with pytest.raises(UsageError, match="folds tensor 'u'"):
         onnxprune.apply(model, plan)
     plan.settings["folded"] = ["w"]
     with pytest.raises(UsageError, match=r"settings\.folded"):
         onnxprune.apply(model, plan)
+
+
+@pytest.mark.parametrize("name", ["v", "scaled", "w", "first"])
+def test_a_folded_weight_goes_by_the_names_of_what_it_was_computed_from(name: str) -> None:
+    with pytest.raises(NothingToPrune, match="--exclude"):
+        onnxprune.prune(weight_norm(SCALE), replace(SETTINGS, exclude=(name,)))
+    report = onnxprune.prune(weight_norm(SCALE), replace(SETTINGS, ratio=0.0, ratios=((name, 0.5),))).report
+    assert report.groups[0].kept == WIDTH // 2
+
+
+def test_the_command_line_says_what_was_folded(tmp_path: Path) -> None:
+    onnx.save(weight_norm(SCALE), tmp_path / "m.onnx")
+    for command in ("inspect", "prune"):
+        more = ["--dry-run", "--ratio", "0.5", "--no-bench"] if command == "prune" else []
+        result = CliRunner().invoke(program, [command, str(tmp_path / "m.onnx"), *more])
+        assert result.exit_code == 0, result.output
+        assert "1 tensor computed from constants: w" in result.stdout
 
 
 def test_a_model_without_such_weights_has_nothing_folded_in_its_plan() -> None:
@@ -154,3 +176,4 @@ def test_inspect_lists_the_weight_that_is_read() -> None:
     report = onnxprune.inspect(weight_norm(SCALE))
     assert [f.tensor for f in report.folded] == ["w"]
     assert [g.name for g in report.groups] == ["w"]
+    assert report.quantities.params == WIDTH * (27 + 1 + 4), "of the file: v, g and u"

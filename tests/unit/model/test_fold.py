@@ -71,6 +71,7 @@ def test_a_weight_is_stored_under_its_name_and_what_only_it_read_goes() -> None:
     (told,) = found.tensors
     assert told.tensor == "w"
     assert told.nodes == ("square", "sum", "root", "ratio", "scaled")
+    assert told.constants == ("v", "axis", "g")
     assert [n.name for n in found.model.graph.node] == ["layer", "other", "out"]
     assert {t.name for t in found.model.graph.initializer} == {"two", "three", "w"}
     onnx.checker.check_model(found.model, full_check=True)

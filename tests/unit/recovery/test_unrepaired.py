@@ -10,6 +10,7 @@ import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
 from onnxprune.recovery.unrepaired import CODES, NO_GAIN, SEVERAL, Unrepaired, unrepaired
+from onnxprune.reports.model_page import Page, model_page
 from tests.unit.recovery.examples import dense, example
 from tests.unit.recovery.test_tied import siamese
 
@@ -67,3 +68,11 @@ def test_the_report_of_a_run_tells_what_was_not_repaired() -> None:
     report = onnxprune.prune(quantised(), settings).report
     assert report.recovery is not None
     assert report.recovery.unrepaired == (Unrepaired("codes", CODES),)
+
+
+def test_the_page_of_a_run_tells_them_by_reason() -> None:
+    calib = {"x": np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)}
+    settings = PruneSettings(ratio=0.5, align=1, bench=False, calib=calib)
+    page = model_page(Page(onnxprune.prune(quantised(), settings).report, {})).decode()
+    assert "1 weight, such as" in page
+    assert CODES in page
