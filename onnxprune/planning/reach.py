@@ -151,9 +151,9 @@ def reach(trial: TrialRemoval, allowance: Allowance, loss: Loss, held: int | Non
     """Remove step by step until every amount is at most its limit, or nothing is left to remove.
 
     loss: what a step of a sequence costs, from one depth to another; held: a sequence that stays. The next
-    step is the one that loses least per relative saving. One that would end further below the limits than NEAR waits until no other
-    gets there. Prices are recomputed after every step. At the end each step without which the limits still
-    hold is put back, the largest first.
+    step is the one that loses least per relative saving. One that would end further below the limits than
+    NEAR waits until no other gets there. Prices are recomputed after every step. At the end each step without
+    which the limits still hold is put back, the largest first.
     """
     count = len(trial.sequences)
     prices, savings = np.full(count, np.inf), np.zeros((count, len(allowance.limits)))

@@ -100,3 +100,27 @@ def mixed_experts(size: int = 16) -> onnx.ModelProto:
         helper.make_node("Conv", ["d", "o"], ["y"]),
     ]
     return _model(nodes, weights, [1, 3, 4, 4], [1, 5, 4, 4])
+
+
+def shared_head(heads: int = 4, size: int = 8) -> onnx.ModelProto:
+    """Attention written out whose heads of Q share one head of K and V."""
+    weights = {"q": _normal(16, heads * size), "k": _normal(16, size), "v": _normal(16, size)}
+    weights |= {"o": _normal(heads * size, 6), "many": np.array([0, 0, heads, size], np.int64)}
+    weights |= {"one": np.array([0, 0, 1, size], np.int64), "flat": np.array([0, 0, heads * size], np.int64)}
+    nodes = []
+    for name, shape in (("q", "many"), ("k", "one"), ("v", "one")):
+        nodes += [
+            helper.make_node("MatMul", ["x", name], [f"{name}x"]),
+            helper.make_node("Reshape", [f"{name}x", shape], [f"{name}r"]),
+            helper.make_node("Transpose", [f"{name}r"], [f"{name}t"], perm=[0, 2, 1, 3]),
+        ]
+    nodes += [
+        helper.make_node("Transpose", ["kt"], ["turned"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["qt", "turned"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["shares"], axis=-1),
+        helper.make_node("MatMul", ["shares", "vt"], ["mixed"]),
+        helper.make_node("Transpose", ["mixed"], ["heads"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["heads", "flat"], ["merged"], name="merge"),
+        helper.make_node("MatMul", ["merged", "o"], ["y"]),
+    ]
+    return _model(nodes, weights, [1, 5, 16], [1, 5, 6])

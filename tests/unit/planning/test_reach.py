@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.analysis.analyse import analyse
+from onnxprune.cli.app import program
 from onnxprune.planning.allocate import RemovalSequence, norm_loss
 from onnxprune.planning.cost_model import CostModel
 from onnxprune.planning.living import LivingUnits
@@ -24,6 +28,7 @@ from tests.unit.planning.examples import (
     grouped_queries,
     mixed_experts,
     one_hidden_layer,
+    shared_head,
 )
 
 
@@ -155,6 +160,38 @@ def test_a_shared_head_goes_with_its_heads_of_q(granularity: str) -> None:
     if granularity == "rows":
         assert heads == {"num_heads": 4, "kv_num_heads": 2}
     assert found.report.after.params < found.report.before.params
+
+
+def test_what_forbids_whole_rows_is_said() -> None:
+    """Heads that share one head of K and V are merged with its columns, which are independent of them."""
+    with_rows = report_of(shared_head(), ratio=0.5, granularity="rows", align=1)
+    (said,) = (w for w in with_rows.warnings if "whole rows" in w)
+    assert "Reshape 'merge' at 'heads': two independent labelled axes are merged into one" in said
+    assert not any("whole rows" in w for w in report_of(shared_head(), ratio=0.5, align=1).warnings)
+
+
+def test_a_target_out_of_reach_ends_with_one_and_names_its_floor(tmp_path: Path) -> None:
+    given, written = tmp_path / "given.onnx", tmp_path / "out.onnx"
+    onnx.save(baked_table(), given)
+    words = ["prune", str(given), "-o", str(written), "--target", "params=0.3", "--align", "1", "--no-bench"]
+    result = CliRunner().invoke(program, words)
+    assert result.exit_code == 1
+    assert "the floor is 1.55 k" in result.stderr
+    assert written.exists()
+    told = CliRunner().invoke(program, [*words, "--force", "--json"])
+    assert json.loads(told.stdout)["targets"]["params"]["floor"] == 192 * 8 + 2 * 8
+
+
+def test_a_costly_alignment_is_said_with_its_option(tmp_path: Path) -> None:
+    given = tmp_path / "given.onnx"
+    onnx.save(one_hidden_layer(), given)
+    words = ["prune", str(given), "--dry-run", "--target", "macs=0.6", "--align", "16"]
+    result = CliRunner().invoke(program, words, terminal_width=200)
+    told = " ".join(result.output.split())
+    assert (
+        "26.7 % of the whole below: a step of g0 (w) takes 16 channels, 33.3 %; --align 1 comes nearer"
+        in told
+    )
 
 
 def test_a_quality_out_of_reach_is_missed_with_the_best_that_was_found() -> None:
