@@ -3,8 +3,8 @@
 Every `.onnx` file below the folders is planned, without proof and timing, for targets of 0.8, 0.6, 0.4 and
 0.25 of its MACs and of its parameters. Printed is by case the share asked, the share reached and the floor,
 the least that can be left; in the end the share of the cases whose floor lies below the target in which the
-reached share is at most 0.02 below the asked one (and none is above it), and every exception with the step
-that was too large.
+reached share is at most 0.02 below the asked one (and not above it), and the exceptions with the step that
+was too large.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from onnxprune.pipeline.report import (
 )
 from onnxprune.pipeline.resolve import gathered, requested, require_groups, scored
 from onnxprune.pipeline.search import searched
-from onnxprune.planning.decide import criterion_warnings
+from onnxprune.planning.decide import criterion_warnings, row_warnings
 from onnxprune.planning.plan import Plan
 from onnxprune.progress import Progress, Stopwatch, silent
 from onnxprune.reports.data import PruneReport, RecoveryReport, SensitivityReport
@@ -184,7 +184,9 @@ def _report(
     outcome = Outcome(prepared.loaded, context.analysis, context.request, candidate.attempt, result)
     report = reported(outcome, timing, watch.seconds)
     of_data = () if context.evidence is None else cautions(context.evidence.data, candidate.repair)
-    warnings = (*of_data, *criterion_warnings(context.analysis.units, settings))
+    units = context.analysis.units
+    rows = row_warnings(units, candidate.attempt.decision, settings)
+    warnings = (*of_data, *criterion_warnings(units, settings), *rows)
     return msgspec.structs.replace(
         report,
         warnings=(*report.warnings, *warnings, *prepared.written_out.kept, *trouble, *more.trouble),

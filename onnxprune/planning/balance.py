@@ -17,6 +17,7 @@ LEVELS = 16
 # What models ask for is solved at the first node; further ones refine what barely differs.
 MOST_NODES = 100
 MOST_ENTRIES = 50_000  # of the matrix: some 5 s of one core a level
+MOST_WORK = 200_000  # entries over all levels: large problems are solved at fewer
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,12 @@ def nested_removals(problem: BalanceProblem) -> list[np.ndarray] | None:
     """Return the atoms that each further share of the groups takes, as a nested sequence.
 
     Levels are solved from the middle, each between its neighbours, so that one half is reached where
-    it can be at all. Returns None for a problem that is too large.
+    it can be at all. Returns None for a problem that is too large; a large one has fewer levels.
     """
     if problem.entries > MOST_ENTRIES:
         return None
     count = len(problem.costs)
-    levels = int(min(LEVELS, problem.widths.max(initial=1)))
+    levels = int(min(LEVELS, problem.widths.max(initial=1), max(MOST_WORK // max(problem.entries, 1), 2)))
     solved: dict[int, np.ndarray] = {}
     _between(problem, levels, (0, levels + 1), (np.zeros(count, bool), np.ones(count, bool)), solved)
     steps, before = [], np.zeros(count, dtype=bool)

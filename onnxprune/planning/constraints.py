@@ -12,6 +12,7 @@ from enum import IntEnum
 
 import numpy as np
 
+from onnxprune.analysis.labels import Pin
 from onnxprune.analysis.units import Units, components
 from onnxprune.planning.balance import BalanceProblem, Shuffle, nested_removals
 from onnxprune.planning.closing import taken_along
@@ -328,7 +329,7 @@ def _columnar(units: Units, grids: Sequence[np.ndarray]) -> np.ndarray:
     return result
 
 
-def _whole_rows(units: Units, bundle: Bundle, scores: np.ndarray) -> list[CandidateSet]:
+def _row_pairs(units: Units, bundle: Bundle) -> list[tuple[np.ndarray, np.ndarray]]:
     """Tie every row of a grid, and the children of one parent: heads, convolution groups."""
     pairs = [(np.repeat(grid[:, :1], grid.shape[1], axis=1).ravel(), grid.ravel()) for grid in bundle.grids]
     rows = units.rows
@@ -336,5 +337,22 @@ def _whole_rows(units: Units, bundle: Bundle, scores: np.ndarray) -> list[Candid
     for g in (*bundle.groups, *bundle.parents):
         mask[units.groups[g].units] = True
     own = mask[rows.child] & ~_columnar(units, bundle.grids)[rows.row]
-    pairs.append((rows.parent[rows.row[own]], rows.child[own]))
-    return _tied(units, bundle.groups, pairs, scores)
+    return [*pairs, (rows.parent[rows.row[own]], rows.child[own])]
+
+
+def _whole_rows(units: Units, bundle: Bundle, scores: np.ndarray) -> list[CandidateSet]:
+    return _tied(units, bundle.groups, _row_pairs(units, bundle), scores)
+
+
+def row_pin(units: Units, bundle: Bundle) -> Pin | None:
+    """Return what keeps the whole rows of a bundle; None where some may go, or where they keep each other."""
+    _, classes = components(units.count, _row_pairs(units, bundle))
+    own = [np.unique(classes[units.groups[g].units]) for g in bundle.groups]
+    if not own:
+        return None
+    numbers = np.unique(np.concatenate(own))
+    if not np.isin(numbers, classes[units.pinned]).all():
+        return None
+    return next(
+        (pin for held, pin in units.pins if pin.reason and np.isin(classes[held], numbers).any()), None
+    )

@@ -15,7 +15,7 @@ from onnxprune.analysis.units import Units
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.collection import uncollected
 from onnxprune.planning.allocate import RemovalSequence, by_ratio, measured_loss, norm_loss, ranked
-from onnxprune.planning.constraints import Bundle, CandidateSet, Granularity, bundles, candidate_sets
+from onnxprune.planning.constraints import Bundle, CandidateSet, Granularity, bundles, candidate_sets, row_pin
 from onnxprune.planning.cost_model import CostModel
 from onnxprune.planning.criterion import ScoringInput, Slices, criterion_of
 from onnxprune.planning.living import LivingUnits, linked_by_rows
@@ -88,6 +88,21 @@ def criterion_warnings(units: Units, settings: PruneSettings) -> tuple[str, ...]
         f"criterion {criterion.name}: {others} of {len(leaves)} groups have no {criterion.lacking}; "
         "l2 (weight norms) ranks their channels",
     )
+
+
+def row_warnings(units: Units, decision: Decision, settings: PruneSettings) -> tuple[str, ...]:
+    """Say which tensor forbids that whole rows go, where they were asked for and none may."""
+    if _START[settings.granularity] != Granularity.ROWS:
+        return ()
+    said = []
+    for bundle in decision.bundles:
+        pin = row_pin(units, bundle) if bundle.grids or bundle.parents else None
+        if pin is not None:
+            names = ", ".join(f"g{units.groups[g].id} ({units.groups[g].name})" for g in bundle.groups)
+            said.append(
+                f"no whole rows of {names} may go: {pin.op} '{pin.node}' at '{pin.tensor}': {pin.reason}"
+            )
+    return tuple(said)
 
 
 @uncollected

@@ -13,6 +13,7 @@ from onnxprune.planning.living import LivingUnits
 from onnxprune.planning.trial import TrialRemoval
 
 NEAR = 0.005  # of the whole: so far below a limit no step is too large
+EXCHANGED = 8  # steps of a sequence that may make room for steps of others
 HALVINGS = 16  # of the ratio that all groups share
 FAR = 0.02  # of the whole: further below it, one group leaves the width that alignment asks for
 
@@ -95,6 +96,7 @@ def reached(
             reach(trial, allowance, loss)
         elif allowance.below(now) > FAR:
             trial = refined(trial, widths.depths(sequences, step), allowance)
+    trial = exchanged(trial, allowance, loss)
     lowest = floors[1] if within and not widths.strict else floors[widths.step]
     return finished(trial, allowance, (lowest, floors[1]), widths)
 
@@ -145,13 +147,13 @@ class Allowance:
         return float(((self.limits - amounts) / self.whole)[self.asked].min(initial=np.inf))
 
 
-def reach(trial: TrialRemoval, allowance: Allowance, loss: Loss) -> None:
+def reach(trial: TrialRemoval, allowance: Allowance, loss: Loss, held: int | None = None) -> None:
     """Remove step by step until every amount is at most its limit, or nothing is left to remove.
 
-    loss: what a step of a sequence costs, from one depth to another. The next step is the one that loses
-    least per relative saving. One that would end further below the limits than NEAR waits until no other
-    gets there. Prices are recomputed after every step. At the end each step without which the limits still
-    hold is put back, the largest first.
+    loss: what a step of a sequence costs, from one depth to another; held: a sequence that stays. The next
+    step is the one that loses least per relative saving. One that would end further below the limits than
+    NEAR waits until no other gets there. Prices are recomputed after every step. At the end each step without
+    which the limits still hold is put back, the largest first.
     """
     count = len(trial.sequences)
     prices, savings = np.full(count, np.inf), np.zeros((count, len(allowance.limits)))
@@ -164,7 +166,8 @@ def reach(trial: TrialRemoval, allowance: Allowance, loss: Loss) -> None:
         if (missing != before).any():
             stale, before = np.arange(count), missing
         for i in stale.tolist():
-            prices[i], savings[i] = _priced(trial, i, missing, now, loss)
+            if i != held:
+                prices[i], savings[i] = _priced(trial, i, missing, now, loss)
         best = _chosen(prices, now - savings, allowance, missing)
         if best is None:
             break
@@ -277,14 +280,40 @@ def refined(trial: TrialRemoval, finer: Sequence[np.ndarray], allowance: Allowan
     return fine
 
 
+def exchanged(trial: TrialRemoval, allowance: Allowance, loss: Loss) -> TrialRemoval:
+    """Where the limits are still far, put back last steps of a sequence and let steps of others go instead.
+
+    Up to EXCHANGED steps are tried of each in turn, small ones first, until one comes nearer than FAR; else
+    the nearest is returned.
+    """
+    best, places = allowance.below(trial.amounts()), list(trial.place)
+    nearest = places
+    order = sorted((size, i) for i, size, _ in _last_steps(trial, allowance)) if best > FAR else []
+    for _, i in order:
+        for fewer in range(1, min(EXCHANGED, places[i]) + 1):
+            trial = _placed(trial, trial.depths, [p - fewer * (j == i) for j, p in enumerate(places)])
+            reach(trial, allowance, loss, held=i)
+            now = trial.amounts()
+            if not allowance.missing(now).any() and allowance.below(now) < best:
+                best, nearest = allowance.below(now), list(trial.place)
+            if best <= FAR:
+                return _placed(trial, trial.depths, nearest)
+    return _placed(trial, trial.depths, nearest)
+
+
+def _placed(trial: TrialRemoval, depths: Sequence[np.ndarray], places: Sequence[int]) -> TrialRemoval:
+    """Begin again, and take so many steps of each sequence."""
+    again = trial.at(depths)
+    for i, place in enumerate(places):
+        while again.place[i] < place:
+            again.take(i)
+    return again
+
+
 def _at(trial: TrialRemoval, finer: Sequence[np.ndarray]) -> TrialRemoval:
     """Return the same removal at other depths, which hold those of the trial."""
-    fine = trial.at(finer)
-    for i, place in enumerate(trial.place):
-        depth = trial.depths[i][place]
-        while fine.depths[i][fine.place[i]] < depth:
-            fine.take(i)
-    return fine
+    depths = [own[place] for own, place in zip(trial.depths, trial.place, strict=True)]
+    return _placed(trial, finer, [int(np.searchsorted(f, d)) for f, d in zip(finer, depths, strict=True)])
 
 
 def one_ratio(
