@@ -78,6 +78,11 @@ def shortened(text: str, limit: int = 300) -> str:
     return f"{start[: start.rfind(' ') % len(start) + 1].rstrip()} … {end[end.find(' ') + 1 :]}"
 
 
+def without_object(error: Exception) -> str:
+    """Return the text of an error in one line, without the address of an object at its end."""
+    return " ".join(re.sub(r":? ?<[^<>]* object at 0x[0-9a-f]+>$", "", str(error)).split())
+
+
 def nearest(wanted: str, known: Iterable[str], most: int = 3) -> str:
     """Name what was probably meant, as a part of a message: "; nearest: 'a', 'b'", or nothing.
 

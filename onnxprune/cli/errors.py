@@ -16,11 +16,12 @@ from typing import Any, NoReturn
 import click
 
 from onnxprune.cli.screen import message
-from onnxprune.errors import OnnxPruneError, ResourceError, UsageError
+from onnxprune.errors import OnnxPruneError, ResourceError, UsageError, shortened
 
 INTERNAL, INTERRUPTED, BROKEN_PIPE, TERMINATED = 70, 130, 141, 143
 STOPPED = 124  # of a process whose parent says why
 TRACEBACK = 2  # -vv
+_LONGEST = 1000  # characters of a message, which may list names of a model
 
 
 class Terminated(BaseException):
@@ -124,7 +125,7 @@ def _reported(error: BaseException, verbosity: int) -> int:
 
 
 def _described(error: BaseException) -> tuple[str, int]:
-    line = " ".join(str(error).split())
+    line = shortened(" ".join(str(error).split()), _LONGEST)
     match error:
         case OnnxPruneError():
             return f"error: {line}", error.exit_code
@@ -150,7 +151,7 @@ def _described(error: BaseException) -> tuple[str, int]:
 
 
 def _one_line(error: click.ClickException) -> str:
-    return " ".join(error.format_message().split())
+    return shortened(" ".join(error.format_message().split()), _LONGEST)
 
 
 def _told(text: str, code: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 COLOURS = (1, 3, 4)
 FEW = 1 << 24  # elements of images: with more of them mirrored ones are not needed
+PART = 1 << 21  # elements that are drawn at once
 SHAPES = 30  # painted one over the other
 CONTRAST = (0.3, 2.0)
 OFFSET = 1.0
@@ -45,20 +46,42 @@ def _turned(values: np.ndarray) -> np.ndarray:
 
 
 def random_images(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
-    """Make images [count, channels, height, width] of about zero mean and unit deviation.
+    """Make images [count, channels, height, width] of about zero mean and unit deviation, in float32.
 
-    Half are shapes, a quarter smooth noise, a quarter white noise; contrast and brightness vary widely.
+    Half are shapes, a quarter smooth noise, a quarter white noise; contrast and brightness vary widely. What
+    is drawn in float64 on the way is a part of a few million elements.
     """
     smooth, white = count // 4, count // 4
-    parts = [
-        _leaves(count - smooth - white, shape, rng),
-        _smooth(smooth, shape, rng),
-        rng.standard_normal((white, *shape)),
-    ]
-    values = np.concatenate(parts)
+    values = np.empty((count, *shape), np.float32)
+    each, at = max(PART // int(np.prod(shape)), 1), 0
+    for number, draw in ((count - smooth - white, _leaves), (smooth, _smooth), (white, _white)):
+        for start in range(0, number, each):
+            part = draw(min(each, number - start), shape, rng)
+            values[at : at + len(part)] = part
+            at += len(part)
     contrast = np.exp(rng.uniform(np.log(CONTRAST[0]), np.log(CONTRAST[1]), (count, 1, 1, 1)))
-    values = values * contrast + OFFSET * rng.standard_normal((count, 1, 1, 1))
-    return values[rng.permutation(count)].astype(np.float32)
+    offset = OFFSET * rng.standard_normal((count, 1, 1, 1))
+    for image, scale, shift in zip(values, contrast, offset, strict=True):
+        image[:] = image * scale + shift
+    _reorder(values, rng.permutation(count))
+    return values
+
+
+def _reorder(values: np.ndarray, order: np.ndarray) -> None:
+    """Let every row hold what the row of its number in `order` held, with room for one row beside them."""
+    done = np.zeros(len(order), dtype=bool)
+    for start in np.flatnonzero(order != np.arange(len(order))).tolist():
+        if done[start]:
+            continue
+        first, place = values[start].copy(), start
+        while not done[place]:
+            done[place], source = True, int(order[place])
+            values[place] = first if source == start else values[source]
+            place = source
+
+
+def _white(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+    return rng.standard_normal((count, *shape))
 
 
 def _leaves(count: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from onnxprune.data.scripts import function_in, guarded
-from onnxprune.errors import UsageError
+from onnxprune.errors import UsageError, without_object
 from onnxprune.model.feeds import np_dtype
 from onnxprune.model.graph import InputSpec, input_specs
 from onnxprune.paths import open_file
@@ -225,7 +225,7 @@ def _loaded(path: Path, word: str) -> np.ndarray | dict[str, np.ndarray]:
     except OSError as error:
         raise UsageError(f"{word} data '{path}' cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError, BadZipFile) as error:
-        raise UsageError(f"{word} data '{path}' is no .npy or .npz file: {error}") from error
+        raise UsageError(f"{word} data '{path}' is no .npy or .npz file: {without_object(error)}") from error
 
 
 def _one_feed(path: Path, form: _Form) -> Mapping[str, Any]:

@@ -26,8 +26,10 @@ from onnxprune.rules.registry import facets_of
 
 Feeds: TypeAlias = dict[str, np.ndarray]
 CANDIDATES, CHOSEN = 4096, 8  # drawn, and of how many one is chosen
-ELEMENTS = 1 << 26  # of all candidates together
+FEWEST = 5  # candidates, of which then none is left out: four to fit with, one to judge with
+ELEMENTS = 1 << 26  # of all candidates together, as far as these are not too few
 SCALES = ((1.0, 0.0), (0.25, 0.5), (64.0, 128.0))  # deviation and mean: normalised, 0 to 1, 0 to 255
+PART = 1 << 24  # elements of candidates that are run together
 TRIED = 64  # candidates of each scale
 
 
@@ -47,18 +49,18 @@ def synthesised(model: onnx.ModelProto, base: Feeds, fixed: frozenset[str], seed
     Raises UsageError where the model does not run on them.
     """
     size = sum(array.size for array in base.values())
-    count = int(np.clip(ELEMENTS // max(size, 1), 2 * TRIED, CANDIDATES))
+    count = int(np.clip(ELEMENTS // max(size, 1), FEWEST, CANDIDATES))
     norms = list(_norms(model))
     maker = _Maker(model, base, fixed, seed)
     scale = SCALES[0]
     if norms and maker.images:
-        gaps = [_gap(_statistics(model, norms, maker.candidates(TRIED, s))) for s in SCALES]
+        gaps = [_gap(_statistics(model, norms, maker.candidates(min(TRIED, count), s))) for s in SCALES]
         scale = SCALES[int(np.argmin(gaps))]
     pool = maker.candidates(count, scale)
-    chosen, how = _chosen(model, norms, pool, count // CHOSEN)
+    chosen, how = _chosen(model, norms, pool, max(count // CHOSEN, FEWEST))
     # Neighbours in the order of choice are alike; every fifth batch is held out.
     order = np.random.default_rng(seed).permutation(chosen)
-    found = read_calibration([pool[i] for i in order], model)
+    found = read_calibration([{n: a.copy() for n, a in pool[i].items()} for i in order], model)
     return replace(found, synthesised=how)
 
 
@@ -143,9 +145,11 @@ class _Maker:
     ) -> np.ndarray:
         like, last = self.base[name], self.images[name]
         batch, *shape = like.shape if not last else (like.shape[0], like.shape[3], *like.shape[1:3])
-        values = random_images(count * batch, (shape[0], shape[1], shape[2]), rng) * scale[0] + scale[1]
+        values = random_images(count * batch, (shape[0], shape[1], shape[2]), rng)
+        values *= scale[0]
+        values += scale[1]
         turned = values.transpose(0, 2, 3, 1) if last else values
-        return turned.reshape(count, *like.shape).astype(like.dtype)
+        return turned.reshape(count, *like.shape).astype(like.dtype, copy=False)
 
 
 def _lookups(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
@@ -224,7 +228,14 @@ def _ran(
     """Run a model over candidates, batch by batch; yield the rows of a batch and these tensors."""
     session = open_session(with_outputs(model, tensors), optimised=True)
     try:
-        for batch in read_calibration(pool, model, len(pool)).batches:
-            yield len(next(iter(batch.values()))), run(session, batch)
+        for part in _parts(pool):
+            for batch in read_calibration(part, model, len(part)).batches:
+                yield len(next(iter(batch.values()))), run(session, batch)
     except runtime_errors() as error:
         raise UsageError(f"the model does not run on synthesised inputs: {one_line(error)}") from error
+
+
+def _parts(pool: Sequence[Feeds]) -> Iterator[Sequence[Feeds]]:
+    """Cut candidates into parts whose batches are copies of bearable size."""
+    each = max(PART // max(sum(array.size for array in pool[0].values()), 1), 1)
+    yield from (pool[start : start + each] for start in range(0, len(pool), each))

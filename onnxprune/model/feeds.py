@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import UsageError
+from onnxprune.model.footprint import Footprint
 from onnxprune.model.graph import InputSpec, input_specs
 from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
@@ -25,6 +26,8 @@ _MASK = re.compile(r"mask", re.IGNORECASE)
 _RATE = re.compile(r"^(sr|fs)$|sampl\w*_?rate", re.IGNORECASE)
 _KIND = re.compile(r"type_id|segment", re.IGNORECASE)
 _RATES = (16000, 8000)
+_PADS = re.compile(r"(^|_)pad(s|ding)?$", re.IGNORECASE)
+MOST_BYTES = 1 << 29  # of one tensor, at sizes that are guessed
 _ID_LIMIT = 100  # exclusive; large enough to tell rows of an embedding apart, small enough for most
 
 
@@ -100,14 +103,17 @@ def feeds_for(
 
 
 def _search(model: onnx.ModelProto, runner: Runner, candidates: list[Sizes], how: tuple[Feeds, int]) -> Feeds:
-    """Try sizes and kinds of values in turn.
+    """Try sizes and kinds of values in turn; none but the first sizes where a tensor would be very large.
 
     how: values that are given, and the seed of the others.
     """
     specs, (values, seed) = input_specs(model), how
     outputs = [output.name for output in model.graph.output]
     reason = ""
-    for sizes in candidates:
+    footprint = Footprint(model) if len(candidates) > 1 else None
+    for number, sizes in enumerate(candidates):
+        if number and footprint is not None and footprint.largest(sizes) > MOST_BYTES:
+            continue
         fallback: Feeds | None = None
         for feeds, extreme in _variants(specs, sizes, values, seed):
             try:
@@ -200,7 +206,8 @@ def _ints(spec: InputSpec, shape: tuple[int, ...], style: _Style, rng: np.random
         if _RATE.search(spec.name):
             return np.full(shape, _RATES[0], np.int64)
     # Token types have a table of two rows where the tokens beside them have thousands.
-    limit = min(style.limit, 2) if _KIND.search(spec.name) else style.limit
+    few = _KIND.search(spec.name) or _PADS.search(spec.name)  # and widths of a border multiply
+    limit = min(style.limit, 2) if few else style.limit
     return np.full(shape, limit - 1, np.int64) if style.extreme else np.asarray(rng.integers(0, limit, shape))
 
 

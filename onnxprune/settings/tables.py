@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxprune.errors import UsageError
+from onnxprune.errors import UsageError, without_object
 from onnxprune.paths import open_file
 from onnxprune.quantities import read_target
 from onnxprune.registries import TARGETS
@@ -240,4 +240,6 @@ def _array(path: str) -> Any:
     except OSError as error:
         raise UsageError(f"file '{path}' cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError, SyntaxError) as error:
-        raise UsageError(f"file '{path}' is not an array written by numpy.save: {error}") from error
+        raise UsageError(
+            f"file '{path}' is not an array written by numpy.save: {without_object(error)}"
+        ) from error

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune import PruneSettings
 from onnxprune.cli.app import program
-from onnxprune.data.images import mirrored, random_images
+from onnxprune.data.images import _reorder, mirrored, random_images
 from onnxprune.data.read import Calibration
 from onnxprune.data.synthetic import balanced, herded, synthesised
 from onnxprune.model.feeds import find_feeds
@@ -24,6 +27,53 @@ from tests.laws.test_regressions import model_of
 
 MODELS = Path(__file__).parents[2] / "models"
 SMALL = 96
+
+
+def test_random_images_take_little_more_than_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of float32; what is drawn in float64 is a part of them."""
+    monkeypatch.setattr("onnxprune.data.images.PART", 1 << 14)
+    tracemalloc.start()
+    values = random_images(64, (3, 64, 64), np.random.default_rng(0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert values.dtype == np.float32
+    assert peak < 1.5 * values.nbytes + (1 << 21)
+    assert abs(float(values.mean())) < 0.5
+    assert 0.5 < float(values.std()) < 2.5
+
+
+def test_rows_are_reordered_in_place() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 7, 50):
+        values, order = rng.standard_normal((count, 3)), rng.permutation(count)
+        wanted = values[order]
+        _reorder(values, order)
+        np.testing.assert_array_equal(values, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [640, 960])
+def test_large_inputs_stay_within_the_memory_limit(size: int, tmp_path: Path) -> None:
+    """Resident memory of the whole process, where the inputs are large and the network is small."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], strides=[4, 4]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Conv", ["r", "v"], ["b"], strides=[4, 4]),
+        helper.make_node("GlobalAveragePool", ["b"], ["o"]),
+    ]
+    params = {"w": (16, 3, 4, 4), "v": (8, 16, 4, 4)}
+    onnx.save(model_of(nodes, {"x": [1, 3, size, size]}, {"o": [1, 8, 1, 1]}, params), tmp_path / "m.onnx")
+    script = (
+        "import resource, sys, onnxprune\n"
+        "settings = onnxprune.PruneSettings(ratio=0.5, align=1, calib='synthetic', bench=False)\n"
+        "report = onnxprune.prune(sys.argv[1], settings).report\n"
+        "print(report.calibration.samples, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path / "m.onnx")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=250)
+    samples, peak = map(int, done.stdout.split())
+    assert samples >= 5
+    assert peak * (1 if sys.platform == "darwin" else 1024) < PruneSettings(ratio=0.5).memory_limit
 
 
 @pytest.fixture
