@@ -13,6 +13,7 @@ from onnxprune.rules import (
     reduction,
     sampling,
     selection,
+    states,
     transforms,
 )
 from onnxprune.rules.registry import REGISTRY, Registry, Rule, load_plugins, rule
@@ -31,7 +32,7 @@ from onnxprune.rules.signature import (
 
 FAMILIES = (
     attention, contraction, elementwise, fused, indexing, layout, normalisation, quantised, recurrent,
-    reduction, sampling, selection, transforms,
+    reduction, sampling, selection, states, transforms,
 )  # fmt: skip
 
 __all__ = [
