@@ -14,8 +14,9 @@ from onnxprune.analysis.node_propagation import NodePropagation
 from onnxprune.analysis.varying import FIXED, Varying
 from onnxprune.model.graph import Network, is_alias, is_constant
 from onnxprune.model.tensors import volume
+from onnxprune.rules.foreign import without_rule
 from onnxprune.rules.registry import REGISTRY, Registry
-from onnxprune.rules.signature import NO_RULE, Facets, Pinned, Shape, Signature, Site, Verdict
+from onnxprune.rules.signature import Facets, Pinned, Shape, Signature, Site, Verdict
 from onnxprune.rules.values import Known
 
 SMALL = 4096
@@ -166,7 +167,7 @@ class _Tracer:
     def _verdict(self, node: gs.Node, site: Site) -> Verdict:
         rule = self.registry.find(site.domain, node.op, site.opset)
         if rule is None:
-            return Pinned(NO_RULE)
+            return Pinned(without_rule(site.domain))
         missing = [t.name for t in (*node.inputs, *node.outputs[:1]) if t.name and self._shape(t) is None]
         if missing:
             return Pinned(f"the shape of '{missing[0]}' is unknown")

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from onnxprune.errors import ModelError, shortened
+from onnxprune.model.foreign import foreign
 from onnxprune.model.tensors import DecodeError, all_tensors, is_external, raw_size
 from onnxprune.paths import open_file, read_file, resolved
 
@@ -75,50 +76,10 @@ def _file(path: Path) -> bytes:
         ) from error
 
 
-_FOREIGN = (
-    (b"version https://git-lfs", "is a git-LFS pointer, not the model; run 'git lfs pull'"),
-    (b"\x1f\x8b", "is gzip-compressed; gunzip it first"),
-    (b"BZh", "is bzip2-compressed; bunzip2 it first"),
-    (b"\xfd7zXZ", "is xz-compressed; unxz it first"),
-    (b"\x28\xb5\x2f\xfd", "is zstd-compressed; unzstd it first"),
-    (b"\x80\x02", "is a Python pickle (PyTorch checkpoint); export it to ONNX first"),
-    (b"\x80\x03", "is a Python pickle; export the model to ONNX first"),
-    (b"\x80\x04", "is a Python pickle; export the model to ONNX first"),
-    (b"\x80\x05", "is a Python pickle; export the model to ONNX first"),
-    (b"\x89HDF", "is an HDF5 file (Keras); convert it to ONNX first"),
-    (b"GGUF", "is a GGUF file; a model in ONNX format is needed"),
-    (b"\x7fELF", "is a program; a model in ONNX format is needed"),
-)
-
-
-def _foreign(data: bytes) -> str | None:
-    """What the bytes are when they are plainly something else than a model."""
-    head = data[:512]
-    for magic, what in _FOREIGN:
-        if head.startswith(magic):
-            return what
-    if head.startswith(b"PK\x03\x04"):
-        torch = b"data.pkl" in head or b"/version" in head
-        return (
-            "is a PyTorch checkpoint; export it to ONNX first"
-            if torch
-            else "is a zip archive; unzip it first"
-        )
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "is a web page, not the model; the download went wrong, fetch the raw file"
-    if head[4:8] == b"ORTM":
-        return "is in ORT format; give the .onnx file that it was made from"
-    if head[4:8] == b"TFL3":
-        return "is a TensorFlow Lite file; convert it to ONNX first"
-    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < len(data):
-        return "is a safetensors file; export the model to ONNX first"
-    return None
-
-
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
     if not data:
         raise ModelError(f"{where}: the file is empty; fetch it again")
-    what = _foreign(data)
+    what = foreign(data)
     if what:
         raise ModelError(f"{where} {what}")
     try:

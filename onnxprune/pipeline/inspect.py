@@ -12,7 +12,8 @@ from onnxprune.analysis.labels import PRODUCES
 from onnxprune.analysis.members import Member, members
 from onnxprune.analysis.units import Units
 from onnxprune.reports.data import GroupInfo, Holder, InspectReport, PinReport, Quantities
-from onnxprune.rules.signature import NO_RULE, Pinned
+from onnxprune.rules.foreign import is_without_rule
+from onnxprune.rules.signature import Pinned
 
 
 def pin_reports(units: Units) -> tuple[PinReport, ...]:
@@ -62,7 +63,7 @@ def inspected(analysis: Analysis, nbytes: int, warnings: tuple[str, ...]) -> Ins
         for g in units.groups
     )
     missing = {
-        s.node.op for s in traced.steps if isinstance(s.verdict, Pinned) and s.verdict.reason == NO_RULE
+        s.node.op for s in traced.steps if isinstance(s.verdict, Pinned) and is_without_rule(s.verdict.reason)
     }
     return InspectReport(
         quantities=total,

@@ -24,7 +24,8 @@ from onnxprune.planning.decide import Request, score
 from onnxprune.planning.target import Measured, amount_of
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.probe import Probe, calibrated
-from onnxprune.rules.signature import NO_RULE, Pinned
+from onnxprune.rules.foreign import advice, is_without_rule
+from onnxprune.rules.signature import Pinned
 from onnxprune.settings import PruneSettings
 
 STAMP_BYTES = 320  # of a pruned model's metadata
@@ -70,11 +71,11 @@ def require_groups(analysis: Analysis, request: Request) -> None:
 
 def _why_nothing(analysis: Analysis) -> str:
     steps = analysis.units.traced.steps
-    ruleless = sorted(
-        {s.node.op for s in steps if isinstance(s.verdict, Pinned) and s.verdict.reason == NO_RULE}
-    )
+    frozen = [s.site for s in steps if isinstance(s.verdict, Pinned) and is_without_rule(s.verdict.reason)]
+    ruleless = sorted({f"{s.op} of '{s.domain}'" if s.domain else s.op for s in frozen})
+    instead = sorted({advice(s.domain) for s in frozen} - {""})
     pins = [f"{p.op} '{p.node or p.tensor}' ({p.reason})" for p in pin_reports(analysis.units)[:2]]
-    reasons = ([f"no rule for {', '.join(ruleless)}"] if ruleless else []) + pins
+    reasons = ([f"no rule for {', '.join(ruleless)}"] if ruleless else []) + (instead or pins)
     return "every channel is frozen: " + "; ".join(reasons or ["no operator produces channels"])
 
 

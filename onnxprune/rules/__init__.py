@@ -14,6 +14,7 @@ from onnxprune.rules import (
     reduction,
     sampling,
     selection,
+    states,
     transforms,
 )
 from onnxprune.rules.registry import REGISTRY, Registry, Rule, load_plugins, rule
@@ -32,7 +33,7 @@ from onnxprune.rules.signature import (
 
 FAMILIES = (
     attention, contraction, control, elementwise, fused, indexing, layout, normalisation, quantised,
-    recurrent, reduction, sampling, selection, transforms,
+    recurrent, reduction, sampling, selection, states, transforms,
 )  # fmt: skip
 
 __all__ = [

@@ -143,7 +143,7 @@ def softmax_13(site: Site) -> Verdict:
     return _pinned_along(site, axes, [int(site.attrs.get("axis", -1)) % max(len(axes), 1)])
 
 
-@rule("CumSum")
+@rule("CumProd", "CumSum")
 def cumulative(site: Site) -> Verdict:
     """Pins the axis it accumulates along; the others pass."""
     axes = numbered(site.shape())

@@ -38,7 +38,7 @@ SUMMING = {
     "SkipLayerNormalization": (2, 3), "SkipSimplifiedLayerNormalization": (2,),
     "EmbedLayerNormalization": (5, 6),
 }  # fmt: skip
-ATTENDING = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
+ATTENDING = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "LinearAttention", "MoE")
 # operators on codes: the input that holds the zero point of an operand, and the axis it follows
 ZEROS = {
     "QLinearConv": {0: (2, 1)}, "ConvInteger": {0: (2, 1)}, "QLinearMatMul": {0: (2, -2), 3: (5, -1)},

@@ -152,6 +152,7 @@ NORMS: Sequence[OperatorCase] = (
     *(case(op, (3, 4, 2), opset=11, axis=1) for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(case(op, (3, 4, 2), opset=13, axis=1) for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(case(op, (3, 4, 2)) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    case("CumProd", (3, 4), scalar(0, np.int64), opset=26),
     case("CumSum", (3, 4), scalar(1, np.int64)), case("CumSum", (3, 4), scalar(-2, np.int64), reverse=1),
 )  # fmt: skip
 CONTRACTIONS: Sequence[OperatorCase] = (
@@ -454,6 +455,27 @@ FUSED: Sequence[OperatorCase] = (
     microsoft("FusedMatMul", (2, 3, 4), (2, 5, 4), transB=1), microsoft("FusedMatMul", (3, 4), (4,)),
     microsoft("FusedMatMul", (3, 2, 4), stored(2, 4, 5), transBatchA=1, whole=True),
 )  # fmt: skip
+RATES, GATES_BY_HEAD = {"q_num_heads": 4, "kv_num_heads": 2}, (1, 3, 2)
+LINEAR = (1, 3, 8), (1, 3, 4), (1, 3, 6)
+STATES: Sequence[OperatorCase] = (
+    microsoft("CausalConvWithState", (2, 5, 4), stored(5, 1, 3), stored(5), outputs=2),
+    microsoft("CausalConvWithState", (1, 5, 4), (5, 1, 3), None, (1, 5, 2), outputs=2, activation="silu"),
+    microsoft("CausalConvWithState", (2, 5, 4), stored(5, 1, 2), stored(5), plain(2, 5, 1), outputs=2,
+              whole=True),
+    microsoft("LinearAttention", *LINEAR, outputs=2, update_rule="linear", **RATES),
+    microsoft("LinearAttention", *LINEAR, None, (1, 3, 4), outputs=2, update_rule="gated", scale=0.5,
+              **RATES),
+    microsoft("LinearAttention", *LINEAR, (1, 2, 2, 3), None, GATES_BY_HEAD, outputs=2, update_rule="delta",
+              **RATES),
+    microsoft("LinearAttention", *LINEAR, None, GATES_BY_HEAD, stored(1, 3, 1) / 4, outputs=2, **RATES),
+    microsoft("LinearAttention", *LINEAR, None, GATES_BY_HEAD, outputs=2, update_rule="gated", **RATES),
+    case("TensorScatter", (2, 6, 4), (2, 3, 4), np.asarray([0, 2]), opset=24, axis=1),
+    case("TensorScatter", plain(1, 3, 6, 4), (1, 3, 1, 4), opset=24, mode="circular", whole=True),
+    microsoft("MoE", (3, 8), (3, 4), stored(4, 16, 8), stored(4, 16), stored(4, 8, 16), stored(4, 8), k=2,
+              activation_type="relu"),
+    microsoft("MoE", (2, 3, 8), plain(6, 4), stored(4, 12, 8), None, stored(4, 8, 12),
+              activation_type="silu"),
+)  # fmt: skip
 U8, I8 = np.uint8, np.int8
 ONE = (scalar(0.5), scalar(3, U8))  # scale and zero point of a tensor
 SIGNED = (scalar(0.25), scalar(-2, I8))
@@ -544,6 +566,7 @@ CASES = (
     *RECURRENT,
     *ATTENTION,
     *FUSED,
+    *STATES,
     *QUANTISED,
 )
 CODES = {"uint8": (0.0, 250.0), "int8": (-120.0, 120.0)}

@@ -135,17 +135,11 @@ def test_not_finite_values_in_typed_fields() -> None:
 # --- what is no model
 
 
-def zipped() -> bytes:
+def zipped(*names: str) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("model.onnx", b"x")
-    return buffer.getvalue()
-
-
-def checkpoint() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("archive/data.pkl", b"x")
+        for name in names:
+            archive.writestr(name, b"x" * 600)
     return buffer.getvalue()
 
 
@@ -162,8 +156,21 @@ FOREIGN = {
     "html": (b"\n<!DOCTYPE html><html><body>404</body></html>", "web page"),
     "lfs": (LFS, "git lfs pull"),
     "gzip": (gzip.compress(dump(conv_model())), "gunzip"),
-    "zip": (zipped(), "zip archive"),
-    "torch": (checkpoint(), "PyTorch"),
+    "zip": (zipped("model.onnx"), "zip archive; unzip it and give 'model.onnx'"),
+    "zip with a line break": (zipped("a\nb.onnx"), r"give 'a\nb.onnx'"),
+    "zip of others": (zipped("a.txt"), "zip archive"),
+    "zip that is cut": (zipped("a.txt")[:-9], "zip archive"),
+    "torch": (zipped("archive/data.pkl"), "PyTorch"),
+    "torch, its name further on": (zipped("m/.format_version", "m/byteorder", "m/data.pkl"), "PyTorch"),
+    "torchscript": (zipped("m/code/__torch__.py", "m/constants.pkl"), "PyTorch"),
+    "torch that is cut": (zipped("archive/data.pkl")[:-9], "PyTorch"),
+    "keras": (zipped("config.json", "model.weights.h5"), "Keras"),
+    "npz": (zipped("arr_0.npy"), "numpy arrays"),
+    "npy": (b"\x93NUMPY\x01\0", "numpy array"),
+    "tar": (b"model.onnx".ljust(257, b"\0") + b"ustar\0" + bytes(300), "tar archive"),
+    "openvino": (b'<?xml version="1.0"?>\n<net name="m" version="11">', "OpenVINO"),
+    "tensorrt": (b"ftrt" + bytes(60), "TensorRT"),
+    "ort": (b"\x14\0\0\0ORTM" + bytes(50), "ORT format"),
     "pickle": (pickle.dumps({"a": 1}, protocol=2), "pickle"),
     "safetensors": (SAFETENSORS, "safetensors"),
     "text": (b"hello world, this is a text file\n" * 10, "no ONNX model"),
