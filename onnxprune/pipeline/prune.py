@@ -106,6 +106,7 @@ def prune(
     passed = validated is None or validated.passed
     if passed:
         _write(result, plan, (output, files.plan), force)
+    if passed and output is not None:
         watch.lap("write")
     finished = PruneResult(result, plan, _report(prepared, candidate, result, validated))
     if files.page is not None:
