@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ from onnxprune.model.upcast import runnable
 from onnxprune.rules import REGISTRY, load_plugins
 from onnxprune.rules.fits import Dims, Meeting
 from onnxprune.rules.registry import facets_of
+from onnxprune.rules.sequences import without_sequences
 from onnxprune.settings import PruneSettings
 from onnxprune.settings.option import options_of
 
@@ -39,14 +40,23 @@ def inlined(model: onnx.ModelProto, which: str = "auto") -> Inlined:
     """
     options_of(PruneSettings)["inline"].kind.check("--inline", which)
     if which == "none" or not model.functions:
-        return Inlined(model)
+        return _plain(Inlined(model))
     load_plugins()
     opsets = opsets_of(model)
 
     def wanted(key: FunctionId) -> bool:
         return which == "all" or REGISTRY.find(key[0], key[1], opsets.get(key[0], 1)) is None
 
-    return inline(model, wanted)
+    return _plain(inline(model, wanted))
+
+
+def _plain(inlined: Inlined) -> Inlined:
+    """Write out sequences, too: all that can be, so that a plan need not say it."""
+    model, count = without_sequences(inlined.model)
+    if not count:
+        return inlined
+    line = f"{count} readers of sequences are written out as plain operators"
+    return replace(inlined, model=model, kept=(*inlined.kept, line), changed=True)
 
 
 def inlined_again(model: onnx.ModelProto, names: list[str]) -> Inlined:
@@ -55,8 +65,8 @@ def inlined_again(model: onnx.ModelProto, names: list[str]) -> Inlined:
     Raises UsageError where the model does not call them.
     """
     if not names:
-        return Inlined(model)
-    result = inline(model, lambda key: shown(key) in names)
+        return _plain(Inlined(model))
+    result = _plain(inline(model, lambda key: shown(key) in names))
     missing = sorted(set(names) - set(result.names))
     if missing:
         raise UsageError(f"the plan inlines function '{missing[0]}', which this model does not call")

@@ -26,12 +26,14 @@ FunctionId = tuple[str, str, str]
 class Inlined:
     """A model without the calls that were written out.
 
-    names: the functions that were, as domain::name; kept: why others, that were asked for, were not.
+    names: the functions that were, as domain::name; kept: why others, that were asked for, were not, and
+    what else is to be said of it. changed: whether its nodes are others than those of the file.
     """
 
     model: onnx.ModelProto
     names: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    changed: bool = False
 
 
 def shown(key: FunctionId) -> str:
@@ -68,7 +70,7 @@ def inline(model: onnx.ModelProto, wanted: Callable[[FunctionId], bool]) -> Inli
     _add_opsets(result, opsets)
     _share_constants(result)
     _restore(result, weights)
-    return Inlined(result, tuple(sorted(shown(k) for k in chosen)), kept)
+    return Inlined(result, tuple(sorted(shown(k) for k in chosen)), kept, changed=True)
 
 
 def _key(function: onnx.FunctionProto) -> FunctionId:

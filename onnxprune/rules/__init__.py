@@ -13,6 +13,7 @@ from onnxprune.rules import (
     reduction,
     sampling,
     selection,
+    sequences,
     states,
     transforms,
 )
@@ -32,7 +33,7 @@ from onnxprune.rules.signature import (
 
 FAMILIES = (
     attention, contraction, elementwise, fused, indexing, layout, normalisation, quantised, recurrent,
-    reduction, sampling, selection, states, transforms,
+    reduction, sampling, selection, sequences, states, transforms,
 )  # fmt: skip
 
 __all__ = [

@@ -321,6 +321,7 @@ class Facets:
     active_range: which values of its first input it tells apart.
     regression: how it is a linear regression of its output on its input.
     outer: where it sums over no index it is an outer product, as of positions and frequencies, and no layer.
+    opaque: why it freezes all that reaches it, whatever the shapes, which may be unknown.
     """
 
     evaluate: Evaluate | None = None
@@ -337,6 +338,7 @@ class Facets:
     active_range: ActiveRange | None = None
     regression: MakeRegression | None = None
     outer: bool = False
+    opaque: str = ""
 
 
 NOTHING = Facets()
