@@ -38,6 +38,7 @@ from onnxprune.model.upcast import runnable
 from onnxprune.rules import REGISTRY, load_plugins
 from onnxprune.rules.fits import Dims, Meeting
 from onnxprune.rules.registry import facets_of
+from onnxprune.rules.sequences import without_sequences
 from onnxprune.settings import PruneSettings
 from onnxprune.settings.option import options_of
 
@@ -50,12 +51,13 @@ def inlined(model: onnx.ModelProto, which: str = "auto") -> Inlined:
     """
     options_of(PruneSettings)["inline"].kind.check("--inline", which)
     if which == "none":
-        return Inlined(model)
+        return _plain(Inlined(model))
     load_plugins()
-    result = _functions_inlined(model, which)
+    result = _plain(_functions_inlined(model, which))
     chosen, names = with_decided_branches(result.model)
     laid_out, lifted = with_lifted_branches(chosen)
-    return replace(result, model=laid_out, names=(*result.names, *names), lifted=lifted)
+    changed = result.changed or laid_out is not result.model
+    return replace(result, model=laid_out, names=(*result.names, *names), changed=changed, lifted=lifted)
 
 
 def _functions_inlined(model: onnx.ModelProto, which: str) -> Inlined:
@@ -69,13 +71,22 @@ def _functions_inlined(model: onnx.ModelProto, which: str) -> Inlined:
     return inline(model, wanted)
 
 
+def _plain(inlined: Inlined) -> Inlined:
+    """Write out sequences, too: all that can be, so that a plan need not say it."""
+    model, count = without_sequences(inlined.model)
+    if not count:
+        return inlined
+    line = f"{count} readers of sequences are written out as plain operators"
+    return replace(inlined, model=model, kept=(*inlined.kept, line), changed=True)
+
+
 def inlined_again(model: onnx.ModelProto, names: list[str], lifted: list[str]) -> Inlined:
     """Write out the functions and branches that a plan names, and lay out the nodes that it lifted.
 
     Raises UsageError where the model does not have them.
     """
     functions = [name for name in names if not is_branch(name)]
-    result = inline(model, lambda key: shown(key) in functions) if functions else Inlined(model)
+    result = _plain(inline(model, lambda key: shown(key) in functions) if functions else Inlined(model))
     missing = sorted(set(functions) - set(result.names))
     if missing:
         raise UsageError(f"the plan inlines function '{missing[0]}', which this model does not call")
@@ -83,7 +94,8 @@ def inlined_again(model: onnx.ModelProto, names: list[str], lifted: list[str]) -
     if left:
         raise UsageError(f"the plan writes out branch '{left[0]}', which this model does not have")
     laid_out, again = with_branches_of(chosen, lifted)
-    return replace(result, model=laid_out, names=tuple(names), lifted=again)
+    changed = result.changed or laid_out is not result.model
+    return replace(result, model=laid_out, names=tuple(names), changed=changed, lifted=again)
 
 
 MeetingShapes = dict[str, Dims]

@@ -168,6 +168,8 @@ class _Tracer:
         rule = self.registry.find(site.domain, node.op, site.opset)
         if rule is None:
             return Pinned(without_rule(site.domain))
+        if rule.facets.opaque:
+            return Pinned(rule.facets.opaque)
         missing = [t.name for t in (*node.inputs, *node.outputs[:1]) if t.name and self._shape(t) is None]
         if missing:
             return Pinned(f"the shape of '{missing[0]}' is unknown")

@@ -28,12 +28,14 @@ class Inlined:
     """A model without the calls that were written out.
 
     names: the functions that were, as domain::name, and branches; kept: why others, that were asked for, were
-    not. lifted: nodes whose branches lie beside each other in it.
+    not, and what else is to be said of it. changed: whether its nodes are others than those of the file.
+    lifted: nodes whose branches lie beside each other in it.
     """
 
     model: onnx.ModelProto
     names: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    changed: bool = False
     lifted: tuple[Lifted, ...] = ()
 
     def lowered(self, pruned: onnx.ModelProto) -> onnx.ModelProto:
@@ -75,7 +77,7 @@ def inline(model: onnx.ModelProto, wanted: Callable[[FunctionId], bool]) -> Inli
     _add_opsets(result, opsets)
     _share_constants(result)
     _restore(result, weights)
-    return Inlined(result, tuple(sorted(shown(k) for k in chosen)), kept)
+    return Inlined(result, tuple(sorted(shown(k) for k in chosen)), kept, changed=True)
 
 
 def _key(function: onnx.FunctionProto) -> FunctionId:

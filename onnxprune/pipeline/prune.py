@@ -223,11 +223,11 @@ def _recovery(context: RunContext, candidate: Candidate) -> RecoveryReport | Non
 
 
 def check_written_out(loaded: Loaded, written_out: Inlined, analysis: Analysis, cases: Cases) -> None:
-    """Require that functions written out and tensors folded change no output: so the proof holds.
+    """Require that what was written out, laid out and folded changes no output: so the proof holds.
 
     Raises UnprovedError where one differs.
     """
-    if written_out.names or written_out.lifted:
+    if written_out.changed:
         require_same(loaded.model, written_out.model, cases.feeds, FUNCTIONS)
     if analysis.folded:
         models = written_out.model, analysis.model

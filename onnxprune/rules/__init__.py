@@ -14,6 +14,7 @@ from onnxprune.rules import (
     reduction,
     sampling,
     selection,
+    sequences,
     states,
     transforms,
 )
@@ -33,7 +34,7 @@ from onnxprune.rules.signature import (
 
 FAMILIES = (
     attention, contraction, control, elementwise, fused, indexing, layout, normalisation, quantised,
-    recurrent, reduction, sampling, selection, states, transforms,
+    recurrent, reduction, sampling, selection, sequences, states, transforms,
 )  # fmt: skip
 
 __all__ = [

@@ -21,7 +21,7 @@ from onnxprune.rules.signature import (
     packed,
 )
 
-WINDOW = "a spatial axis under a window of"
+WINDOW = "{} mixes neighbours along this axis"
 
 
 def _batch(shape: Shape) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def _spatial(site: Site, weight: Shape) -> tuple[Axes, Axes, Axes, dict[str, str
         ins.append(f"o{i}" if passes else f"i{i}")
         outs.append(f"o{i}")
         if not passes:
-            pins[f"i{i}"] = f"{WINDOW} {site.op}"
+            pins[f"i{i}"] = WINDOW.format(site.op)
     kernel = [f"k{i}" for i in range(rank)]
     pins |= dict.fromkeys(kernel, "")
     return named(tuple(before), ins), named(weight[2:], kernel), named(tuple(after), outs), pins

@@ -79,7 +79,7 @@ def pool(site: Site) -> Verdict:
         return Pinned("MaxPool that returns places in the whole tensor")
     shape, out = site.shape(), site.out()
     before = tuple(f"i{i}" for i in range(len(shape) - 2))
-    pins = dict.fromkeys(before, f"a spatial axis under a window of {site.op}")
+    pins = dict.fromkeys(before, f"{site.op} mixes neighbours along this axis")
     data = named(shape, ["n", "c", *before])
     result = named(out, ["n", "c", *(f"o{i}" for i in range(len(out) - 2))])
     return Signature((data,), (result,), pins=pins)

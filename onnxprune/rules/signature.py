@@ -345,6 +345,7 @@ class Facets:
     regression: how it is a linear regression of its output on its input.
     branching: that it takes one of two branches.
     outer: where it sums over no index it is an outer product, as of positions and frequencies, and no layer.
+    opaque: why it freezes all that reaches it, whatever the shapes, which may be unknown.
     """
 
     evaluate: Evaluate | None = None
@@ -362,6 +363,7 @@ class Facets:
     regression: MakeRegression | None = None
     branching: Branching | None = None
     outer: bool = False
+    opaque: str = ""
 
 
 NOTHING = Facets()

@@ -14,7 +14,7 @@ from onnxprune.errors import NothingToPrune
 from tests.laws.attention_forms import FORMS, C, Net, T
 from tests.laws.counting import count_params
 
-WHOLE = {"efficient_channel_attention": "a spatial axis under a window of Conv"}
+WHOLE = {"efficient_channel_attention": "Conv mixes neighbours along this axis"}
 KEPT = {
     # The share of the parameters that stays at ratio 0.5, by head dimension and by whole heads.
     "one_key_head": (0.51, 0.76),

@@ -32,6 +32,6 @@ def test_every_operator_has_a_case() -> None:
     missing = [
         f"{r.domain or 'ai.onnx'}::{r.op} since {r.since}"
         for r in REGISTRY.table()
-        if (r.domain, r.op, r.since) not in tried
+        if (r.domain, r.op, r.since) not in tried and not r.facets.opaque
     ]
     assert not missing, "add a line to tests/laws/operator_cases.py for " + ", ".join(missing)
