@@ -7,7 +7,7 @@ axis without a factor is fixed: it cannot shrink.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,6 +68,17 @@ class Made:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A weight that is computed: its elements [R, C] are no channels, those along its sides are.
+
+    sides: labels of the channels along the rows and along the columns.
+    """
+
+    labels: np.ndarray
+    sides: tuple[np.ndarray, ...]
+
+
 @dataclass
 class LabelConstraints:
     """Everything that the trace learns about labels, in the order in which it learns it.
@@ -80,9 +91,14 @@ class LabelConstraints:
     families: list[Family] = field(default_factory=list)
     pins: list[tuple[np.ndarray, Pin]] = field(default_factory=list)
     grids: list[np.ndarray] = field(default_factory=list)
+    matrices: list[Matrix] = field(default_factory=list)
     produced: list[np.ndarray] = field(default_factory=list)
     place: int = -1
     made: dict[int, list[Made]] = field(default_factory=dict)
+
+    def matrix(self, labels: np.ndarray, sides: Sequence[np.ndarray]) -> None:
+        """Note labels of a computed weight: they go with the channels along its sides only."""
+        self.matrices.append(Matrix(labels, tuple(sides)))
 
     def fresh(self, shape: tuple[int, ...], what: str) -> np.ndarray:
         """Make new labels of this shape; `what` names them among those made at the same node."""

@@ -53,6 +53,7 @@ class NodePropagation:
         self._hold(clusters)
         slots = tuple(self._slots([*clusters, *self._held_together()]))
         outs, outputs = OutputLabels(self, clusters).run()
+        self._computed_weights(clusters)
         record = tuple(view for view in views if view.factor >= 0)
         return Met(self.signature, self.sizes, record, tuple(clusters), slots, outs, outputs)
 
@@ -248,6 +249,16 @@ class NodePropagation:
                     self.pin(view.block, view.operand, "its channels cross those of the input")
             return None
         return cluster
+
+    def _computed_weights(self, clusters: Sequence[Cluster]) -> None:
+        """Note labels over channels that are summed over and channels that are made, both of them parents."""
+        for cluster in clusters:
+            top = cluster.tops[0]
+            ended = {x for x in top.subscripts if x not in self.kept}
+            sides = [ended, set(top.subscripts) - ended]
+            found = [next((b for b in cluster.parents if set(b.subscripts) == side), None) for side in sides]
+            if len(cluster.tops) == 1 and None not in found:
+                self.book.matrix(top.labels, [block.labels for block in found if block is not None])
 
     def _adopt(self, parent: Block, top: Block) -> None:
         rest = [subscript for subscript in top.subscripts if subscript not in parent.subscripts]

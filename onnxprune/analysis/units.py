@@ -100,9 +100,12 @@ class Units:
     @cached_property
     def levels(self) -> np.ndarray:
         """Return 1 for units that are parents, 0 for the others."""
-        result = np.zeros(self.count, dtype=np.int64)
-        result[self.rows.parent] = 1
-        return result
+        return _levels(self.rows, self.inner)
+
+    @cached_property
+    def inner(self) -> np.ndarray:
+        """Return which units are elements of computed weights: they go with the channels along its sides."""
+        return _inner(self.traced, self.of, self.count, self.rows)
 
     def emptied(self, removed: np.ndarray) -> np.ndarray:
         """Return the units of the first set that a removal must not empty but does; pinned ones first."""
@@ -190,8 +193,27 @@ def _held(pinned: np.ndarray, rows: Rows) -> np.ndarray:
         pinned[low[held]] = True
 
 
+def _inner(traced: Trace, of: np.ndarray, count: int, rows: Rows) -> np.ndarray:
+    """Mark the units of computed weights of which all may go, but for those that are parents themselves."""
+    result, fixed = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+    for labels, _ in traced.book.pins:
+        fixed[of[labels]] = True
+    for matrix in traced.book.matrices:
+        units = of[matrix.labels]
+        result[units] |= not fixed[units].any()
+    result[rows.parent] = False
+    return result
+
+
+def _levels(rows: Rows, inner: np.ndarray) -> np.ndarray:
+    """Return 1 for units that are parents of channels, 0 for the others."""
+    result = np.zeros(len(inner), dtype=np.int64)
+    result[rows.parent[rows.row[~inner[rows.child]]]] = 1
+    return result
+
+
 def _groups(traced: Trace, of: np.ndarray, count: int, pinned: np.ndarray, rows: Rows) -> list[Group]:
-    weighted = np.zeros(count, dtype=bool)
+    weighted, inner = np.zeros(count, dtype=bool), _inner(traced, of, count, rows)
     for slot in _slots(traced):
         if slot.stored.is_parameter:
             for entry in slot.entries:
@@ -199,21 +221,24 @@ def _groups(traced: Trace, of: np.ndarray, count: int, pinned: np.ndarray, rows:
     for labelled in traced.shared.values():
         for factor in labelled.factors:
             weighted[of[factor.labels]] = True
-    level = np.zeros(count, dtype=np.int64)
-    level[rows.parent] = 1
+    level = _levels(rows, inner)
     pairs = []
     ending = _ending(traced)
-    for labels in traced.book.produced:
+    computed = [matrix for matrix in traced.book.matrices if inner[of[matrix.labels]].any()]
+    sides = [side for matrix in computed for side in matrix.sides]
+    for side in sides:
+        weighted[of[side]] = True
+    for labels in (*traced.book.produced, *sides):
         if id(labels) in ending:
             continue
         members = np.unique(of[labels])
-        members = members[~pinned[members]]
+        members = members[~pinned[members] & ~inner[members]]
         for tier in (0, 1):
             own = members[level[members] == tier]
             if len(own) > 1:
                 pairs.append((own[:-1], own[1:]))
     _, found = components(count, pairs)
-    free = np.flatnonzero(~pinned & weighted)
+    free = np.flatnonzero(~pinned & weighted & ~inner)
     names = _names(traced, of, count)
     groups: list[Group] = []
     order = np.argsort(found[free], kind="stable")
@@ -269,4 +294,7 @@ def _names(traced: Trace, of: np.ndarray, count: int) -> list[str]:
         for factor in labelled.factors:
             for unit in np.unique(of[factor.labels]).tolist():
                 names[unit] = names[unit] or name
+    for matrix in traced.book.matrices:
+        for unit in (unit for side in matrix.sides for unit in np.unique(of[side]).tolist()):
+            names[unit] = names[unit] or names[of[matrix.labels].flat[0]]
     return names

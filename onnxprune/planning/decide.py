@@ -71,7 +71,19 @@ def score(units: Units, settings: PruneSettings, readers: Iterable[Reader] = ())
     readers: what reads the units, for criteria that need data.
     """
     criterion = criterion_of(settings.resolved_criterion)
-    return criterion(scoring_input(units, settings.seed, readers if criterion.needs_data else ()))
+    scores = criterion(scoring_input(units, settings.seed, readers if criterion.needs_data else ()))
+    return _with_elements(units, scores)
+
+
+def _with_elements(units: Units, scores: np.ndarray) -> np.ndarray:
+    """Add to the score of a channel the mean score of what goes with it of computed weights."""
+    rows = units.rows
+    own = units.inner[rows.child]
+    if not own.any():
+        return scores
+    parents = rows.parent[rows.row[own]]
+    total = np.bincount(parents, weights=scores[rows.child[own]], minlength=units.count)
+    return scores + total / np.maximum(np.bincount(parents, minlength=units.count), 1)
 
 
 def criterion_warnings(units: Units, settings: PruneSettings) -> tuple[str, ...]:
