@@ -23,6 +23,7 @@ RULES = (
     "layout.expand", "layout.refit", "layout.reshape", "layout.transpose", "reduction.reduce",
     "sampling.deform_conv", "sampling.grid_sample", "sampling.roi_align",
     "selection.concat", "selection.gather", "selection.pad", "selection.slice_", "selection.split",
+    "states.experts", "states.linear_attention",
     "transforms.dft_17", "transforms.reverse_sequence", "transforms.trilu",
 )  # fmt: skip
 REWRITTEN = ("Conv", "GroupNormalization", "Gather", "MatMul", "Reshape", "Slice", "Split")
