@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -16,8 +17,9 @@ import onnx
 from onnxprune.analysis.units import Units
 from onnxprune.data.consumers import ActivationView, Consumer, consumers
 from onnxprune.data.read import Calibration, Feeds
-from onnxprune.errors import UsageError
+from onnxprune.errors import ModelError, UsageError
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors, with_outputs
+from onnxprune.model.shapes import ShapeReader
 from onnxprune.progress import Steps, unseen
 
 ROWS = 8192  # of one batch and tensor, drawn at random; a Conv's places are many and alike
@@ -81,8 +83,7 @@ def observed(
 ) -> Evidence:
     """Run a model on calibration data, and sum up what its consumers read, in so many parts at most.
 
-    units: of the model. limit: bytes for the Gram matrices of one pass. Raises UsageError where it does
-    not run.
+    units: of the model. limit: bytes of one pass, as for `collect`. Raises UsageError where it does not run.
     """
     readers = tuple(consumers(units))
     views = [view for reader in readers for view in reader.views]
@@ -107,11 +108,13 @@ def collect(
 ) -> tuple[Moments, ...]:
     """Run a model over the batches and sum up moments; in several passes where they exceed the limit.
 
-    limit: bytes for the Gram matrices of one pass. parts: how many sums there are, the batches going to
-    them in turn. Raises UsageError where the model does not run.
+    limit: bytes for the Gram matrices of one pass and the activations that come out of it for one batch.
+    parts: how many sums there are, the batches going to them in turn. Raises UsageError where the model does
+    not run.
     """
     found: list[dict[ActivationView, Gram]] = [{} for _ in range(min(parts, len(batches)))]
-    passes = _passes(sorted(dict.fromkeys(views), key=gram_bytes), limit)
+    distinct = sorted(dict.fromkeys(views), key=gram_bytes)
+    passes = _passes(distinct, limit, _activation_bytes(model, batches))
     for number, chosen in enumerate(passes):
         session = open_session(with_outputs(model, sorted({v.tensor for v in chosen})), optimised=True)
         accepted = {i.name for i in session.get_inputs()}
@@ -129,15 +132,34 @@ def collect(
     return tuple(found)
 
 
-def _passes(views: Sequence[ActivationView], limit: int) -> list[list[ActivationView]]:
+def _activation_bytes(model: onnx.ModelProto, batches: Sequence[Feeds]) -> dict[str, int]:
+    """Return the bytes of a model's tensors on the largest batch, as far as shapes can be inferred."""
+    largest = max(batches, key=lambda batch: sum(values.nbytes for values in batch.values()))
+    try:
+        known = ShapeReader(model).infer({name: tuple(values.shape) for name, values in largest.items()})
+    except ModelError:  # nothing is known then; whether the model runs shows when it is run
+        return {}
+    return {name: 4 * prod(value.shape) for name, value in known.items() if value.shape is not None}
+
+
+def _passes(
+    views: Sequence[ActivationView], limit: int, activations: Mapping[str, int]
+) -> list[list[ActivationView]]:
+    """Deal views to passes that each stay within a limit in bytes, or hold one view.
+
+    activations: bytes by tensor; one that several views of a pass read counts once.
+    """
     passes: list[list[ActivationView]] = []
-    room = 0
+    room, held = 0, set[str]()
     for view in views:
-        if not passes or gram_bytes(view) > room:
+        bytes_of_view = gram_bytes(view) + (0 if view.tensor in held else activations.get(view.tensor, 0))
+        if not passes or bytes_of_view > room:
             passes.append([])
-            room = limit
+            room, held = limit, set()
+            bytes_of_view = gram_bytes(view) + activations.get(view.tensor, 0)
         passes[-1].append(view)
-        room -= gram_bytes(view)
+        held.add(view.tensor)
+        room -= bytes_of_view
     return passes
 
 

@@ -89,7 +89,7 @@ class RunContext:
         settings = self.request.settings
         return Repairs(
             self.analysis.model, settings.resolved_recover, self.evidence.data, settings.memory_limit,
-            self.watch.progress,
+            self.watch.progress, self.analysis.units.traced.tensors,
         )  # fmt: skip
 
     def carried_out(self, limits: Mapping[str, float]) -> Candidate:

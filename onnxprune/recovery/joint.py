@@ -46,7 +46,9 @@ NEARLY = 1e-4  # directions that are alike to this are one
 PROBE = 1e-3  # of the weights: how far a direction is followed to see what it changes
 ELEMENTS = 4 << 20  # of the outputs of a window in a round: as many batches as make these
 SAMPLES = 32  # and at least the batches that hold these
+ROWS = 65_536  # or, where samples have many places, at least these rows of every layer
 PART, FEW = 8, 8  # of the batches of a round, steps are measured on every so many, and on so many samples
+FEW_ROWS = 16_384  # or so many rows
 WIDEST = 2560  # features; layers of more stay as they are
 
 
@@ -99,7 +101,8 @@ def _problem(walk: Walk, original: Original, window: Window, data: Calibration) 
     """State what a window is to get right; None where that is unknown."""
     piece = pieced(walk, window)
     ends = ends_of(walk, window, piece)
-    rounds, held = _chosen([piece.shapes[n] for n in ends], data, len(walk.values))
+    rows = min(prod(piece.shapes[layer.node.output[0]]) // layer.outputs for layer in window.layers)
+    rounds, held = _chosen([piece.shapes[n] for n in ends], data, len(walk.values), rows)
     numbers = sorted({*held, *(i for part in rounds for i in part)})
     targets = original.ahead(ends, numbers)
     if not ends or targets is None or not _sound(window, piece, targets[0]):
@@ -112,7 +115,7 @@ def _problem(walk: Walk, original: Original, window: Window, data: Calibration) 
     if not all(0 < e < np.inf for e in energy.values()):
         return None
     scales = {n: len(batches) / energy[n] for n in ends}
-    parts = [_part([batches[i] for i in part], data.each) for part in rounds]
+    parts = [_part([batches[i] for i in part], data.each, rows) for part in rounds]
     judge = [batches[i] for i in held]
     return Problem(window.layers, parts, judge, scales, passes(walk, window, piece, ends))
 
@@ -125,17 +128,28 @@ def _sound(window: Window, piece: Piece, targets: Mapping[str, np.ndarray]) -> b
 
 
 def _chosen(
-    ends: Sequence[tuple[int, ...]], data: Calibration, count: int
+    ends: Sequence[tuple[int, ...]], data: Calibration, count: int, rows: int
 ) -> tuple[list[list[int]], list[int]]:
     """Deal the batches to fit with to rounds, and choose evenly among those held out half as many as in one.
 
-    count: of the batches with their other versions, which follow.
+    count: of the batches with their other versions, which follow; rows: of a batch, of the layer that has
+    the fewest.
     """
     size = max([prod(shape) for shape in ends], default=1)
-    most = max(ELEMENTS // max(size, 1), -(-SAMPLES // data.each), 1)
+    most = round_size(size, data.each, rows)
     fit, held = ([i for i in range(len(data.batches)) if data.held(i) is which] for which in (False, True))
     versions = [fit, list(range(len(data.batches), count))] if count > len(data.batches) else [fit]
     return dealt(versions, most)[:ROUNDS], spread(held, -(-most // 2))
+
+
+def round_size(size: int, each: int, rows: int) -> int:
+    """Return how many batches a round takes, at most.
+
+    size, each, rows: of a batch, the elements of the largest end, the samples, and the rows of the layer that
+    has the fewest.
+    """
+    enough = min(-(-SAMPLES // each), -(-ROWS // max(rows, 1)))
+    return max(ELEMENTS // max(size, 1), enough, 1)
 
 
 def dealt(versions: Sequence[Sequence[int]], most: int) -> list[list[int]]:
@@ -152,9 +166,10 @@ def dealt(versions: Sequence[Sequence[int]], most: int) -> list[list[int]]:
     ]
 
 
-def _part(batches: Sequence[Batch], each: int) -> LayerPart:
-    """Take a sample of the batches of a round; each: samples of a batch."""
-    return LayerPart(batches, batches[:: max(min(len(batches) * each // FEW, PART), 1)])
+def _part(batches: Sequence[Batch], each: int, rows: int) -> LayerPart:
+    """Take a sample of the batches of a round; each: samples of a batch, rows: as for `_chosen`."""
+    times = max(len(batches) * each // FEW, len(batches) * rows // FEW_ROWS)
+    return LayerPart(batches, batches[:: max(min(times, PART), 1)])
 
 
 def _descent(problem: Problem, weights: Weights) -> Iterator[Weights]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import dropwhile, takewhile
 
 import onnx
 
+from onnxprune.analysis.labels import Labelled
 from onnxprune.analysis.replay import Removal
 from onnxprune.data.moments import Evidence
 from onnxprune.data.read import Calibration
@@ -17,6 +19,7 @@ from onnxprune.oracle.equal import model_differences
 from onnxprune.progress import Progress, silent
 from onnxprune.recovery.context import LIMIT, ActivationBudget, RecoveryContext, activation_budget, changed
 from onnxprune.recovery.methods import RecoveryMethod, methods_up_to
+from onnxprune.recovery.windowed_images import windowed
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Recovery:
 class Repairs:
     """How pruned versions of one model are repaired, and what is the same for all of them.
 
-    name: of the method; limit: bytes for what is kept between layers and for what is solved.
+    name: of the method; limit: bytes for what is kept between layers and for what is solved; labelled: the
+    labels of the original's tensors.
     """
 
     original: onnx.ModelProto
@@ -60,6 +64,7 @@ class Repairs:
     data: Calibration
     limit: int = LIMIT
     progress: Progress = silent
+    labelled: Mapping[str, Labelled] = field(default_factory=dict)
 
     @cached_property
     def methods(self) -> tuple[RecoveryMethod, ...]:
@@ -72,16 +77,24 @@ class Repairs:
         return Reference(self.original, self.data.judge)
 
     @cached_property
+    def walks(self) -> bool:
+        """Tell whether a method keeps activations."""
+        return any(method.walks for method in self.methods)
+
+    @cached_property
+    def seen(self) -> Calibration:
+        """Return the data that layers are fitted to: of large images, windows."""
+        return windowed(self.original, self.labelled, self.data) if self.walks else self.data
+
+    @cached_property
     def room(self) -> ActivationBudget | None:
         """Return what one batch takes; None where no method keeps activations."""
-        if not any(method.walks for method in self.methods):
-            return None
-        return activation_budget(self.original, self.data.batches, self.limit)
+        return activation_budget(self.original, self.seen.batches, self.limit) if self.walks else None
 
     @cached_property
     def used(self) -> Calibration:
         """Return the data to repair with: as much as there is room for."""
-        return self.data if self.room is None else self.room.thinned(self.data)
+        return self.seen if self.room is None else self.room.thinned(self.seen)
 
     def drift(self, model: onnx.ModelProto) -> float:
         """Return the drift of a model on the batches held out."""

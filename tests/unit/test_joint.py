@@ -14,7 +14,7 @@ from onnxprune.analysis.replay import Removal
 from onnxprune.data.moments import Evidence
 from onnxprune.data.read import Calibration
 from onnxprune.recovery.context import ActivationBudget, RecoveryContext, changed
-from onnxprune.recovery.joint import dealt, fitted_jointly
+from onnxprune.recovery.joint import dealt, fitted_jointly, round_size
 from onnxprune.recovery.problem import Batch, LayerPart, Problem, ends_of, passes, pieced
 from onnxprune.recovery.regression import linears
 from onnxprune.recovery.walk import Walk
@@ -263,6 +263,20 @@ def test_the_fit_is_the_same_every_time() -> None:
     models = disturbed(0.05)
     first, second = (fitted(models, 10)[0].SerializeToString() for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("size", "each", "rows", "expected"),
+    [
+        (1 << 20, 32, 1024, 4),  # as many as make four million outputs
+        (1 << 24, 4, 4, 8),  # few rows of a sample: 32 samples
+        (1 << 24, 1, 20_000, 4),  # many: 65,536 rows
+        (1 << 24, 1, 307_200, 1),
+        (0, 64, 0, 1 << 22),
+    ],
+)
+def test_a_round_is_full_with_enough_samples_or_rows(size: int, each: int, rows: int, expected: int) -> None:
+    assert round_size(size, each, rows) == expected
 
 
 def test_batches_are_dealt_to_rounds() -> None:

@@ -37,6 +37,23 @@ def test_the_model_runs_once_over_the_batches(monkeypatch: pytest.MonkeyPatch) -
     assert len(runs) == len(data.fit)
 
 
+EACH = 48_000 + 1_248  # bytes of a hidden tensor [1000, 12], and of its Gram matrix
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(1 << 30, 1), (2 * EACH, 1), (2 * EACH - 1, 2), (1, 2)])
+def test_activations_of_a_pass_stay_within_the_limit(
+    monkeypatch: pytest.MonkeyPatch, limit: int, passes: int
+) -> None:
+    opened: list[list[str]] = []
+    real = summing.with_outputs
+    monkeypatch.setattr(
+        summing, "with_outputs", lambda model, names: (opened.append(names), real(model, names))[1]
+    )
+    observed(dense(), analyse(dense()).units, calibration(2, 1000), limit)
+    assert len(opened) == passes
+    assert sorted(name for names in opened for name in names) == ["r", "s"]
+
+
 def test_there_are_no_more_parts_than_batches() -> None:
     evidence = observed(dense(), analyse(dense()).units, calibration(2), 1 << 30, 2)
     assert len(evidence.parts) == 1
