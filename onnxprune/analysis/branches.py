@@ -110,18 +110,26 @@ def _choosing(model: onnx.ModelProto) -> Iterator[tuple[str, Branching]]:
 
 
 def _one_size(model: onnx.ModelProto, lifted: Lifted) -> bool:
-    """Tell whether both branches make results of one size, which is that of the choice between them."""
+    """Tell whether both branches make results of one size, which is that of the choice between them.
+
+    Where inference stops, both are run.
+    """
+    results = [
+        (*node.input[1:], node.output[0])
+        for node in model.graph.node
+        if node.output and node.output[0] in lifted.node.output
+    ]
+    reader = ShapeReader(model)
     try:
-        known = ShapeReader(model).infer(default_sizes(model)[0])
-    except ModelError:
+        known = reader.infer(default_sizes(model)[0])
+        unknown = [n for names in results for n in names if n not in known or known[n].shape is None]
+        if unknown:
+            reader.expose(unknown)
+            known |= reader.read(find_feeds(reader.model, runner=reader.run), unknown)
+    except (ModelError, UsageError, UnprovedError):
         return False
-    for node in model.graph.node:
-        if node.output and node.output[0] in lifted.node.output:
-            found = [known.get(name) for name in (*node.input[1:], node.output[0])]
-            shapes = [None if value is None else value.shape for value in found]
-            if None in shapes or len(set(shapes)) > 1:
-                return False
-    return True
+    shapes = [{known[name].shape for name in names} for names in results]
+    return all(len(sizes) == 1 and None not in sizes for sizes in shapes)
 
 
 def _both_run(before: onnx.ModelProto, after: onnx.ModelProto) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,11 +49,24 @@ class Placed:
     stored: frozenset[str]
 
 
-def copied(model: onnx.ModelProto) -> tuple[onnx.ModelProto, set[str]]:
-    """Return a copy, and the names that are taken in its outer graph."""
+@dataclass(frozen=True)
+class Taken:
+    """Names that others may not get: of tensors, and of nodes."""
+
+    tensors: set[str]
+    nodes: set[str]
+
+
+def copied(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Taken]:
+    """Return a copy, and the names that are taken in its outer graph.
+
+    So are those that the bodies of several nodes define: what stays inside may not be defined outside.
+    """
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    return result, set(_names(result.graph))
+    inside = Counter(name for node in result.graph.node for name in _defined_inside(node))
+    tensors = {*_names(result.graph), *(name for name, count in inside.items() if count > 1)}
+    return result, Taken(tensors, {node.name for node in result.graph.node})
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
@@ -67,12 +81,12 @@ def body_of(node: onnx.NodeProto, attribute: str) -> onnx.GraphProto | None:
     return next((a.g for a in node.attribute if a.name == attribute and a.HasField("g")), None)
 
 
-def placed(body: onnx.GraphProto, results: Sequence[str], taken: set[str], outer: onnx.GraphProto) -> Placed:
+def placed(body: onnx.GraphProto, results: Sequence[str], taken: Taken, outer: onnx.GraphProto) -> Placed:
     """Move a body out of its node: its stored tensors go to the outer graph, its nodes are returned.
 
     results: names that its outputs get; taken: names that others may not get, to which its own are added.
     """
-    mapping = _mapping(body, results, taken)
+    mapping = _mapping(body, results, taken.tensors)
     for tensor in body.initializer:
         outer.initializer.add().CopyFrom(tensor)
         outer.initializer[-1].name = mapping[tensor.name]
@@ -80,7 +94,10 @@ def placed(body: onnx.GraphProto, results: Sequence[str], taken: set[str], outer
         outer.sparse_initializer.add().CopyFrom(sparse)
         outer.sparse_initializer[-1].values.name = mapping[sparse.values.name]
     stored = {t.name for t in body.initializer} | {s.values.name for s in body.sparse_initializer}
-    return Placed(list(_moved(body, results, mapping)), frozenset(mapping[name] for name in stored))
+    nodes = list(_moved(body, results, mapping))
+    for node in nodes:
+        node.name = node.name and free(node.name, taken.nodes)
+    return Placed(nodes, frozenset(mapping[name] for name in stored))
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:
@@ -88,7 +105,18 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
     yield from (tensor.name for tensor in graph.initializer)
     yield from (sparse.values.name for sparse in graph.sparse_initializer)
     for node in graph.node:
-        yield from (*node.output, node.name)
+        yield from node.output
+
+
+def _defined_inside(node: onnx.NodeProto) -> set[str]:
+    return {name for body in _bodies(node) for name in _names(body)}
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for body in subgraphs(node):
+        yield body
+        for inner in body.node:
+            yield from _bodies(inner)
 
 
 def _mapping(body: onnx.GraphProto, results: Sequence[str], taken: set[str]) -> dict[str, str]:

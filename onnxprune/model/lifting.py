@@ -46,11 +46,12 @@ def lift(
     for attribute in attributes:
         body = body_of(node, attribute)
         assert body is not None, f"'{output}' has no {attribute}"
-        results.append([free(f"{name}_{attribute}", taken) for name in node.output])
+        results.append([free(f"{name}_{attribute}", taken.tensors) for name in node.output])
         parts.append(placed(body, results[-1], taken, result.graph))
+    names = [free(f"{name}_chosen", taken.nodes) for name in node.output]
     choices = [
-        onnx.helper.make_node(chooser, [node.input[0], *pair], [name], name=free(f"{name}_chosen", taken))
-        for name, *pair in zip(node.output, *results, strict=True)
+        onnx.helper.make_node(chooser, [node.input[0], *pair], [output], name=name)
+        for name, output, *pair in zip(names, node.output, *results, strict=True)
     ]
     lifted = Lifted(
         _emptied(node), attributes, frozenset(name for other in before for name in other.output),
@@ -68,7 +69,9 @@ def _emptied(node: onnx.NodeProto) -> onnx.NodeProto:
         if attribute.HasField("g"):
             body = onnx.GraphProto(name=attribute.g.name)
             for info in attribute.g.output:  # without the sizes: they may change
-                body.output.add().type.tensor_type.elem_type = info.type.tensor_type.elem_type
+                bare = body.output.add()
+                if info.type.tensor_type.elem_type:
+                    bare.type.tensor_type.elem_type = info.type.tensor_type.elem_type
             attribute.g.CopyFrom(body)
     return result
 

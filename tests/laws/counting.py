@@ -17,7 +17,8 @@ RECURRENT = ("GRU", "LSTM", "RNN")
 ATTENTION = ("Attention", "MultiHeadAttention")
 INTEGER = {"QLinearConv": "Conv", "QLinearMatMul": "MatMul"}
 CODES = {"DequantizeLinear": (0,), "QLinearConv": (3, 8), "QLinearMatMul": (3,)}  # inputs that count
-COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", *RECURRENT, *ATTENTION, *INTEGER)
+CONVOLUTIONS = ("Conv", "DeformConv")
+COUNTED = (*CONVOLUTIONS, "ConvTranspose", "Gemm", "MatMul", "Einsum", *RECURRENT, *ATTENTION, *INTEGER)
 Feeds = Mapping[str, np.ndarray]
 
 
@@ -42,6 +43,16 @@ def count_params(model: onnx.ModelProto) -> int:
             for attr in node.attribute:
                 total += prod(attr.t.dims) if attr.name == "value" and counts(node.output[0], attr.t) else 0
                 total += len(attr.floats) if attr.name == "value_floats" else attr.name == "value_float"
+    return total
+
+
+def count_all_params(model: onnx.ModelProto) -> int:
+    """`count_params`, those that are stored in the bodies of nodes included."""
+    total, left = count_params(model), [model.graph]
+    while left:
+        bodies = [a.g for node in left.pop().node for a in node.attribute if a.HasField("g")]
+        total += sum(count_params(onnx.ModelProto(graph=body)) for body in bodies)
+        left += bodies
     return total
 
 
@@ -100,7 +111,7 @@ def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> i
         return attention_macs([shapes[name] for name in node.input[:3]], attrs)
     op, other = INTEGER.get(node.op_type, node.op_type), 3 if node.op_type in INTEGER else 1
     a, b, out = shapes[node.input[0]], shapes[node.input[other]], shapes[node.output[0]]
-    if op == "Conv":
+    if op in CONVOLUTIONS:
         return prod(out) * prod(b[1:])
     if node.op_type == "ConvTranspose":
         return prod(a) * prod(b[1:])

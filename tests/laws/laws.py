@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -16,14 +16,16 @@ from itertools import combinations
 import numpy as np
 import onnx
 
-from onnxprune.analysis.analyse import Analysis, analyse, load
+from onnxprune.analysis.analyse import Analysis, analyse, inlined, load
 from onnxprune.analysis.cost import macs
+from onnxprune.analysis.folding import analyse_folded
 from onnxprune.analysis.labels import Factor
 from onnxprune.analysis.replay import Removal
 from onnxprune.analysis.trace import Trace
 from onnxprune.analysis.units import Units
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model.feeds import feeds_for
+from onnxprune.model.inline import Inlined
 from onnxprune.model.load import Loaded
 from onnxprune.model.tensors import raw_bytes
 from onnxprune.oracle.cases import Cases, cases_of, proof
@@ -35,7 +37,8 @@ from onnxprune.planning.plan import Plan, derived, group_plans, planned_removal,
 from onnxprune.rewrite.apply import apply as rewritten
 from onnxprune.settings import PruneSettings
 from tests.laws.composing import compose, laid_out_otherwise, parameters_read
-from tests.laws.counting import FLOATS, count_macs, count_params, exposed, run_once
+from tests.laws.counting import FLOATS, count_all_params, count_macs, exposed, run_once
+from tests.laws.forms import MAY_STAY, Pair, feeds_of, ifs_left, misplaced, near
 from tests.laws.generator import Case, generate
 
 RATIOS = (0.5, 0.25, 0.75)
@@ -69,6 +72,10 @@ class Result:
     dropped: int = 0
     cases: int = 0
     proved_cases: int = 0
+    laid_out: int = 0
+    left: int = 0
+    folded: int = 0
+    compared: int = 0
     shares: list[float] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
 
@@ -82,12 +89,24 @@ class Subject:
 
     case: Case
     loaded: Loaded
+    written_out: Inlined
     analysis: Analysis
 
     @staticmethod
     def of(case: Case) -> Subject:
-        loaded = load(case.model)
-        return Subject(case, loaded, analyse(loaded.model, case.input_shapes[0]))
+        """Write out, lay out and label as the pipeline does; seeds that are even fold no constants."""
+        return Subject.read(case, load(case.model))
+
+    @staticmethod
+    def read(case: Case, loaded: Loaded) -> Subject:
+        written_out = inlined(loaded.model)
+        label = analyse_folded if case.seed % 2 else analyse
+        return Subject(case, loaded, written_out, label(written_out.model, case.input_shapes[0]))
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model that is labelled: branches beside each other, weights stored."""
+        return self.analysis.model
 
     @cached_property
     def cases(self) -> Cases:
@@ -99,7 +118,7 @@ class Subject:
     @cached_property
     def own_feeds(self) -> dict[str, np.ndarray]:
         """Inputs of the sizes that the analysis chose: MACs are counted there."""
-        return feeds_for(self.loaded.model, self.analysis.sizes)
+        return feeds_for(self.model, self.analysis.sizes)
 
     def decide(self, settings: PruneSettings) -> Decision:
         request = requested(self.analysis, settings, self.loaded)
@@ -110,13 +129,7 @@ class Subject:
         return Plan(self.loaded.sha256, {}, 1, groups, **derived(removal))
 
     def rewrite(self, removal: Removal) -> onnx.ModelProto:
-        return rewritten(self.loaded.model, removal)
-
-
-def feeds_of(case: Case, shapes: Mapping[str, tuple[int, ...]], salt: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng([case.seed, salt])
-    dtype = np.float16 if "float16" in case.features else np.float32
-    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+        return rewritten(self.model, removal)
 
 
 def settings_of(seed: int) -> Iterator[tuple[str, PruneSettings]]:
@@ -138,6 +151,7 @@ def check(seed: int) -> Result:
         subject = Subject.of(case)
         conservation(subject, result)
         empty_plan(subject, result)
+        preparation(subject, result)
     except Exception as error:  # noqa: BLE001
         result.fail("", "analysis", shown(error))
         return result
@@ -175,7 +189,8 @@ def check_plan(subject: Subject, name: str, settings: PruneSettings, result: Res
         result.fail(name, outcome.status, what)
         return
     result.weak += outcome.status == WEAK
-    before, after = count_params(subject.loaded.model), count_params(pruned)
+    lowering(subject, name, pruned, result)
+    before, after = count_all_params(subject.model), count_all_params(pruned)
     result.shares.append(1 - after / before)
     quantities(subject, name, decision, pruned, result)
     plan = subject.plan_of(decision.removal)
@@ -190,7 +205,7 @@ def quantities(
 ) -> None:
     """Predicted parameters and MACs are those of the written model."""
     traced = subject.analysis.units.traced
-    params = count_params(pruned) - inserted(subject.loaded.model, pruned)
+    params = count_all_params(pruned) - inserted(subject.model, pruned)
     wanted = {"macs": count_macs(pruned, subject.own_feeds), "params": params}
     found = {"macs": macs(traced, decision.removal.replayed.sizes)}
     prices = CostModel(subject.analysis.units, 0)
@@ -209,7 +224,7 @@ def unread(subject: Subject) -> int:
     read = sum(
         math.prod(s.shape) for s in subject.analysis.units.traced.network.everything() if s.is_parameter
     )
-    return count_params(subject.loaded.model) - read
+    return count_all_params(subject.model) - read
 
 
 def copied(traced: Trace) -> int:
@@ -237,22 +252,51 @@ def empty_plan(subject: Subject, result: Result) -> None:
         result.fail("empty", "empty plan", f"conflict: {nothing.replayed.conflicts[0].reason}")
         return
     same = subject.rewrite(nothing)
-    before, after = weights(subject.loaded.model), weights(same)
+    before, after = weights(subject.model), weights(same)
     if before != after:
         names = [n for n in {*before, *after} if before.get(n) != after.get(n)]
         result.fail("empty", "empty plan", f"weights differ: {sorted(names)[:5]}")
-    nodes = [
-        [n.SerializeToString(deterministic=True) for n in m.graph.node] for m in (subject.loaded.model, same)
-    ]
+    nodes = [[n.SerializeToString(deterministic=True) for n in m.graph.node] for m in (subject.model, same)]
     if nodes[0] != nodes[1]:
         result.fail("empty", "empty plan", "nodes differ")
-    if count_macs(subject.loaded.model, subject.own_feeds) != macs(units.traced):
-        counted = count_macs(subject.loaded.model, subject.own_feeds)
+    if count_macs(subject.model, subject.own_feeds) != macs(units.traced):
+        counted = count_macs(subject.model, subject.own_feeds)
         result.fail("empty", "macs", f"original: predicted {macs(units.traced)}, counted {counted}")
 
 
 def weights(model: onnx.ModelProto) -> dict[str, tuple[list[int], int, bytes]]:
     return {t.name: (list(t.dims), t.data_type, bytes(raw_bytes(t))) for t in model.graph.initializer}
+
+
+def preparation(subject: Subject, result: Result) -> None:
+    """What is written out, laid out and folded computes what the file does."""
+    written_out, folded = subject.written_out, subject.analysis.folded
+    left = ifs_left(subject.model)
+    result.laid_out, result.left, result.folded = len(written_out.lifted), len(left), len(folded)
+    if written_out.changed or folded:
+        compared(subject, ("", "preparation"), (subject.loaded.model, subject.model), result)
+    if left and not MAY_STAY & subject.case.features:
+        result.fail("", "preparation", f"no branch is chosen for {left}")
+
+
+def lowering(subject: Subject, name: str, pruned: onnx.ModelProto, result: Result) -> None:
+    """The pruned model with its branches in their nodes computes what the proved one does."""
+    if not subject.written_out.lifted:
+        return
+    lowered = onnx.ModelProto.FromString(subject.written_out.lowered(pruned).SerializeToString())
+    onnx.checker.check_model(lowered)
+    for detail in misplaced(subject.written_out, pruned, lowered):
+        result.fail(name, "lowering", detail)
+    compared(subject, (name, "lowering"), (pruned, lowered), result)
+
+
+def compared(
+    subject: Subject, law: tuple[str, str], models: tuple[onnx.ModelProto, onnx.ModelProto], result: Result
+) -> None:
+    pair = Pair(subject.case, *models)
+    result.compared += pair.runs
+    for detail in pair.differences():
+        result.fail(*law, detail)
 
 
 def round_trip(subject: Subject, name: str, plan: Plan, decision: Decision, result: Result) -> None:
@@ -273,7 +317,7 @@ def composition(
     subject: Subject, name: str, first: Decision, pruned: onnx.ModelProto, result: Result
 ) -> None:
     """Applying P then Q is applying compose(P, Q)."""
-    again = Subject(subject.case, load(pruned), analyse(pruned, subject.case.input_shapes[0]))
+    again = Subject.read(subject.case, load(pruned))
     settings = PruneSettings(ratio=0.4, criterion="random", seed=subject.case.seed, align=1, bench=False)
     before, second = first.removal, again.decide(settings).removal
     if not second.removed.any():
@@ -300,7 +344,7 @@ def same_model(
 ) -> None:
     """Two prunings of one model read the same parameters at every node, and compute the same tensors."""
     left, right = (parameters_read(m) for m in models)
-    names = [next(filter(None, n.output), "") for n in subject.loaded.model.graph.node]
+    names = [next(filter(None, n.output), "") for n in subject.model.graph.node]
     common = [name for name in names if name in left or name in right]
     others = [node for node in common if left.get(node) != right.get(node)]
     if others:
@@ -311,16 +355,6 @@ def same_model(
     apart = [tensor for tensor in tensors if not near(a[tensor], b[tensor], subject.case)]
     if apart:
         result.fail(name, "composition", f"{len(apart)} tensors differ: {apart[:3]}")
-
-
-def near(left: np.ndarray, right: np.ndarray, case: Case) -> bool:
-    if left.shape != right.shape or left.dtype != right.dtype:
-        return False
-    if left.dtype.kind != "f":
-        return np.array_equal(left, right)
-    half = {"float16", "half_precision"} & case.features
-    scale = float(np.abs(right).max(initial=0.0, where=np.isfinite(right)))
-    return np.allclose(left, right, rtol=0.0, atol=(1e-2 if half else 1e-5) * scale + 1e-6, equal_nan=True)
 
 
 # -- conservation --------------------------------------------------------------------------------------------
@@ -407,6 +441,8 @@ def summary(results: Sequence[Result]) -> list[str]:
         f"graphs {len(results)}, plans {count('plans')}, composed {count('composed')} and refused "
         f"{count('refused')}, weak {count('weak')}, input sizes {count('cases')}, "
         f"compared {count('proved_cases')}, conflicts solved by coarser granularities {count('conflicts')}",
+        f"Ifs laid out {count('laid_out')} and left {count('left')}, weights folded {count('folded')}, "
+        f"runs of one model in two forms {count('compared')}",
         f"mismatches {sum(laws.values())}: " + ", ".join(f"{k} {n}" for k, n in laws.most_common()),
         f"unproved {laws['unproved']}, dropped groups {count('dropped')}",
         f"graphs with something removed {cut / max(len(results), 1):.1%}",

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from onnxprune.rules import REGISTRY
 from onnxprune.rules.registry import RuleFunction
+from tests.laws.forms import feeds_of
 from tests.laws.generator import generate
 from tests.laws.label_law import bench
-from tests.laws.laws import feeds_of
 from tests.laws.mutants import MUTATIONS, ORDER, Arena, Mutation, altered
 from tests.laws.operator_cases import CASES, OperatorCase
 

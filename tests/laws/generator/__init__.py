@@ -3,7 +3,7 @@
     from tests.laws.generator import generate
     case = generate(seed)          # a Case: seed, model, features, input_shapes
     for shapes in case.input_shapes:
-        feeds = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+        feeds = case.feeds(shapes, rng)
 
 `generate` is a pure function of the seed. Every model passes the full checker and runs in onnxruntime on all
 of `case.input_shapes` (several batch and spatial sizes where those are dynamic) with standard normal inputs
@@ -17,7 +17,8 @@ each assignment of the dynamic sizes and an estimate of its magnitude. `ops` wri
 set wants them. The other modules register blocks in `table.BLOCKS`: functions that add nodes behind a live
 tensor or return None, before adding anything, where the tensor does not suit. `variations` changes how the
 finished graph is stored. To add a block: write such a function with the `@block` decorator; nothing else has
-to change (but every seed then gives another model).
+to change (but every seed then gives another model). A block with a `draw` is one of those that only some
+models have; a draw whose first seed is new (`assemble.DRAWS`) leaves the models of all seeds before it.
 """
 
 from .assemble import FEATURES, Case, generate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from . import (
     recurrents,
     spatials,
     tokens,
+    younger,
 )
 from .convs import conv
 from .core import OPSETS, Dim, Net, Shape, Style, T, root
@@ -44,6 +46,7 @@ BLOCK_MODULES = (
     recurrents,
     spatials,
     tokens,
+    younger,
 )
 IR_VERSION = {9: 4, 11: 6, 13: 7, 17: 8, 18: 8, 21: 10, 26: 12}
 KINDS = ("image", "line", "volume", "tokens", "vector")
@@ -70,32 +73,60 @@ FEATURES: tuple[str, ...] = tuple(
     )
 )
 KNOWN = frozenset(FEATURES)
-MODERN = 0.25  # share of the models that may have modern blocks
+DRAWS = {  # name: (first seed, salt, share of the models from there on that may have blocks of this draw)
+    "modern": (0, 99, 0.25),
+    "structures": (20000, 100, 0.8),
+}
 BATCHES = (2, 1, 3, 2)
 OFFSETS = ((0, 1, 2, 7), (0, 3, 1, 6), (0, 2, 3, 1))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One generated model; `input_shapes` are concrete shapes it accepts, by input name."""
+    """One generated model; `input_shapes` are concrete shapes it accepts, by input name.
+
+    flags: the inputs that hold one bool, where the others hold floats.
+    """
 
     seed: int
     model: onnx.ModelProto
     features: frozenset[str]
     input_shapes: tuple[dict[str, tuple[int, ...]], ...]
+    flags: frozenset[str] = frozenset()
+
+    def feeds(self, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Standard normal inputs of these shapes, of the type that the model declares; flags by a coin."""
+        dtype = np.float16 if "float16" in self.features else np.float32
+        drawn = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+        return {
+            name: np.asarray(a, dtype) if name not in self.flags else np.asarray(a > 0)
+            for name, a in drawn.items()
+        }
 
 
 def generate(seed: int) -> Case:
     """The model of a seed, always the same."""
     rng = np.random.default_rng(seed)
     net = Net(seed, rng, draw_style(rng), KNOWN)
-    net.modern = bool(np.random.default_rng([seed, 99]).random() < MODERN) and net.style.dtype == np.float32
+    if net.style.dtype == np.float32:
+        net.draws = draws_of(seed)
     kind = KINDS[int(np.searchsorted(np.cumsum(KIND_SHARES), rng.random()))]
     note_style(net, kind)
     probes = add_inputs(net, kind)
     grow(net)
     outputs = add_heads(net)
-    return Case(seed, build(net, outputs), frozenset(net.features), probes)
+    flags = frozenset(net.flags)
+    shapes = tuple(probe | dict.fromkeys(net.flags, ()) for probe in probes)
+    return Case(seed, build(net, outputs), frozenset(net.features), shapes, flags)
+
+
+def draws_of(seed: int) -> frozenset[str]:
+    """The kinds of blocks that the model of a seed may have besides those that all may have."""
+    return frozenset(
+        name
+        for name, (first, salt, share) in DRAWS.items()
+        if seed >= first and np.random.default_rng([seed, salt]).random() < share
+    )
 
 
 def draw_style(rng: np.random.Generator) -> Style:
@@ -177,10 +208,10 @@ def grow(net: Net) -> None:
     """Add 4 to 30 blocks behind random live tensors, the newest most often."""
     depth = 4 + int(26 * net.rng.random() ** 1.5)
     done = 0
-    rows = [row for row in BLOCKS.values() if not row.modern]
+    rows = [row for row in BLOCKS.values() if not row.draw]
     wanted = [net.pick(rows), net.pick(rows), rows[net.seed % len(rows)]]
-    if net.modern:
-        wanted = 3 * [row for row in BLOCKS.values() if row.modern] + wanted
+    for name in sorted(net.draws):
+        wanted = 3 * [row for row in BLOCKS.values() if row.draw == name] + wanted
     for _ in range(3 * depth):
         if done == depth:
             break
@@ -285,6 +316,7 @@ def build(net: Net, outputs: list[T]) -> onnx.ModelProto:
     symbols = Symbols(net)
     kind = TensorProto.FLOAT16 if net.style.dtype == np.float16 else TensorProto.FLOAT
     infos = [helper.make_tensor_value_info(t.name, kind, symbols.of(t.shape)) for t in net.inputs]
+    infos += [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in net.flags]
     results = [helper.make_tensor_value_info(t.name, kind, symbols.of(t.shape)) for t in outputs]
     between = []
     if net.chance(0.25):

@@ -129,7 +129,8 @@ class Net:
     block: int = 0
     widest: int = 48
     plain_split: bool = False
-    modern: bool = False
+    draws: frozenset[str] = frozenset()
+    flags: list[str] = field(default_factory=list)
     count: int = 0
 
     @property

@@ -1,6 +1,6 @@
 """Attention as optimisers and newer exporters write it: in one node, by Einsum, with rotary tables.
 
-Only one model in four may have these blocks (`Net.modern`, a draw of its own): the others stay as they are.
+Only one model in four may have these blocks (the draw "modern"): the others stay as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOTES = (
 )  # fmt: skip
 
 
-@block("seq", weight=16, notes=NOTES, modern=True)
+@block("seq", weight=16, notes=NOTES, draw="modern")
 def modern_attention(net: Net, x: T) -> T | None:
     """Attention in one form or another, with a projection and a residual edge."""
     if smallest([x.shape[1]]) < 2 or max(values(x.shape[1])) > MOST_TOKENS or x.constant_token or x.c < 4:

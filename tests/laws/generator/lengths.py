@@ -18,7 +18,7 @@ def _sliced(net: Net, table: str, start: str, end: str, axis: int) -> str:
     return net.node("Slice", [table, start, end, net.ints([axis], "axes")])
 
 
-@block("seq", weight=3, since=11, modern=True, notes=(
+@block("seq", weight=3, since=11, draw="modern", notes=(
     "length_table.slice", "length_table.range", "length_table.places", "length_table.middle",
 ))  # fmt: skip
 def length_table(net: Net, x: T) -> T | None:
@@ -47,7 +47,7 @@ def length_table(net: Net, x: T) -> T | None:
     return net.out(net.node("Add", [x, read]), x, std=root(x.std, 0.3 * x.std), constant_token=False)
 
 
-@block("seq", weight=2, since=11, modern=True, notes=("length_mask.fill", "length_mask.mix"))
+@block("seq", weight=2, since=11, draw="modern", notes=("length_mask.fill", "length_mask.mix"))
 def length_mask(net: Net, x: T) -> T | None:
     """A square mask cut to the number of tokens both ways: it mixes tokens, or fills scores."""
     tokens = max(values(x.shape[1]))

@@ -21,13 +21,13 @@ class Block:
     ranks: tuple[int, ...]
     since: int
     notes: tuple[str, ...]
-    modern: bool
+    draw: str
 
     def fits(self, net: Net, x: T) -> bool:
         return (
             x.form in self.forms
             and net.opset >= self.since
-            and (net.modern or not self.modern)
+            and (not self.draw or self.draw in net.draws)
             and (x.form != "map" or len(x.spatial) in self.ranks)
         )
 
@@ -41,18 +41,18 @@ def block(
     ranks: tuple[int, ...] = (1, 2, 3),
     since: int = 9,
     notes: tuple[str, ...] = (),
-    modern: bool = False,
+    draw: str = "",
 ) -> Callable[[Build], Build]:
     """Register a block under its function's name; `notes` are the variations it may report.
 
-    modern: only models with a draw for it have it, so that it does not change the others.
+    draw: only models with this draw have it (`assemble.DRAWS`), so that it does not change the others.
     """
 
     def register(build: Build) -> Build:
         name = build.__name__
         if name in BLOCKS:
             raise ValueError(f"block {name!r} is registered twice")
-        BLOCKS[name] = Block(name, build, tuple(forms.split()), weight, ranks, since, notes, modern)
+        BLOCKS[name] = Block(name, build, tuple(forms.split()), weight, ranks, since, notes, draw)
         return build
 
     return register

@@ -10,6 +10,18 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from .core import Net
 
 
+def read_inside(net: Net) -> set[str]:
+    """Names that the bodies of nodes read: they stay as they are."""
+    bodies = [attribute.g for node in net.nodes for attribute in node.attribute if attribute.HasField("g")]
+    found: set[str] = set()
+    while bodies:
+        body = bodies.pop()
+        for node in body.node:
+            found.update(node.input)
+            bodies += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    return found
+
+
 def floats(net: Net) -> list[str]:
     return [name for name, array in net.params.items() if array.dtype == net.style.dtype and array.ndim]
 
@@ -26,7 +38,10 @@ def deduplicated(net: Net) -> bool:
     """Equal constants become one, as some exporters do."""
     first: dict[tuple, str] = {}
     renamed = {}
+    inside = read_inside(net)
     for name, array in list(net.params.items()):
+        if name in inside:
+            continue
         key = (array.dtype.str, array.shape, array.tobytes())
         if key in first:
             renamed[name] = first[key]
@@ -62,7 +77,7 @@ def constant_nodes(net: Net) -> bool:
     which = net.pick(["all", "half", "integers"])
     early = net.chance(0.5)
     first: dict[int, list[NodeProto]] = {}
-    at = {}
+    at = dict.fromkeys(read_inside(net), 0)
     for position, node in enumerate(net.nodes):
         for name in node.input:
             at.setdefault(name, position)

@@ -171,3 +171,52 @@ def test_inline_none_leaves_branches_and_a_plan_with_others_is_refused() -> None
         UsageError, match="branch 'If\\(other\\)::then_branch', which this model does not have"
     ):
         inlined_again(model, ["If(other)::then_branch"], [])
+
+
+def counted(graph: onnx.GraphProto) -> None:
+    """Name the nodes of every graph by their operator and how many came before, as some exporters do."""
+    for place, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{place}"
+        for attribute in node.attribute:
+            counted(attribute.g)
+
+
+CHOICE = f"q = {either('given', 'i = MatMul (r, p) a = Relu (i)', 'i = MatMul (r, p) b = Neg (i)')}"
+
+
+@pytest.mark.parametrize("body", [RANK, CHOICE], ids=["written out", "laid out"])
+def test_nodes_of_branches_get_names_of_their_own(body: str) -> None:
+    model = model_of(body, out="B, T, 4")
+    counted(model.graph)
+    found = inlined(model)
+    assert "If" not in ops(found.model)
+    names = [node.name for node in found.model.graph.node]
+    assert len(names) == len(set(names))
+    np.testing.assert_array_equal(outputs(found.model), outputs(model))
+
+
+def test_a_name_that_another_body_defines_is_not_given_to_a_tensor_outside() -> None:
+    # The second If stays: its branches make several sizes. It defines i, as the first one does.
+    other = either("given", "i = Relu (q) a2 = Concat <axis = 1> (i, i)", "b = Neg (q)", out="a2")
+    model = model_of(f"{RANK} q2 = {other}", "y = MatMul (q2, v)", "B, T2, 4")
+    found = inlined(model)
+    assert ops(found.model).count("If") == 1
+    np.testing.assert_array_equal(outputs(found.model), outputs(model))
+
+
+def test_branches_are_laid_out_where_only_a_run_tells_their_sizes() -> None:
+    # How many rows NonZero finds is known to no shape inference; the width of what follows is.
+    rows = "z = NonZero (x) t = Shape (z) u = Slice (t, one, two) o = ConstantOfShape (u) e = ReduceMin (o)"
+    text = f"{rows} n = ReduceSum <keepdims = 0> (e) "
+    text += "k = Cast <to = 7> (n) f = Reshape (k, one) g = Sub (f, f) c2 = Add (g, w2) "
+    text += "h2 = Concat <axis = 0> (m2, c2) "
+    text += "l = Reshape (r, h2) " + CHOICE.replace("(r, p)", "(l, p)")
+    model = model_of(text, out="A, 4")
+    for name, values in {"two": [2], "w2": [16], "m2": [-1]}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.int64), name))
+    found = inlined(model)
+    assert len(found.lifted) == 1
+    result = onnxprune.prune(model, PruneSettings(ratio=0.5, align=1, bench=False))
+    assert result.report.verification.status == "proved"
+    dims = {t.name: list(t.dims) for t in result.model.graph.initializer}
+    assert dims["v"] == [8, 4]
