@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from onnxprune.cli.screen import Column, Table
 from onnxprune.quantities import amount, count, share, size
+from onnxprune.reports.outcome import BAD, Outcome
+from onnxprune.reports.quality import closeness_line, gate_line, repaired_on
 from onnxprune.reports.wording import comparison_line, milliseconds, number, pins_by_reason, proof_line
 
 if TYPE_CHECKING:
+    from onnxprune.evaluation.closeness import Closeness
     from onnxprune.evaluation.latency import BenchResult, LatencyRatio
     from onnxprune.evaluation.validation import Validated
     from onnxprune.reports.data import (
@@ -18,8 +21,6 @@ if TYPE_CHECKING:
         InspectReport,
         PinReport,
         PruneReport,
-        RecoveryReport,
-        TargetReport,
         Trial,
         VerifyReport,
     )
@@ -36,22 +37,26 @@ def prune_tables(
     report: PruneReport, places: Mapping[str, str], detailed: bool, planned: bool = False
 ) -> list[Table]:
     """Show a run of `prune` or `apply`; places: what was written where; planned: the widths were given."""
+    outcome = Outcome(report)
+    tone = BAD if outcome.ruined or not all(outcome.gates) else outcome.shade
+    verdict = Table((Column(fold=True),), [(outcome.verdict,)], tones=(tone,))
     facts = [
         ("proof", proof_line(report.verification)),
         ("groups", _groups_line(report, planned)),
         *(
-            (f"target {'missed' if key in report.missed else 'reached'}", _target_line(key, target))
-            for key, target in report.targets.items()
+            (f"target {'missed' if key in report.missed else 'reached'}", _target_line(key, report))
+            for key in report.targets
         ),
         *calibration_facts(report.calibration),
-        *_recovery_facts(report.recovery),
+        *_recovery_facts(report),
+        *_closeness_facts(report.closeness),
         *_validation_facts(report.validation),
         *_search_facts(report.search),
         *_inlined_facts(report.inlined),
         *_frozen_facts(report.pinned, detailed),
         *places.items(),
     ]
-    tables = [_sizes_table(report), Table(FACTS, facts)]
+    tables = [verdict, _sizes_table(report), Table(FACTS, facts)]
     if detailed:
         tables += [_search_table(report.search)] if report.search else []
         tables += [_groups_table(report.groups), _timings_table(report.timings)]
@@ -65,15 +70,25 @@ def calibration_facts(calibration: CalibrationReport | None) -> list[tuple[str, 
     return [("calibration", f"synthesised: {calibration.samples} random samples, {calibration.chosen}")]
 
 
-def _recovery_facts(recovery: RecoveryReport | None) -> list[tuple[str, str]]:
+def _recovery_facts(report: PruneReport) -> list[tuple[str, str]]:
     """Say what the repair did; drift is on calibration inputs that were held out."""
+    recovery, inputs = report.recovery, repaired_on(report.calibration)
     if recovery is None:
         return []
     before, after = f"{recovery.drift_before:.3g}", f"{recovery.drift_after:.3g}"
     if not recovery.repaired:
-        return [("repair", f"none helped ({recovery.method}, {recovery.samples} samples): drift {before}")]
+        told = f"none helped ({recovery.method}, {recovery.samples} samples): drift {before} on {inputs}"
+        return [("repair", told)]
     done = f"{recovery.repaired} tensors by {recovery.method} on {recovery.samples} samples"
-    return [("repair", f"{done}, drift {before} -> {after}")]
+    return [("repair", f"{done}, drift {before} -> {after} on {inputs}")]
+
+
+def _closeness_facts(close: Closeness | None) -> list[tuple[str, str]]:
+    """Say how close the result is to the original, and what the gate allows; made-up inputs judge nothing."""
+    if close is None or close.loss is None:
+        return []
+    name = "judged" if close.judged or close.ruined else "not judged"
+    return [(name, f"{closeness_line(close)}{gate_line(close)}")]
 
 
 def _validation_facts(found: Validated | None) -> list[tuple[str, str]]:
@@ -142,8 +157,12 @@ def _groups_line(report: PruneReport, planned: bool) -> str:
     return ", ".join(parts)
 
 
-def _target_line(key: str, target: TargetReport) -> str:
-    return f"{key} {amount(key, target.reached)}, {amount(key, target.limit)} allowed"
+def _target_line(key: str, report: PruneReport) -> str:
+    """Say a target and what came of it; what was searched for on made-up inputs is called so."""
+    target = report.targets[key]
+    sought = report.validation is None and any(key in trial for trial in report.search)
+    inputs = f" on {repaired_on(report.calibration)}" if sought else ""
+    return f"{key} {amount(key, target.reached)}{inputs}, {amount(key, target.limit)} allowed"
 
 
 def _frozen_facts(pinned: Iterable[PinReport], detailed: bool) -> list[tuple[str, str]]:
@@ -199,7 +218,7 @@ def _times(versus: LatencyRatio) -> str:
 
 def missed_line(report: PruneReport) -> str:
     """Say which targets were missed."""
-    return "; ".join(_target_line(key, report.targets[key]) for key in report.missed)
+    return "; ".join(_target_line(key, report) for key in report.missed)
 
 
 def inspect_tables(report: InspectReport, name: str, detailed: bool) -> list[Table]:

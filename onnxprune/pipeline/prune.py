@@ -14,7 +14,7 @@ from onnxprune.analysis.analyse import analyse, inlined, load
 from onnxprune.errors import GateFailed, OnnxPruneError
 from onnxprune.evaluation.latency import BenchResult, BenchSettings, bench, check_provider
 from onnxprune.evaluation.profile import Details, details
-from onnxprune.evaluation.validation import Judge, Validated, judge
+from onnxprune.evaluation.validation import Judge, judge
 from onnxprune.model.files import check_file, write_file
 from onnxprune.model.inline import Inlined
 from onnxprune.model.load import Loaded
@@ -22,13 +22,14 @@ from onnxprune.model.save import check_output, save
 from onnxprune.oracle.cases import Cases, cases
 from onnxprune.oracle.equal import require_same
 from onnxprune.pipeline.attempt import Candidate, RunContext
+from onnxprune.pipeline.judgement import Judgement, judgement
 from onnxprune.pipeline.report import (
     Outcome,
     PruneResult,
     calibration_report,
     cautions,
+    judged_cautions,
     planned,
-    recovery_report,
     reported,
     stamped,
     write_page,
@@ -97,20 +98,20 @@ def prune(
     plan = _plan(prepared, candidate)
     result = stamped(candidate.model, plan)
     watch.lap("plan")
-    validated = prepared.judged(result) if prepared.judged is not None else None
+    judged = judgement(prepared.context, prepared.judged, candidate, result)
     watch.lap("validate")
-    passed = validated is None or validated.passed
+    passed = judged.passed
     if files.plan is not None and passed:
         write_file(Path(files.plan), plan.to_json())
     if output is not None and passed:
         save(result, output, force=force)
         watch.lap("write")
-    finished = PruneResult(result, plan, _report(prepared, candidate, result, validated))
+    finished = PruneResult(result, plan, _report(prepared, candidate, result, judged))
     if files.page is not None:
         name = "" if output is None else Path(output).name
         write_page(Path(files.page), finished, name, files.curves)
-    if validated is not None and not passed:
-        raise GateFailed(_gate_line(validated), finished)
+    if not passed:
+        raise GateFailed(f"gate failed: {'; '.join(judged.failures())}; nothing is written", finished)
     return finished
 
 
@@ -150,27 +151,29 @@ def _plan(prepared: Prepared, candidate: Candidate) -> Plan:
 
 
 def _report(
-    prepared: Prepared, candidate: Candidate, result: onnx.ModelProto, validated: Validated | None
+    prepared: Prepared, candidate: Candidate, result: onnx.ModelProto, judged: Judgement
 ) -> PruneReport:
     """Time the result, unless the gate failed, and tell all that is known of it."""
     context, original = prepared.context, prepared.loaded.model
     settings, watch = context.request.settings, context.watch
-    passed = validated is None or validated.passed
-    timing, trouble = _bench(original, result, context.cases, settings) if passed else (None, ())
+    timing, trouble = _bench(original, result, context.cases, settings) if judged.passed else (None, ())
     watch.lap("bench")
     more = details(original, result, context.cases, settings) if settings.detailed else Details()
     watch.lap("details")
     outcome = Outcome(prepared.loaded, context.analysis, context.request, candidate.attempt, result)
     report = reported(outcome, timing, watch.seconds)
-    of_data = () if context.evidence is None else cautions(context.evidence.data, candidate.repair)
-    warnings = (*of_data, *criterion_warnings(context.analysis.units, settings))
+    data = None if context.evidence is None else context.evidence.data
+    of_data = () if data is None else cautions(context.analysis.model, data, candidate.repair)
+    of_result = judged_cautions(judged.closeness)
+    warnings = (*of_result, *of_data, *criterion_warnings(context.analysis.units, settings))
     return msgspec.structs.replace(
         report,
         warnings=(*report.warnings, *warnings, *prepared.written_out.kept, *trouble, *more.trouble),
         inlined=prepared.written_out.names,
-        recovery=None if candidate.repair is None else recovery_report(candidate.repair),
-        calibration=None if context.evidence is None else calibration_report(context.evidence.data),
-        validation=validated,
+        recovery=judged.recovery,
+        calibration=None if data is None else calibration_report(data),
+        validation=judged.validated,
+        closeness=judged.closeness,
         search=candidate.trials,
         steps=candidate.steps,
         targets={**report.targets, **candidate.targets(settings.sought)},
@@ -207,10 +210,3 @@ def _check_files(model: Model, outputs: tuple[str | os.PathLike[str] | None, ...
     for i, other in enumerate(named[1:], 1):
         if other is not None:
             check_file(other, (given, *named[:i]), force)
-
-
-def _gate_line(validated: Validated) -> str:
-    return (
-        f"gate failed: {validated} on {validated.samples} samples, worse by {validated.drop:.4g} where "
-        f"--max-drop allows {validated.max_drop:.4g}; nothing is written"
-    )
