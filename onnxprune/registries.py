@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 CRITERIA: Registry[Criterion] = Registry(
     "criterion", ("onnxprune.planning.criteria", "onnxprune.planning.data_criteria"), "onnxprune.criteria"
 )
-METRICS: Registry[Metric] = Registry("metric", ("onnxprune.evaluation.metrics",), "onnxprune.metrics")
+METRICS: Registry[Metric] = Registry(
+    "metric", ("onnxprune.evaluation.metrics", "onnxprune.evaluation.boxes"), "onnxprune.metrics"
+)
 RECOVERIES: Registry[RecoveryMethod] = Registry(
     "recovery method", ("onnxprune.recovery.methods",), "onnxprune.recoveries"
 )

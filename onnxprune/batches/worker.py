@@ -24,6 +24,7 @@ from onnxprune.errors import (
     NothingToPrune,
     OnnxPruneError,
     ResourceError,
+    TargetMissed,
     UnprovedError,
     UsageError,
     printable,
@@ -34,7 +35,10 @@ from onnxprune.paths import read_file
 from onnxprune.pipeline.prune import SideFiles, prune
 from onnxprune.pipeline.report import PruneResult
 from onnxprune.progress import Progress
+from onnxprune.reports.data import PruneReport
+from onnxprune.reports.outcome import RUINED
 from onnxprune.reports.plain import versioned
+from onnxprune.reports.quality import ruin_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -104,11 +108,22 @@ def _outcome(run: Callable[[], PruneResult]) -> dict[str, Any]:
         result = getattr(error, "result", None)
         judged = None if result is None else versioned(result.report)
         return {**failure(error), "report": judged}
-    missed = "" if not report.missed else f"target missed: {', '.join(report.missed)}"
-    status, code = ("target-missed", 1) if missed else ("done", 0)
     for text in report.warnings:
         print(f"warning: {printable(text)}")
-    return {"status": status, "exit_code": code, "reason": missed, "report": versioned(report)}
+    status, reason = _judged(report)
+    return {
+        "status": status,
+        "exit_code": TargetMissed.exit_code if report.missed else 0,
+        "reason": reason,
+        "report": versioned(report),
+    }
+
+
+def _judged(report: PruneReport) -> tuple[str, str]:
+    """Return the status of a model that was written, and why it fell short."""
+    if report.closeness is not None and report.closeness.ruined:
+        return RUINED, ruin_line(report.closeness)
+    return ("target-missed", f"target missed: {', '.join(report.missed)}") if report.missed else ("done", "")
 
 
 def failure(error: BaseException) -> dict[str, Any]:

@@ -90,8 +90,11 @@ def _given() -> set[str]:
 
 
 def _told(records: list[Record]) -> Mapping[str, Any]:
-    """Return the result of --json: how many ended how, and every record."""
-    return {"statuses": counted(records), "records": records}
+    """Return the result of --json: how many ended how, the best first by id, and every record."""
+    from onnxprune.reports.ranking import ranked
+
+    ranking = [record.id for record, _ in ranked(records)]
+    return {"statuses": counted(records), "ranking": ranking, "records": records}
 
 
 def counted(records: list[Record]) -> dict[str, int]:
@@ -116,22 +119,25 @@ def shown(records: list[Record], output: Path, detailed: bool = False) -> list[T
         if any(r.attempts > 1 for r in records)
         else []
     )
-    tables = [Table(columns, rows, "not pruned")] if rows else []
+    tables = [Table(columns, rows, "failed or fell short")] if rows else []
     tables += _measured(records) if detailed else []
     return [*tables, Table(FACTS, [*facts, *again, ("written", str(output))])]
 
 
 def _measured(records: list[Record]) -> list[Table]:
-    """Show every column of the models that were pruned."""
+    """Show every column of the models that were pruned, in the order and the colours of their quality."""
     from onnxprune.reports.columns import tabled
-    from onnxprune.reports.reading import outcome_of
+    from onnxprune.reports.ranking import ranked
 
     columns = tabled()
-    rows = []
-    for record in records:
-        outcome = outcome_of(record)
+    rows, tones = [], []
+    for record, outcome in ranked(records):
         if outcome is not None:
             found = [column.read(outcome) for column in columns]
-            rows.append((record.id, *("-" if f is None else f.shown.text for f in found)))
-    heads = (Column("model", fold=True), *(Column(column.title, right=True) for column in columns))
-    return [Table(heads, rows, "pruned")] if rows else []
+            judged = "not judged" if outcome.loss is None else record.status
+            status = judged if record.status == "done" else record.status
+            rows.append((record.id, status, *("-" if f is None else f.shown.text for f in found)))
+            tones.append(outcome.shade if record.status == "done" else "bad")
+    heads = (Column("model", fold=True), Column("status"), *(Column(c.title, right=True) for c in columns))
+    title = "pruned, the nearest to the original first; in brackets what is not of data"
+    return [Table(heads, rows, title, tones)] if rows else []

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 _COLOURS = {"error": "red", "internal error": "red", "warning": "yellow", "dropped": "yellow", "note": "cyan"}
+_TONES = {"good": "green", "care": "yellow", "bad": "red"}
 _FOLDED = 12  # subscripts that a folded column keeps
 _GAP = 2  # spaces between columns
 
@@ -35,11 +36,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text. Without column names it is a list of facts."""
+    """Rows of text. Without column names it is a list of facts.
+
+    tones: of the rows, one of _TONES each; none where all are plain.
+    """
 
     columns: tuple[Column, ...]
     rows: Sequence[tuple[str, ...]]
     title: str = ""
+    tones: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -203,8 +208,9 @@ def _rich(table: Table) -> Any:
             Text(column.name), justify="right" if column.right else "left", overflow="fold",
             no_wrap=not column.fold, min_width=least, style=None if header or number else "bold",
         )  # fmt: skip
-    for row in table.rows:
-        result.add_row(*(Text(printable(cell)) for cell in row))
+    for number, row in enumerate(table.rows):
+        style = _TONES.get(table.tones[number]) if table.tones else None
+        result.add_row(*(Text(printable(cell)) for cell in row), style=style)
     return result
 
 

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from onnxprune.cli.screen import Column, Table
 from onnxprune.quantities import amount, count, share, size
+from onnxprune.reports.outcome import BAD, Outcome
+from onnxprune.reports.quality import closeness_line, gate_line, repaired_on
 from onnxprune.reports.wording import comparison_line, milliseconds, number, pins_by_reason, proof_line
 
 if TYPE_CHECKING:
+    from onnxprune.evaluation.closeness import Closeness
     from onnxprune.evaluation.latency import BenchResult, LatencyRatio
     from onnxprune.evaluation.validation import Validated
     from onnxprune.model.fold import FoldedTensor
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
         InspectReport,
         PinReport,
         PruneReport,
-        RecoveryReport,
         TargetReport,
         Trial,
         VerifyReport,
@@ -39,15 +41,19 @@ def prune_tables(
     report: PruneReport, places: Mapping[str, str], detailed: bool, planned: bool = False
 ) -> list[Table]:
     """Show a run of `prune` or `apply`; places: what was written where; planned: the widths were given."""
+    outcome = Outcome(report)
+    tone = BAD if outcome.ruined or not all(outcome.gates) else outcome.shade
+    verdict = Table((Column(fold=True),), [(outcome.verdict,)], tones=(tone,))
     facts = [
         ("proof", proof_line(report.verification)),
         ("groups", _groups_line(report, planned)),
         *(
-            (f"target {'missed' if key in report.missed else 'reached'}", _target_line(key, target))
-            for key, target in report.targets.items()
+            (f"target {'missed' if key in report.missed else 'reached'}", _target_line(key, report))
+            for key in report.targets
         ),
         *calibration_facts(report.calibration),
-        *_recovery_facts(report.recovery),
+        *_recovery_facts(report),
+        *_closeness_facts(report.closeness),
         *_validation_facts(report.validation),
         *_search_facts(report.search),
         *_inlined_facts(report.inlined),
@@ -55,7 +61,7 @@ def prune_tables(
         *_frozen_facts(report.pinned, detailed),
         *places.items(),
     ]
-    tables = [_sizes_table(report), Table(FACTS, facts)]
+    tables = [verdict, _sizes_table(report), Table(FACTS, facts)]
     if detailed:
         tables += [_search_table(report.search)] if report.search else []
         tables += [_groups_table(report.groups), _timings_table(report.timings)]
@@ -69,17 +75,18 @@ def calibration_facts(calibration: CalibrationReport | None) -> list[tuple[str, 
     return [("calibration", f"synthesised: {calibration.samples} random samples, {calibration.chosen}")]
 
 
-def _recovery_facts(recovery: RecoveryReport | None) -> list[tuple[str, str]]:
+def _recovery_facts(report: PruneReport) -> list[tuple[str, str]]:
     """Say what the repair did; drift is on calibration inputs that were held out."""
+    recovery, inputs = report.recovery, repaired_on(report.calibration)
     if recovery is None:
         return []
     before, after = f"{recovery.drift_before:.3g}", f"{recovery.drift_after:.3g}"
     left = _unrepaired_facts(recovery.unrepaired)
     if not recovery.repaired:
-        text = f"none helped ({recovery.method}, {recovery.samples} samples): drift {before}"
-        return [("repair", text), *left]
+        told = f"none helped ({recovery.method}, {recovery.samples} samples): drift {before} on {inputs}"
+        return [("repair", told), *left]
     done = f"{recovery.repaired} tensors by {recovery.method} on {recovery.samples} samples"
-    return [("repair", f"{done}, drift {before} -> {after}"), *left]
+    return [("repair", f"{done}, drift {before} -> {after} on {inputs}"), *left]
 
 
 def _unrepaired_facts(left: Sequence[Unrepaired]) -> list[tuple[str, str]]:
@@ -92,6 +99,14 @@ def _unrepaired_facts(left: Sequence[Unrepaired]) -> list[tuple[str, str]]:
         more = f" and {len(names) - TOP} more" if len(names) > TOP else ""
         lines.append(f"{number(len(names), 'weight')}: {', '.join(names[:TOP])}{more}: {reason}")
     return [("not repaired" if not i else "", line) for i, line in enumerate(lines)]
+
+
+def _closeness_facts(close: Closeness | None) -> list[tuple[str, str]]:
+    """Say how close the result is to the original, and what the gate allows; made-up inputs judge nothing."""
+    if close is None or close.loss is None:
+        return []
+    name = "judged" if close.judged or close.ruined else "not judged"
+    return [(name, f"{closeness_line(close)}{gate_line(close)}")]
 
 
 def _validation_facts(found: Validated | None) -> list[tuple[str, str]]:
@@ -160,19 +175,26 @@ def _groups_line(report: PruneReport, planned: bool) -> str:
     return ", ".join(parts)
 
 
-def _target_line(key: str, target: TargetReport) -> str:
-    line = f"{key} {amount(key, target.reached)}, {amount(key, target.limit)} allowed"
-    if target.reached > target.limit:
-        return line + _floor_said(key, target)
+def _target_line(key: str, report: PruneReport) -> str:
+    """Say a target and what came of it; what was searched for on made-up inputs is called so."""
+    target = report.targets[key]
+    sought = report.validation is None and any(key in trial for trial in report.search)
+    inputs = f" on {repaired_on(report.calibration)}" if sought else ""
+    line = f"{key} {amount(key, target.reached)}{inputs}, {amount(key, target.limit)} allowed"
+    return line + (_floor_said(key, target) if target.reached > target.limit else _step_said(target))
+
+
+def _step_said(target: TargetReport) -> str:
+    """Say which step was too large to come nearer to a target."""
     step = target.step
     if step is None:
-        return line
+        return ""
     taken = f"{number(step.channels, 'channel')}, {100 * step.share:.1f} %"
-    line += (
+    said = (
         f"; {100 * step.below:.1f} % of the whole below: a step of {step.group} ({step.name}) takes {taken}"
     )
     costly = step.aligned and target.limit - target.reached > COSTLY * target.limit
-    return line + "; --align 1 comes nearer" * costly
+    return said + "; --align 1 comes nearer" * costly
 
 
 def _floor_said(key: str, target: TargetReport) -> str:
@@ -248,7 +270,7 @@ def _times(versus: LatencyRatio) -> str:
 
 def missed_line(report: PruneReport) -> str:
     """Say which targets were missed."""
-    return "; ".join(_target_line(key, report.targets[key]) for key in report.missed)
+    return "; ".join(_target_line(key, report) for key in report.missed)
 
 
 def inspect_tables(report: InspectReport, name: str, detailed: bool) -> list[Table]:

@@ -111,7 +111,7 @@ def read_calibration(source: Source, model: onnx.ModelProto, most: int = MAX_SAM
     rows, count = [], 0
     for row, _ in _read(source, form):
         rows.append(row)
-        count += _samples(row, form.specs)
+        count += samples_in(row, form.specs)
         if count >= most:
             break
     return Calibration(tuple(_batched(rows, form.specs, count // HELD_OUT)), count)
@@ -175,7 +175,8 @@ def _read(source: Source, form: _Form) -> Iterator[tuple[Feeds, Feeds]]:
         raise UsageError(f"the {form.word} data holds no samples: give at least one")
 
 
-def _samples(feed: Feeds, specs: Mapping[str, InputSpec]) -> int:
+def samples_in(feed: Feeds, specs: Mapping[str, InputSpec]) -> int:
+    """Count the samples of a feed: entries along the free first axis of its inputs, else one."""
     sizes = [feed[n].shape[0] for n, s in specs.items() if _is_batched(s) and feed[n].ndim]
     return max(sizes, default=1)
 
@@ -313,7 +314,7 @@ def _batched(rows: Sequence[Feeds], specs: Mapping[str, InputSpec], most: int) -
     if not free or len(names) > 1:
         yield from rows
         return
-    each = sum(array.size for array in rows[0].values()) // max(_samples(rows[0], specs), 1)
+    each = sum(array.size for array in rows[0].values()) // max(samples_in(rows[0], specs), 1)
     size = max(min(BATCH, most, ELEMENTS // max(each, 1)), 1)
     group: list[Feeds] = []
     for row in rows:

@@ -9,14 +9,14 @@ surest of, as many of each class (the one-hot and the balance loss of Chen et al
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
 from onnxprune.data.images import is_image, is_last, random_images
+from onnxprune.data.norms import Norm, norms_of
 from onnxprune.data.read import Calibration, read_calibration
 from onnxprune.errors import UsageError
 from onnxprune.model.feeds import feeds_for
@@ -33,15 +33,6 @@ PART = 1 << 24  # elements of candidates that are run together
 TRIED = 64  # candidates of each scale
 
 
-@dataclass(frozen=True)
-class Norm:
-    """A BatchNormalization: the tensor it reads, and what the model stores of its statistics [channels]."""
-
-    tensor: str
-    mean: np.ndarray
-    deviation: np.ndarray
-
-
 def synthesised(model: onnx.ModelProto, base: Feeds, fixed: frozenset[str], seed: int) -> Calibration:
     """Make calibration data for a model.
 
@@ -50,7 +41,7 @@ def synthesised(model: onnx.ModelProto, base: Feeds, fixed: frozenset[str], seed
     """
     size = sum(array.size for array in base.values())
     count = int(np.clip(ELEMENTS // max(size, 1), FEWEST, CANDIDATES))
-    norms = list(_norms(model))
+    norms = list(norms_of(model))
     maker = _Maker(model, base, fixed, seed)
     scale = SCALES[0]
     if norms and maker.images:
@@ -160,21 +151,6 @@ def _lookups(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
         for ids, table in facets_of(node, opsets).tables.items() if first else ():
             if max(ids, table) < len(node.input):
                 yield node.input[ids], node.input[table]
-
-
-def _norms(model: onnx.ModelProto) -> Iterator[Norm]:
-    stored, opsets = {t.name: t for t in model.graph.initializer}, opsets_of(model)
-    for node in model.graph.node:
-        where = facets_of(node, opsets).statistics
-        if where is None or where.variance >= len(node.input):
-            continue
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        names = [node.input[place] for place in (where.mean, where.variance)]
-        if not attributes.get("training_mode") and all(name in stored for name in names):
-            mean, variance = (numpy_helper.to_array(stored[name]).astype(np.float64) for name in names)
-            yield Norm(
-                node.input[0], mean, np.sqrt(np.maximum(variance, 0) + attributes.get("epsilon", 1e-5))
-            )
 
 
 def _statistics(model: onnx.ModelProto, norms: Sequence[Norm], pool: Sequence[Feeds]) -> np.ndarray | None:

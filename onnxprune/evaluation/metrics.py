@@ -16,6 +16,7 @@ from onnxprune.registries import METRICS
 from onnxprune.settings.kinds import is_script
 
 Answers: TypeAlias = Sequence[Mapping[str, np.ndarray]]
+SHARE = "%"  # the unit of shares
 MOST_DB = 100.0  # PSNR of equal signals: the drop of a gate is finite
 
 
@@ -29,13 +30,18 @@ class Judged:
 
 
 Measure: TypeAlias = Callable[[Judged], float]
+Fits: TypeAlias = Callable[[Answers, Validation], bool]
 
 
 @dataclass(frozen=True)
 class Metric:
     """A number that says how good outputs are, by a name; higher is better unless it is said otherwise.
 
-    needs_labels: it compares with the array `labels` of the validation data.
+    needs_labels: it compares with the array `labels` of the validation data. unit: SHARE for shares, which
+    print as percent, else what stands behind the number. title: what people call it, where that is not the
+    name. suits: whether it is the one to take for what the unpruned model makes of data, None for never.
+    agreements: where it says how far both models agree, that by sample [n], from 0 to 1; NaN for a sample
+    that says nothing.
     """
 
     name: str
@@ -43,6 +49,10 @@ class Metric:
     measure: Measure
     lower_is_better: bool = False
     needs_labels: bool = False
+    unit: str = ""
+    title: str = ""
+    suits: Fits | None = None
+    agreements: Callable[[Judged], np.ndarray] | None = None
 
     def __call__(self, judged: Judged) -> float:
         """Measure outputs.
@@ -66,23 +76,26 @@ class Metric:
 
 
 def metric(
-    name: str, summary: str, lower_is_better: bool = False, needs_labels: bool = False
+    name: str, summary: str, lower_is_better: bool = False, needs_labels: bool = False, unit: str = ""
 ) -> Callable[[Measure], Measure]:
     """Register a function as a metric. Raises OnnxPruneError where the name is taken."""
 
     def add(measure: Measure) -> Measure:
-        METRICS.add(Metric(name, summary, measure, lower_is_better, needs_labels))
+        METRICS.add(Metric(name, summary, measure, lower_is_better, needs_labels, unit))
         return measure
 
     return add
 
 
 def suited(reference: Answers, data: Validation) -> str:
-    """Choose a metric: top1 where there are labels, agreement for class scores, else drift."""
-    if data.labels is not None:
-        return "top1"
-    array = reference[0][_first(reference)]
-    return "agreement" if _is_scores(array) else "drift"
+    """Choose the first metric that suits what the unpruned model makes of the data, else drift."""
+    return next((m.name for m in METRICS if m.suits is not None and m.suits(reference, data)), "drift")
+
+
+def agreement_of(reference: Answers, data: Validation) -> Metric | None:
+    """Return the metric that says how far both models agree on such outputs; None where there is none."""
+    found = (m for m in METRICS if m.agreements is not None and m.suits is not None)
+    return next((m for m in found if m.suits is not None and m.suits(reference, data)), None)
 
 
 def metric_of(given: str | Metric | Callable[..., Any]) -> Metric:
@@ -104,7 +117,6 @@ def _whole(answers: Answers) -> dict[str, np.ndarray]:
     return {name: _joined(answers, name) for name in answers[0]}
 
 
-@metric("top1", "share of samples whose highest score is that of their label", needs_labels=True)
 def top1(c: Judged) -> float:
     """Return the share of samples whose highest score is that of their label.
 
@@ -127,14 +139,17 @@ def top1(c: Judged) -> float:
     return float((scores.argmax(axis=1) == labels.ravel()).mean())
 
 
-@metric("agreement", "share of samples whose highest score is that of the unpruned model's")
+def same_class(c: Judged) -> np.ndarray:
+    """Tell by sample [n] whether the highest score is that of the unpruned model's."""
+    pair = [_scores(answers, "agreement").argmax(axis=1) for answers in (c.found, c.reference)]
+    return np.asarray(pair[0] == pair[1], np.float64)
+
+
 def agreement(c: Judged) -> float:
     """Return the share of samples whose highest score is that of the unpruned model's."""
-    pair = [_scores(answers, "agreement").argmax(axis=1) for answers in (c.found, c.reference)]
-    return float((pair[0] == pair[1]).mean())
+    return float(same_class(c).mean())
 
 
-@metric("cosine", "cosine with targets, else with the unpruned model's outputs; the worst output counts")
 def cosine(c: Judged) -> float:
     """Return the cosine with targets, else with the unpruned model's outputs: mean over samples, of the worst
     output.
@@ -149,7 +164,6 @@ def _cosine(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(found @ wanted) / (lengths[0] * lengths[1])
 
 
-@metric("psnr", "peak signal-to-noise ratio in dB, at most 100, with what cosine compares with")
 def psnr(c: Judged) -> float:
     """Return the PSNR in dB, at most 100, as cosine; the peak is the range of what is wanted."""
     return min(_psnr(pairs) for _, pairs in _against(c))
@@ -163,14 +177,21 @@ def _psnr(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
         return float((10 * np.log10(peak**2 / np.maximum(errors, max(least, 1e-300)))).mean())
 
 
-@metric("drift", "distance from the unpruned model's outputs, relative to these", lower_is_better=True)
 def drift(c: Judged) -> float:
     """Return |y - y0|_2 / |y0|_2 to the unpruned model: mean over samples, of the outputs the largest."""
-    bare, found = Judged(c.found, c.reference, Validation(c.data.batches)), Distances()
-    for name, pairs in _against(bare):
+    found = Distances()
+    add_distances(found, c)
+    return found.worst
+
+
+def add_distances(found: Distances, c: Judged) -> None:
+    """Add the distance of each sample of each float output from the unpruned model's.
+
+    Raises UsageError where no output is float.
+    """
+    for name, pairs in _against(Judged(c.found, c.reference, Validation(c.data.batches))):
         for value, reference in pairs:
             found.add(name, value, reference)
-    return found.worst
 
 
 def _against(c: Judged) -> Iterator[tuple[str, list[tuple[np.ndarray, np.ndarray]]]]:
@@ -211,6 +232,15 @@ def _first(answers: Answers) -> str:
     return _floats(answers)[0]
 
 
+def _classifies(reference: Answers, data: Validation) -> bool:
+    """Tell whether the first float output is [samples, classes]."""
+    names = [n for n, a in reference[0].items() if a.dtype.kind == "f"]
+    if not names or not _is_scores(reference[0][names[0]]):
+        return False
+    sizes = [a.shape[0] for a in data.batches[0].values() if a.ndim]
+    return not sizes or len(reference[0][names[0]]) == max(sizes)
+
+
 def _is_scores(array: np.ndarray) -> bool:
     return array.ndim >= 2 and array.shape[1] > 1 and array.size == array.shape[0] * array.shape[1]
 
@@ -234,3 +264,23 @@ def _joined(answers: Answers, name: str) -> np.ndarray:
         raise UsageError(
             f"output '{name}' differs in shape from batch to batch, which this metric cannot take: {error}"
         ) from error
+
+
+METRICS.add(Metric(
+    "top1", "share of samples whose highest score is that of their label", top1, needs_labels=True,
+    unit=SHARE, title="top-1 accuracy", suits=lambda _reference, data: data.labels is not None,
+))  # fmt: skip
+METRICS.add(Metric(
+    "agreement", "share of samples whose highest score is that of the unpruned model's", agreement,
+    unit=SHARE, suits=_classifies, agreements=same_class,
+))  # fmt: skip
+METRICS.add(Metric(
+    "cosine", "cosine with targets, else with the unpruned model's outputs; the worst output counts", cosine,
+))  # fmt: skip
+METRICS.add(Metric(
+    "psnr", "peak signal-to-noise ratio in dB, at most 100, with what cosine compares with", psnr,
+    unit="dB", title="PSNR",
+))  # fmt: skip
+METRICS.add(Metric(
+    "drift", "distance from the unpruned model's outputs, relative to these", drift, lower_is_better=True,
+))  # fmt: skip

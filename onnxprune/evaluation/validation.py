@@ -23,7 +23,8 @@ class Validated(msgspec.Struct, frozen=True):
     """A metric of the unpruned and of the pruned model.
 
     drop: by how much the pruned model is worse, below 0 where it is better. passed: whether the gate lets
-    it through; a metric that is no number does not pass.
+    it through; a metric that is no number does not pass. lower_is_better, unit, title: as of `Metric`, so
+    that a report can be read where the metric is not installed.
     """
 
     metric: str
@@ -33,6 +34,9 @@ class Validated(msgspec.Struct, frozen=True):
     max_drop: float | None
     passed: bool
     samples: int
+    lower_is_better: bool = False
+    unit: str = ""
+    title: str = ""
 
     @classmethod
     def of(
@@ -41,7 +45,10 @@ class Validated(msgspec.Struct, frozen=True):
         """Judge a metric; max_drop: what the gate allows, None without a gate."""
         drop = round(after - before if metric.lower_is_better else before - after, DIGITS)
         passed = max_drop is None or drop <= max_drop
-        return cls(metric.name, before, after, drop, max_drop, passed, samples)
+        return cls(
+            metric.name, before, after, drop, max_drop, passed, samples,
+            metric.lower_is_better, metric.unit, metric.title,
+        )  # fmt: skip
 
     def __str__(self) -> str:
         """Say the metric before and after."""
@@ -60,9 +67,11 @@ class Judge:
 
     def __call__(self, model: onnx.ModelProto) -> Validated:
         """Judge a pruned model. Raises UsageError where it does not run on the data."""
-        after = self.metric(
-            Judged(answers(model, self.data.batches, "the pruned model"), self.reference, self.data)
-        )
+        return self.of(answers(model, self.data.batches, "the pruned model"))
+
+    def of(self, found: Answers) -> Validated:
+        """Judge what a pruned model makes of the data."""
+        after = self.metric(Judged(found, self.reference, self.data))
         return Validated.of(self.metric, self.before, after, samples(self.data.batches), self.max_drop)
 
 

@@ -16,7 +16,7 @@ from onnxprune.analysis.folding import analyse_folded
 from onnxprune.errors import GateFailed, OnnxPruneError
 from onnxprune.evaluation.latency import BenchResult, BenchSettings, bench, check_provider
 from onnxprune.evaluation.profile import Details, details
-from onnxprune.evaluation.validation import Judge, Validated, judge
+from onnxprune.evaluation.validation import Judge, judge
 from onnxprune.model.files import check_file, staged_file
 from onnxprune.model.inline import Inlined
 from onnxprune.model.load import Loaded
@@ -26,13 +26,14 @@ from onnxprune.model.upcast import upcast_to_fp32
 from onnxprune.oracle.cases import Cases, cases
 from onnxprune.oracle.equal import BRANCHES, CONSTANTS, FUNCTIONS, require_same
 from onnxprune.pipeline.attempt import Candidate, RunContext
+from onnxprune.pipeline.judgement import Judgement, judgement
 from onnxprune.pipeline.report import (
     Outcome,
     PruneResult,
     calibration_report,
     cautions,
+    judged_cautions,
     planned,
-    recovery_report,
     reported,
     stamped,
     write_page,
@@ -42,7 +43,7 @@ from onnxprune.pipeline.search import searched
 from onnxprune.planning.decide import criterion_warnings, row_warnings
 from onnxprune.planning.plan import Plan
 from onnxprune.progress import Progress, Stopwatch, silent
-from onnxprune.reports.data import PruneReport, RecoveryReport, SensitivityReport
+from onnxprune.reports.data import PruneReport, SensitivityReport
 from onnxprune.settings import PruneSettings
 
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -101,19 +102,19 @@ def prune(
     plan = _plan(prepared, candidate)
     result = stamped(lowered(prepared.written_out, candidate.model, prepared.context.cases), plan)
     watch.lap("plan")
-    validated = prepared.judged(result) if prepared.judged is not None else None
+    judged = judgement(prepared.context, prepared.judged, candidate, result)
     watch.lap("validate")
-    passed = validated is None or validated.passed
+    passed = judged.passed
     if passed:
         _write(result, plan, (output, files.plan), force)
     if passed and output is not None:
         watch.lap("write")
-    finished = PruneResult(result, plan, _report(prepared, candidate, result, validated))
+    finished = PruneResult(result, plan, _report(prepared, candidate, result, judged))
     if files.page is not None:
         name = "" if output is None else Path(output).name
         write_page(Path(files.page), finished, name, files.curves)
-    if validated is not None and not passed:
-        raise GateFailed(_gate_line(validated), finished)
+    if not passed:
+        raise GateFailed(f"gate failed: {'; '.join(judged.failures())}; nothing is written", finished)
     return finished
 
 
@@ -172,30 +173,32 @@ def _plan(prepared: Prepared, candidate: Candidate) -> Plan:
 
 
 def _report(
-    prepared: Prepared, candidate: Candidate, result: onnx.ModelProto, validated: Validated | None
+    prepared: Prepared, candidate: Candidate, result: onnx.ModelProto, judged: Judgement
 ) -> PruneReport:
     """Time the result, unless the gate failed, and tell all that is known of it."""
     context, original = prepared.context, prepared.loaded.model
     settings, watch = context.request.settings, context.watch
-    passed = validated is None or validated.passed
-    timing, trouble = _bench(original, result, context.cases, settings) if passed else (None, ())
+    timing, trouble = _bench(original, result, context.cases, settings) if judged.passed else (None, ())
     watch.lap("bench")
     more = details(original, result, context.cases, settings) if settings.detailed else Details()
     watch.lap("details")
     outcome = Outcome(prepared.loaded, context.analysis, context.request, candidate.attempt, result)
     report = reported(outcome, timing, watch.seconds)
-    of_data = () if context.evidence is None else cautions(context.evidence.data, candidate.repair)
+    data = None if context.evidence is None else context.evidence.data
+    of_data = () if data is None else cautions(context.analysis.model, data, candidate.repair)
+    of_result = judged_cautions(judged.closeness)
     units = context.analysis.units
     rows = row_warnings(units, candidate.attempt.decision, settings)
-    warnings = (*of_data, *criterion_warnings(units, settings), *rows)
+    warnings = (*of_result, *of_data, *criterion_warnings(units, settings), *rows)
     return msgspec.structs.replace(
         report,
         warnings=(*report.warnings, *warnings, *prepared.written_out.kept, *trouble, *more.trouble),
         inlined=prepared.written_out.names,
         folded=context.analysis.folded,
-        recovery=_recovery(context, candidate),
-        calibration=None if context.evidence is None else calibration_report(context.evidence.data),
-        validation=validated,
+        recovery=judged.recovery,
+        calibration=None if data is None else calibration_report(data),
+        validation=judged.validated,
+        closeness=judged.closeness,
         search=candidate.trials,
         steps=candidate.steps,
         targets={**report.targets, **candidate.targets(settings.sought)},
@@ -214,12 +217,6 @@ def lowered(written_out: Inlined, pruned: onnx.ModelProto, cases: Cases) -> onnx
         before, after = (upcast_to_fp32(m) if cases.wide else m for m in (pruned, result))
         require_same(before, after, cases.feeds, BRANCHES)
     return result
-
-
-def _recovery(context: RunContext, candidate: Candidate) -> RecoveryReport | None:
-    if candidate.repair is None:
-        return None
-    return recovery_report(candidate.repair, context.analysis.units, candidate.removal.removed)
 
 
 def check_written_out(loaded: Loaded, written_out: Inlined, analysis: Analysis, cases: Cases) -> None:
@@ -257,10 +254,3 @@ def _check_files(model: Model, outputs: tuple[str | os.PathLike[str] | None, ...
     for i, other in enumerate(named[1:], 1):
         if other is not None:
             check_file(other, (given, *named[:i]), force)
-
-
-def _gate_line(validated: Validated) -> str:
-    return (
-        f"gate failed: {validated} on {validated.samples} samples, worse by {validated.drop:.4g} where "
-        f"--max-drop allows {validated.max_drop:.4g}; nothing is written"
-    )

@@ -14,8 +14,9 @@ from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.cost import macs, node_macs, parameters
 from onnxprune.analysis.replay import Removal
 from onnxprune.analysis.trace import Trace
-from onnxprune.analysis.units import Units
+from onnxprune.data.doubts import doubts
 from onnxprune.data.read import Calibration
+from onnxprune.evaluation.closeness import Closeness
 from onnxprune.evaluation.latency import BenchResult
 from onnxprune.model.files import write_file
 from onnxprune.model.load import Loaded
@@ -25,22 +26,22 @@ from onnxprune.planning.decide import Request
 from onnxprune.planning.plan import Plan, derived, group_plans
 from onnxprune.planning.target import Measured, amount_of
 from onnxprune.recovery.repair import Recovery
-from onnxprune.recovery.unrepaired import unrepaired
 from onnxprune.reports.data import (
     CalibrationReport,
     GroupReport,
     Layer,
     PruneReport,
     Quantities,
-    RecoveryReport,
     SensitivityReport,
     SourceFacts,
     StepReport,
     TargetReport,
 )
+from onnxprune.reports.quality import closeness_line, ruin_line
 
 IR_WITH_DEFAULTS = 4  # from here on an initializer among the inputs is a default that callers may replace
 MADE_UP = "calibration inputs are synthesised: real ones may drift more; give --calib DATA if you can"
+UNSURE = "the result is unreliable: {}, and no data says more; remove less, or give --calib DATA"
 FEWER = "layers were refitted on {:,} of {:,} calibration samples: --memory-limit holds no more; raise it"
 
 
@@ -173,25 +174,25 @@ def _layers(traced: Trace, sizes: Mapping[int, Mapping[str, int]]) -> Iterator[L
             yield Layer(step.site.name, step.node.op, step.number, before[step.number], after[step.number])
 
 
-def recovery_report(repair: Recovery, units: Units, removed: np.ndarray) -> RecoveryReport:
-    """Say of a repair what it did, and what not; removed: booleans by unit."""
-    left = unrepaired(units, removed, repair.repaired)
-    drift = repair.drift_before, repair.drift_after
-    return RecoveryReport(repair.method, repair.samples, len(repair.repaired), *drift, left)
-
-
 def calibration_report(data: Calibration) -> CalibrationReport:
     """Say of calibration data where it comes from, and if it is made up how it was chosen."""
     source = "synthesised" if data.synthesised else "given"
     return CalibrationReport(source, data.samples, data.synthesised or None)
 
 
-def cautions(data: Calibration, repair: Recovery | None = None) -> tuple[str, ...]:
-    """Warn of calibration data that is made up, and of a repair that had no room for all of it."""
-    result = (MADE_UP,) if data.synthesised else ()
+def cautions(model: onnx.ModelProto, data: Calibration, repair: Recovery | None = None) -> tuple[str, ...]:
+    """Warn of calibration data that is made up or looks wrong, and of a repair without room for all of it."""
+    result = (MADE_UP,) if data.synthesised else doubts(data, model)
     if repair is None or repair.samples >= data.samples:
         return result
     return (*result, FEWER.format(repair.samples, data.samples))
+
+
+def judged_cautions(close: Closeness | None) -> tuple[str, ...]:
+    """Warn of a result that data calls ruined, and of one that is far away even on made-up inputs."""
+    if close is None or not close.far:
+        return ()
+    return (ruin_line(close),) if close.ruined else (UNSURE.format(closeness_line(close)),)
 
 
 def _interface_warning(before: onnx.ModelProto, after: onnx.ModelProto) -> Iterator[str]:

@@ -78,7 +78,12 @@ def measured(
         settings.seed, calibration_report(data),
     )  # fmt: skip
     return SensitivityReport(
-        shown.quantities, tuple(result), sample.count, meter.top1, told, warnings=cautions(data)
+        shown.quantities,
+        tuple(result),
+        sample.count,
+        meter.top1,
+        told,
+        warnings=cautions(analysis.model, data),
     )
 
 

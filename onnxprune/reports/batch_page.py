@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 from typing import Any
 from urllib.parse import quote
 
 from onnxprune.reports.columns import COLUMNS
-from onnxprune.reports.outcome import BAD, CARE, PLAIN, Badge, Outcome, decimal
+from onnxprune.reports.outcome import BAD, CARE, PLAIN, Badge, Outcome
 from onnxprune.reports.outcome import GOOD as FINE
 from onnxprune.reports.pages import page
+from onnxprune.reports.quality import decimal
+from onnxprune.reports.ranking import rank
 from onnxprune.reports.reading import outcome_of
 from onnxprune.reports.record import GOOD, Record, Run
 from onnxprune.reports.section import BATCH, drawn
 from onnxprune.reports.wording import number, proof_line
 
-TONES = {"done": FINE, "nothing": PLAIN, "target-missed": CARE, "gate-failed": CARE, "unproved": CARE}
+TONES = {
+    "done": FINE,
+    "nothing": PLAIN,
+    "ruined": BAD,
+    "target-missed": CARE,
+    "gate-failed": CARE,
+    "unproved": CARE,
+}
 NAMES = {"nothing": "nothing to prune"}
 
 
@@ -40,6 +49,17 @@ class Row:
         status = self.record.status
         tone = TONES.get(status, BAD)
         return Badge(NAMES.get(status, status.replace("-", " ")), tone, self.record.reason)
+
+    @property
+    def tone(self) -> str:
+        """Return how good it is: of what was written on data, else that of its status."""
+        done = self.record.status == "done" and self.outcome is not None
+        return self.outcome.shade if done and self.outcome is not None else self.badge.tone
+
+    @property
+    def shaded(self) -> Badge:
+        """Return its status in the tone of its quality."""
+        return replace(self.badge, tone=self.tone)
 
     @property
     def log(self) -> str:
@@ -80,8 +100,9 @@ class Batch:
 
     @cached_property
     def board(self) -> list[Row]:
-        """Return the models that were pruned, those that were written first, the fastest on top."""
-        return sorted((row for row in self.rows if row.outcome is not None), key=_rank)
+        """Return the models that were pruned, in the order of the leaderboard."""
+        pruned = (row for row in self.rows if row.outcome is not None)
+        return sorted(pruned, key=lambda row: rank(row.record, row.outcome))
 
     @cached_property
     def failures(self) -> list[Row]:
@@ -98,12 +119,6 @@ def batch_page(run: Run) -> bytes:
         "tiles": list(_tiles(pruned)), "sections": list(drawn(BATCH, batch)),
     }  # fmt: skip
     return page("batch.html", told)
-
-
-def _rank(row: Row) -> tuple[bool, float, str]:
-    """Put done models first, the fastest on top."""
-    latency = None if row.outcome is None else row.outcome.latency
-    return row.record.status != "done", latency.ratio if latency is not None else 9e9, row.record.id
 
 
 def _headline(rows: Sequence[Row]) -> str:
@@ -155,10 +170,14 @@ def _tiles(pruned: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
             "share": after / before,
             "sizes": (before, after),
         }
-    moved = [o.drift.value for o in pruned if o.drift is not None]
+    moved = [o.drift.value for o in pruned if o.drift is not None and o.judged]
+    unsure = len(pruned) - len(moved)
     if moved:
+        rest = f", {unsure} not judged" if unsure else ""
         yield {
-            "label": "Drift, median",
+            "label": "Drift on data, median",
             "value": decimal(median(moved)),
-            "note": f"at most {decimal(max(moved))}",
+            "note": f"at most {decimal(max(moved))}{rest}",
         }
+    elif pruned:
+        yield {"label": "Quality", "value": "–", "note": "not judged: no data"}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.quantities import count, share, size
 from onnxprune.registry import Registry
-from onnxprune.reports.outcome import FAR, decimal, metric_value
+from onnxprune.reports.outcome import PLAIN
+from onnxprune.reports.quality import UNRELIABLE, decimal, inputs_of, metric_value
 from onnxprune.reports.wording import milliseconds
 
 if TYPE_CHECKING:
@@ -24,12 +25,16 @@ PROOFS = ("proved", "weak", "unproved", "failed")  # from best to worst
 
 @dataclass(frozen=True)
 class Cell:
-    """What tables show: a number to sort by ("" for none), its text, small lines below, those to mind."""
+    """What tables show: a number to sort by ("" for none), its text, small lines below, those to mind.
+
+    tone: of the text.
+    """
 
     sort: float | str
     text: str
     notes: tuple[str, ...] = ()
     minded: tuple[str, ...] = ()
+    tone: str = PLAIN
 
 
 @dataclass(frozen=True)
@@ -138,40 +143,53 @@ def _drift(outcome: Outcome) -> Reading | None:
     if found is None:
         return None
     text, inputs = decimal(found.value), found.inputs
-    minded = ("large",) if found.value >= FAR else ()
-    cell = Cell(found.value, text, (inputs.replace(" data", ""),), minded)
+    minded = ("unreliable",) if not found.judged and found.value > UNRELIABLE else ()
+    notes = (inputs.replace(" data", ""),)
+    cell = Cell(found.value, text if found.judged else f"({text})", notes, minded, outcome.shade)
     return Reading(
         found.value, text, cell, (found.value, inputs), basis=inputs, on_basis=f"{text} on {inputs}"
     )
 
 
-def _metric(outcome: Outcome) -> Reading | None:
-    from onnxprune.registries import METRICS
+def _agreement(outcome: Outcome) -> Reading | None:
+    close = outcome.report.closeness
+    if close is None or close.agreement is None:
+        return None
+    text, inputs = metric_value(close.agreement, "%"), inputs_of(close)
+    notes = (close.metric, inputs.replace(" data", ""))
+    return Reading(
+        close.agreement, text,
+        Cell(close.agreement, text if close.judged else f"({text})", notes, (), outcome.shade),
+        (close.agreement, close.metric), basis=f"{close.metric} {inputs}",
+        on_basis=f"{close.title} {text} on {inputs}", less_is_better=False,
+    )  # fmt: skip
 
+
+def _metric(outcome: Outcome) -> Reading | None:
     found = outcome.quality
     if found is None:
         return None
-    before, after = (metric_value(v, found.metric) for v in (found.before, found.after))
+    before, after = (metric_value(v, found.unit) for v in (found.before, found.after))
     text = f"{found.metric} {after}"
     return Reading(
         found.after, text, Cell(found.after, after, (f"{before} before", found.name)),
         (found.metric, found.before, found.after), basis=found.metric, on_basis=text,
-        less_is_better=found.metric in METRICS and METRICS.get(found.metric).lower_is_better,
+        less_is_better=found.lower_is_better,
     )  # fmt: skip
 
 
 COLUMNS.add(Column("proof", "Proof", "", _proof, place=None, limit=0.0, by=RANK))
 COLUMNS.add(Column(
-    "params", "Parameters", "", _kept("params", count), ("params_before", "params_after"), 3,
+    "params", "Parameters", "", _kept("params", count), ("params_before", "params_after"), 6,
     spread="Parameters",
 ))  # fmt: skip
 COLUMNS.add(Column(
-    "macs", "MACs", "Share by which MACs may grow.", _kept("macs", count), ("macs_before", "macs_after"), 2,
+    "macs", "MACs", "Share by which MACs may grow.", _kept("macs", count), ("macs_before", "macs_after"), 5,
     limit=0.0, spread="MACs",
 ))  # fmt: skip
 COLUMNS.add(Column(
     "size", "Bytes", "Share by which bytes may grow.", _kept("bytes", size), ("bytes_before", "bytes_after"),
-    4, limit=0.0, spread="Bytes",
+    7, limit=0.0, spread="Bytes",
 ))  # fmt: skip
 COLUMNS.add(Column(
     "latency", "Speed", "Share by which time, relative to the original's, may grow; it counts only where the "
@@ -179,9 +197,13 @@ COLUMNS.add(Column(
     _latency, ("ms_before", "ms_after", "time_ratio", "time_low", "time_high"), 1, limit=0.05, spread="Time",
 ))  # fmt: skip
 COLUMNS.add(Column(
-    "drift", "Drift", "Share by which drift may grow.", _drift, ("drift", "drift_inputs"), 5, limit=0.05,
+    "drift", "Drift", "Share by which drift may grow.", _drift, ("drift", "drift_inputs"), 2, limit=0.05,
+))  # fmt: skip
+COLUMNS.add(Column(
+    "agreement", "Agreement", "How much less both models may agree (0.01 is one point).",
+    _agreement, ("agreement", "agreement_metric"), 3, limit=0.005, by=DIFFERENCE,
 ))  # fmt: skip
 COLUMNS.add(Column(
     "metric", "Metric", "How much worse the metric may get, in its own units (0.01 of top1 is one point).",
-    _metric, ("metric", "metric_before", "metric_after"), 6, limit=0.005, by=DIFFERENCE,
+    _metric, ("metric", "metric_before", "metric_after"), 4, limit=0.005, by=DIFFERENCE,
 ))  # fmt: skip

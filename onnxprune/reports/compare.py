@@ -12,13 +12,13 @@ from msgspec import Struct
 from onnxprune.errors import UsageError
 from onnxprune.reports.columns import COLUMNS, RANK, SHARE, Column
 from onnxprune.reports.data import PruneReport
-from onnxprune.reports.outcome import Outcome
+from onnxprune.reports.outcome import RUINED, Outcome
 from onnxprune.reports.reading import outcome_of, prune_report, read_json, run_of
 from onnxprune.reports.record import GOOD
 
 MISSING = "missing"
 BETTER, WORSE, SAME, CHANGED = "better", "worse", "same", "changed"
-RANKS = {"done": 0, "nothing": 1, "target-missed": 2, "gate-failed": 3, "unproved": 3}
+RANKS = {"done": 0, "nothing": 1, "target-missed": 2, "ruined": 3, "gate-failed": 3, "unproved": 3}
 LAST = 4  # rank of everything that ended otherwise
 ROUNDING = 1e-9
 
@@ -109,8 +109,11 @@ def _ends(path: Path) -> Ended | Mapping[str, Ended]:
 
 
 def _status(report: PruneReport) -> str:
-    if report.validation is not None and not report.validation.passed:
+    outcome = Outcome(report)
+    if not all(outcome.gates):
         return "gate-failed"
+    if outcome.ruined:
+        return RUINED
     return "target-missed" if report.missed else "done"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxprune.errors import printable
 from onnxprune.reports.columns import COLUMNS
-from onnxprune.reports.reading import outcome_of
+from onnxprune.reports.ranking import ranked
 from onnxprune.reports.record import Run
 
 RECORD = (
@@ -20,19 +20,22 @@ FORMULA = ("=", "+", "-", "@")  # what spreadsheets take for the beginning of on
 
 
 def header() -> tuple[str, ...]:
-    """Return the names of all columns: of the record, then of the outcome."""
-    return (*RECORD, *(name for column in COLUMNS for name in column.csv))
+    """Return the names of all columns: the rank, of the record, then of the outcome."""
+    return ("rank", *RECORD, *(name for column in COLUMNS for name in column.csv))
 
 
 def table(run: Run) -> bytes:
-    """Return a run as CSV in UTF-8; what a spreadsheet would run as a formula begins with an apostrophe."""
+    """Return a run as CSV in UTF-8, in the order of the leaderboard.
+
+    What a spreadsheet would run as a formula begins with an apostrophe.
+    """
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(header())
-    for record in run.records:
-        outcome = outcome_of(record)
+    for place, (record, outcome) in enumerate(ranked(run.records), 1):
         measured = [cell for column in COLUMNS for cell in column.cells(outcome)]
-        writer.writerow([_safe(cell) for cell in (*(getattr(record, name) for name in RECORD), *measured)])
+        told = (getattr(record, name) for name in RECORD)
+        writer.writerow([_safe(cell) for cell in (place, *told, *measured)])
     return file.getvalue().encode()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from onnxprune.evaluation.closeness import Closeness
 from onnxprune.evaluation.latency import BenchResult
 from onnxprune.evaluation.profile import OperatorTimes, SampledDrift
 from onnxprune.evaluation.validation import Validated
@@ -177,7 +178,7 @@ class PruneReport(Struct, frozen=True):
     """The report of `prune`.
 
     settings: the resolved ones, plain data. frozen_params: parameters that stay whatever goes.
-    drift, profile: only of detailed runs.
+    drift, profile: only of detailed runs. closeness: None without data.
     """
 
     before: Quantities
@@ -203,6 +204,7 @@ class PruneReport(Struct, frozen=True):
     drift: SampledDrift | None = None
     profile: OperatorTimes | None = None
     folded: tuple[FoldedTensor, ...] = ()
+    closeness: Closeness | None = None
 
     @property
     def missed(self) -> tuple[str, ...]:

@@ -9,7 +9,12 @@ from onnxprune.reports.reading import outcome_of
 from onnxprune.reports.record import Record, Run
 
 SUITE = "onnxprune batch"
-FAILURES = ("target-missed", "gate-failed", "unproved")  # judged and found wanting; other bad ends are errors
+FAILURES = (
+    "ruined",
+    "target-missed",
+    "gate-failed",
+    "unproved",
+)  # judged and found wanting; other bad ends are errors
 
 
 def junit(run: Run) -> bytes:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from onnxprune.quantities import share
+from onnxprune.reports.quality import (
+    GENERATED,
+    UNRELIABLE,
+    Drift,
+    Quality,
+    decimal,
+    inputs_of,
+    quality_line,
+    ruin_line,
+)
 
 if TYPE_CHECKING:
     from onnxprune.oracle.prove import Verification
     from onnxprune.reports.data import PruneReport
 
 GOOD, CARE, BAD, PLAIN = "good", "care", "bad", "plain"  # tones
-FAR = 1.0  # a drift as large as the outputs themselves
-SHARES = ("top1", "agreement")  # metrics that print as percent
-NAMES = {"top1": "top-1 accuracy", "psnr": "PSNR"}
+RUINED = "ruined"  # the status, and the badge
 TARGETS = {"macs": "MACs", "params": "parameters"}
 
 
@@ -35,33 +44,6 @@ class Latency:
     def speedup(self) -> float:
         """Return how many times as fast the result is."""
         return 1 / self.ratio if self.ratio else math.inf
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far the outputs moved; inputs: what it was measured on; samples: None where a part of these."""
-
-    value: float
-    samples: int | None
-    inputs: str
-
-
-@dataclass(frozen=True)
-class Quality:
-    """A metric before and after; worse: by how much it got worse."""
-
-    metric: str
-    before: float
-    after: float
-    worse: float
-    samples: int
-    max_drop: float | None
-    passed: bool
-
-    @property
-    def name(self) -> str:
-        """Return what people call the metric."""
-        return NAMES.get(self.metric, self.metric)
 
 
 @dataclass(frozen=True)
@@ -94,17 +76,35 @@ class Outcome:
 
     @cached_property
     def drift(self) -> Drift | None:
-        """Return the drift of the result on the best data there is."""
-        found, repair = self.report.validation, self.report.recovery
-        if found is not None and found.metric == "drift":
-            return Drift(found.after, found.samples, "validation data")
-        if repair is not None:
-            data = self.report.calibration
-            made_up = data is not None and data.source == "synthesised"
-            return Drift(repair.drift_after, None, "synthesised data" if made_up else "calibration data")
-        if self.report.drift is not None:
-            return Drift(self.report.drift.value, self.report.drift.samples, "generated inputs")
-        return None
+        """Return the drift of the result on the best inputs there are."""
+        close, made = self.report.closeness, self.report.drift
+        if close is not None and close.drift is not None:
+            return Drift(close.drift, close.samples, inputs_of(close), close.judged)
+        return None if made is None else Drift(made.value, made.samples, GENERATED, judged=False)
+
+    @property
+    def judged(self) -> bool:
+        """Tell whether data says how good the result is."""
+        return self.report.closeness is not None and self.report.closeness.judged
+
+    @property
+    def ruined(self) -> bool:
+        """Tell whether the result is beyond the limit on data."""
+        return self.report.closeness is not None and self.report.closeness.ruined
+
+    @property
+    def loss(self) -> float | None:
+        """Return the larger of drift and missing agreement on data; None where it is not judged."""
+        close = self.report.closeness
+        return close.loss if close is not None and (close.judged or close.ruined) else None
+
+    @property
+    def shade(self) -> str:
+        """Return the tone of the quality: GOOD up to half of the limit, BAD beyond it, PLAIN if unknown."""
+        close, loss = self.report.closeness, self.loss
+        if close is None or loss is None:
+            return PLAIN
+        return BAD if close.ruined else GOOD if loss <= close.limit / 2 else CARE
 
     @cached_property
     def quality(self) -> Quality | None:
@@ -113,8 +113,14 @@ class Outcome:
         if found is None:
             return None
         return Quality(
-            found.metric, found.before, found.after, found.drop, found.samples, found.max_drop, found.passed
-        )
+            found.metric, found.title or found.metric, found.before, found.after, found.drop, found.samples,
+            found.max_drop, found.passed, found.unit, found.lower_is_better,
+        )  # fmt: skip
+
+    @cached_property
+    def told(self) -> str:
+        """Say how good the result is, and on what."""
+        return quality_line(self.report.closeness, self.quality, self.drift)
 
     @cached_property
     def badges(self) -> tuple[Badge, ...]:
@@ -128,19 +134,26 @@ class Outcome:
                     CARE if missed else GOOD,
                 )
             )
-        if self.quality is not None and self.quality.max_drop is not None:
-            passed = self.quality.passed
+        if self.gates:
+            passed = all(self.gates)
             found.append(Badge(f"gate {'passed' if passed else 'failed'}", GOOD if passed else BAD))
+        found += _quality_badges(self)
         if self.latency is not None:
             found.append(Badge(self.latency.verdict, GOOD if self.latency.verdict == "faster" else CARE))
-        if self.drift is not None and self.drift.value >= FAR:
-            found.append(Badge("large drift", CARE, f"the outputs moved by {FAR:g} times their size or more"))
         if self.report.dropped:
             found.append(
                 Badge(
                     f"{len(self.report.dropped)} dropped", CARE, "groups that could not be proved stay whole"
                 )
             )
+        return tuple(found)
+
+    @cached_property
+    def gates(self) -> tuple[bool, ...]:
+        """Return of every gate whether it let the result through."""
+        quality, close = self.quality, self.report.closeness
+        found = [quality.passed] if quality is not None and quality.max_drop is not None else []
+        found += [close.passed] if close is not None and close.max_drift is not None else []
         return tuple(found)
 
     @property
@@ -154,10 +167,19 @@ class Outcome:
         """Say in one sentence what came of it."""
         before, after = self.report.before, self.report.after
         macs, size = share(after.macs, before.macs), share(after.bytes, before.bytes)
-        kept = f"{macs} of the MACs and {size} of the bytes"
-        if self.quality is not None and not self.quality.passed:
-            return f"Refused by the gate: {kept}, but {metric_line(self.quality)}."
-        return f"{_speed(self.latency)} {kept}{_accuracy(self)}."
+        kept, good = f"{macs} of the MACs and {size} of the bytes", self.told
+        if not all(self.gates):
+            return f"Refused by the gate: {kept}, but {good}."
+        if self.ruined:
+            return f"Ruined: {kept}, but {good}."
+        return f"{_speed(self.latency)} {kept}; {good}."
+
+    @property
+    def verdict(self) -> str:
+        """Say in one line how small, how fast and how good the result is."""
+        before, after = self.report.before.macs, self.report.after.macs
+        kept = f"kept {100 * after / before:.0f} % of MACs" if before else "no MACs"
+        return f"{'ruined: ' if self.ruined else ''}{kept}, {_faster(self.latency)}, {self.told}"
 
 
 def _proof_badge(verification: Verification) -> Badge:
@@ -179,29 +201,20 @@ def _speed(latency: Latency | None) -> str:
     return ("Slower" if latency.verdict == "slower" else "No faster") + " than the original, with"
 
 
-def _accuracy(outcome: Outcome) -> str:
-    if outcome.quality is not None:
-        return f"; {metric_line(outcome.quality)}"
-    if outcome.drift is not None:
-        return f"; the outputs drift by {decimal(outcome.drift.value)} on {outcome.drift.inputs}"
-    return ""
+def _faster(latency: Latency | None) -> str:
+    if latency is None:
+        return "not timed"
+    if latency.verdict == "faster":
+        return f"{latency.speedup:.2g}x faster"
+    return f"{latency.ratio:.2g}x slower" if latency.verdict == "slower" else "no faster"
 
 
-def metric_line(quality: Quality) -> str:
-    """Say a metric before and after."""
-    before, after = (metric_value(v, quality.metric) for v in (quality.before, quality.after))
-    return f"{quality.name} {before} → {after}"
-
-
-def metric_value(value: float, metric: str) -> str:
-    """Print a value of a metric."""
-    if not math.isfinite(value):
-        return "not finite"
-    return (
-        f"{100 * value:.1f} %" if metric in SHARES else f"{value:.4g}" + (" dB" if metric == "psnr" else "")
-    )
-
-
-def decimal(value: float) -> str:
-    """Print a number with three digits."""
-    return f"{value:.3g}" if math.isfinite(value) else "not finite"
+def _quality_badges(outcome: Outcome) -> Iterator[Badge]:
+    """Say that a result is ruined, or that nothing sure is known of how good it is."""
+    close, drift = outcome.report.closeness, outcome.drift
+    if close is not None and outcome.ruined:
+        yield Badge(RUINED, BAD, ruin_line(close))
+    elif not outcome.judged:
+        yield Badge("not judged", PLAIN, "no data says how good it is")
+        if drift is not None and drift.value > UNRELIABLE:
+            yield Badge("unreliable", CARE, f"the outputs drift by {decimal(drift.value)} on {drift.inputs}")

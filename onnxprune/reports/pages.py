@@ -16,7 +16,7 @@ from markupsafe import Markup
 from onnxprune.errors import printable
 from onnxprune.quantities import count, share, size
 from onnxprune.reports.chart import template
-from onnxprune.reports.outcome import decimal, metric_value
+from onnxprune.reports.quality import decimal, metric_value
 from onnxprune.reports.wording import milliseconds, number
 
 MACROS = ("badge", "bar", "facts", "folded", "legend", "measured", "section", "table", "th")

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-STATUSES = ("done", "target-missed", "gate-failed", "nothing", "unproved", "invalid", "usage",
+STATUSES = ("done", "ruined", "target-missed", "gate-failed", "nothing", "unproved", "invalid", "usage",
             "unreadable", "out-of-memory", "disk-full", "timeout", "crashed", "killed", "failed")  # fmt: skip
 GOOD = ("done", "nothing")
 
@@ -22,7 +22,8 @@ class Record(Struct, frozen=True):
     model was written. settings: the resolved ones, plain data. report: JSON of the `PruneReport`
     where pruning came so far; page: the same to look at.
 
-    Statuses: `done` is written and proved, `nothing` had nothing to prune, `crashed` died of a signal such
+    Statuses: `done` is written and proved, `ruined` is written, too, but far from the original on data,
+    `nothing` had nothing to prune, `crashed` died of a signal such
     as SIGSEGV, `killed` of SIGKILL from outside and not by our limits, `failed` is an internal error,
     `unreadable` is no file or no permission.
     """

@@ -10,6 +10,7 @@ from onnxprune.reports.batch_page import batch_page
 from onnxprune.reports.csv import table
 from onnxprune.reports.junit import junit
 from onnxprune.reports.plain import versioned
+from onnxprune.reports.ranking import ranked
 from onnxprune.reports.record import Run
 
 
@@ -25,8 +26,10 @@ def write_all(run: Run, folder: Path) -> None:
 
 
 def run_json(run: Run) -> bytes:
-    """Return a run as JSON, one record a line; `read_run` is the inverse."""
-    data = versioned(run)
+    """Return a run as JSON, one record a line, with the ids in the order of the leaderboard (`ranking`);
+    `read_run` is the inverse.
+    """
+    data = versioned(run) | {"ranking": [record.id for record, _ in ranked(run.records)]}
     lines = ",\n".join(json.dumps(record) for record in data.pop("records"))
     rest = json.dumps(data)[1:-1]
     return f'{{{rest}, "records": [\n{lines}\n]}}\n'.encode()

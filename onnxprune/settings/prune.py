@@ -60,8 +60,10 @@ class PruneSettings:
     for what a repair keeps between layers.
     validate: data to judge the whole model on, as for `calib`, with `labels` or targets beside the inputs;
     metric: a name, `script.py:function` or a function (outputs by name, labels or None), None for
-    what suits the data; max_drop: by how much it may get worse, or nothing is written. steps: in how many
-    to choose and repair.
+    what suits the data; max_drop: by how much it may get worse, or nothing is written; max_drift: how far
+    the outputs may drift on data that nothing was fitted to, or nothing is written; ruined: beyond this
+    drift, or this share of missing agreement, a result is called ruined. steps: in how many to choose and
+    repair.
     detailed: measure what only pages show, too: drift on generated inputs, time by kind of operator.
     Raises UsageError for values that make no sense.
     """
@@ -170,6 +172,18 @@ class PruneSettings:
         "Gate: write nothing, and exit with 1, where the metric gets worse by more than X, in its own "
         "units (0.01 of top1 is one point).", Group.VALIDATION, Part.RUN,
     ))  # fmt: skip
+    max_drift: float | None = setting(None, Option(
+        Number("X"), "--max-drift",
+        "Gate: write nothing, and exit with 1, where the outputs drift by more than X of their size on the "
+        "validation data, else on the fifth of the calibration data that is held out.",
+        Group.VALIDATION, Part.RUN,
+    ))  # fmt: skip
+    ruined: float = setting(0.5, Option(
+        Number("X"), "--ruined",
+        "Call a result ruined where the outputs drift by more than X on such data, or less than 1 - X of the "
+        "classes or boxes are the unpruned model's: a warning, and in a batch a failure.",
+        Group.VALIDATION, Part.RUN,
+    ))  # fmt: skip
     steps: int = setting(1, Option(
         Whole(1), "--steps",
         "Choose and repair in this many steps, each looking at what the last one left; N times as long, "
@@ -196,6 +210,9 @@ class PruneSettings:
         if self.validate is None and (self.metric is not None or self.max_drop is not None):
             option = "--metric" if self.metric is not None else "--max-drop"
             raise UsageError(f"{option} judges on validation data: give --validate DATA")
+        if self.max_drift is not None and self.validate is None and (self.calib is None or self.synthetic):
+            got = "inputs that are made up cannot judge" if self.synthetic else "there is none"
+            raise UsageError(f"--max-drift judges on data, and {got}: give --calib DATA or --validate DATA")
 
     def _check_without_data(self) -> None:
         criterion = CRITERIA.get(self.criterion) if isinstance(self.criterion, str) else self.criterion

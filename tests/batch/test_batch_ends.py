@@ -128,7 +128,7 @@ def ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Record]:
     np.savez(folder / "metric.npz", x=np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32))
     whole = {
         "run": {"jobs": 2, "timeout": 10, "memory_limit": "600MB"},
-        "defaults": {"ratio": 0.5, "align": 1, "bench": False},
+        "defaults": {"ratio": 0.5, "align": 1, "bench": False, "ruined": 99},
         "models": models,
     }
     (folder / "zoo.json").write_text(json.dumps(whole))

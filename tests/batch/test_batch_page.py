@@ -12,6 +12,7 @@ import pytest
 from msgspec import structs
 
 from onnxprune.errors import printable
+from onnxprune.evaluation.closeness import Closeness
 from onnxprune.evaluation.profile import SampledDrift
 from onnxprune.reports.batch_page import batch_page
 from onnxprune.reports.chart import Dot, _labels, linear, logarithmic, scatter
@@ -26,6 +27,10 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+
+
+def close(drift: float, agreement: float) -> Closeness:
+    return Closeness("held out", 51, drift, agreement, "agreement", "agreement", 0.5, None)
 
 
 def many(count: int = 12) -> Run:
@@ -50,7 +55,7 @@ def test_every_record_is_in_the_page_with_its_reason_and_log() -> None:
     page = batch_page(given)
     found = harmless(page)
     assert (
-        "12 of 25 models pruned and written, 1 had nothing to prune, 12 failed or fell short." in found.text
+        "12 of 26 models pruned and written, 1 had nothing to prune, 13 failed or fell short." in found.text
     )
     links = [a["href"] for a in found.all("a")]
     for one in given.records:
@@ -62,7 +67,7 @@ def test_every_record_is_in_the_page_with_its_reason_and_log() -> None:
     assert all(row[2] == f"why {row[0]}" for row in failed)
 
 
-def test_the_leaderboard_begins_with_the_fastest_that_were_written() -> None:
+def test_models_that_nobody_judged_are_ranked_by_speed_and_those_that_fell_short_below() -> None:
     slow = record("z/slow.onnx", found=report(bench=bench(10.0, 1.5)))
     untimed = record("z/untimed.onnx", found=report(bench=None, drift=None))
     missed = record("a/missed.onnx", "target-missed", report(bench=bench(10.0, 0.01)))
@@ -73,8 +78,28 @@ def test_the_leaderboard_begins_with_the_fastest_that_were_written() -> None:
     assert [n[0] for n in names if n] == wanted
     assert rows[0][2].startswith("1.25×10 ms → 8 ms")
     assert rows[3][2].endswith("slower")
-    assert rows[0][3].startswith("30.0 %2 k → 600")
+    assert rows[0][4].startswith("30.0 %2 k → 600")
     assert "1 model without timing or drift is not shown" in Elements(page).text
+
+
+def test_the_leaderboard_begins_with_the_nearest_to_the_original_on_data() -> None:
+    near, far, fast = (
+        record(name, found=report(closeness=close(drift, 0.9), bench=bench(10.0, ratio)))
+        for name, drift, ratio in (("near", 0.11, 0.9), ("far", 0.3, 0.1), ("fast", 0.11, 0.5))
+    )
+    ruined = record("a-ruined", "ruined", report(closeness=close(0.9, 0.95), bench=bench(10.0, 0.1)))
+    unknown = record("b-unknown", found=report(bench=bench(10.0, 0.05)))
+    page = batch_page(run_of(near, far, fast, ruined, unknown))
+    rows = cells(page, "All models that were pruned")
+    names = [re.match(r"\S+", row[0]) for row in rows]
+    assert [n[0] for n in names if n] == ["fast", "near", "far", "b-unknown", "a-ruined"]
+    assert [row[3][:4] for row in rows] == ["0.11", "0.11", "0.3h", "(0.0", "0.9h"]
+    text = page.decode()
+    tones = re.findall(r'<span class="tone (\w+)">[0-9.]+</span>', text)
+    assert tones == ["good", "good", "care", "bad"]
+    dots = re.findall(r'class="dot (\w+)"', text.split('class="scatter"')[1].split("</svg>")[0])
+    assert sorted(dots) == ["bad", "care", "good", "good", "plain"]
+    assert "at most 0.3, 1 not judged" in harmless(page).text
 
 
 def test_links_of_dots_lead_to_rows() -> None:

@@ -117,7 +117,7 @@ def test_every_option_of_prune_is_listed() -> None:
         "--exclude", "--seed", "--plan", "--dry-run", "--force", "--no-bench", "--allow-unproved", "--json",
         "-v", "-q", "--input-shape", "--input-value", "--provider", "--threads", "--inline",
         "--calib", "--recover", "--memory-limit", "--validate", "--metric", "--max-drop", "--steps",
-        "--report", "--sensitivity", "--timeout",
+        "--max-drift", "--ruined", "--report", "--sensitivity", "--timeout",
     }  # fmt: skip
     assert isinstance(program.commands["prune"], click.Command)
     names = {o for p in program.commands["prune"].params for o in p.opts}
@@ -829,7 +829,7 @@ def test_json_has_no_numbers_that_json_cannot_say(capsys: pytest.CaptureFixture[
 @posix
 @pytest.mark.slow
 def test_stages_are_counted_in_a_terminal_and_nowhere_else(tmp_path: Path) -> None:
-    given = ("prune", RESNET, "--ratio", 0.5, "--recover", "ls", "--no-bench", "--force",
+    given = ("prune", RESNET, "--ratio", 0.25, "--recover", "ls", "--no-bench", "--force",
              "--calib", MODELS / "digits_calib.npz", "-o", tmp_path / "o.onnx")  # fmt: skip
     text = in_terminal(120, *given, raw=True)
     assert f"pruning {RESNET}: calibration" in text

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from onnxprune.cli.app import program
 from onnxprune.errors import UsageError
+from onnxprune.evaluation.closeness import Closeness, Inputs
 from onnxprune.evaluation.profile import SampledDrift
 from onnxprune.evaluation.validation import Validated
 from onnxprune.reports.compare import compare
@@ -41,8 +42,14 @@ def one(path: Path, found: PruneReport) -> Path:
     return path
 
 
-def judged(after: float, metric: str = "top1", passed: bool = True) -> dict[str, Any]:
-    return {"validation": Validated(metric, 0.9, after, 0.0, None, passed, 9)}
+def judged(after: float, metric: str = "top1", passed: bool = True, lower: bool = False) -> dict[str, Any]:
+    limit = None if passed else 0.0
+    return {"validation": Validated(metric, 0.9, after, 0.0, limit, passed, 9, lower_is_better=lower)}
+
+
+def close(drift: float, agreement: float | None = None, inputs: Inputs = "held out") -> dict[str, Any]:
+    metric = "" if agreement is None else "agreement"
+    return {"closeness": Closeness(inputs, 9, drift, agreement, metric, metric, 0.5, None)}
 
 
 def drifted(value: float, inputs: str = "generated") -> dict[str, Any]:
@@ -87,7 +94,12 @@ def verdicts(folder: Path, old: PruneReport, new: PruneReport, **limits: float) 
         (judged(0.9), judged(0.85), {"metric": 0.05}, {}),
         (judged(0.9), judged(99.0, "psnr"), {}, {"metric": "changed"}),
         (judged(0.9), {}, {}, {"metric": "changed"}),
-        (judged(0.1, "drift"), judged(0.2, "drift"), {}, {"drift": "worse", "metric": "worse"}),
+        (judged(0.1, "drift", lower=True), judged(0.2, "drift", lower=True), {}, {"metric": "worse"}),
+        (close(0.1), close(0.2), {}, {"drift": "worse"}),
+        (close(0.1), close(0.2, inputs="made up"), {}, {"drift": "changed"}),
+        (close(0.1), close(0.6), {}, {"drift": "worse", "status": "worse"}),
+        (close(0.1, 0.9), close(0.1, 0.8), {}, {"agreement": "worse"}),
+        (close(0.1, 0.9), close(0.1, 0.4), {}, {"agreement": "worse", "status": "worse"}),
         (judged(0.9), judged(0.9, passed=False), {}, {"status": "worse"}),
         ({"verification": PROOF}, {"verification": replace(PROOF, status="weak")}, {}, {"proof": "worse"}),
         (
@@ -195,7 +207,7 @@ def test_another_input_and_another_processor_are_said(tmp_path: Path) -> None:
     assert result.stderr.startswith("note: ")
 
 
-@pytest.mark.parametrize("option", ["--size", "--macs", "--latency", "--drift", "--metric"])
+@pytest.mark.parametrize("option", ["--size", "--macs", "--latency", "--drift", "--agreement", "--metric"])
 @pytest.mark.parametrize("value", ["-0.1", "nan", "inf"])
 def test_limits_below_0_are_refused(tmp_path: Path, option: str, value: str) -> None:
     path = one(tmp_path / "x.json", report())

@@ -29,7 +29,7 @@ SAMPLES: dict[str, Any] = {
     "seed": 3, "input_shapes": {"x": (2, None)}, "input_values": {"n": 7}, "bench": False,
     "allow_unproved": True, "threads": 2, "provider": "CUDAExecutionProvider", "calib": "data.npz",
     "recover": "ls", "memory_limit": 3 << 30, "inline": "all", "validate": "eval.npz", "metric": "psnr",
-    "max_drop": 0.5, "steps": 2, "detailed": True,
+    "max_drop": 0.5, "max_drift": 0.25, "ruined": 0.75, "steps": 2, "detailed": True,
 }  # fmt: skip
 
 

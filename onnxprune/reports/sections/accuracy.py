@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from onnxprune.evaluation.closeness import Closeness
 from onnxprune.quantities import amount
 from onnxprune.reports.model_page import Page
-from onnxprune.reports.outcome import TARGETS, metric_line
+from onnxprune.reports.outcome import TARGETS
+from onnxprune.reports.quality import closeness_line, gate_line, metric_line, repaired_on
 from onnxprune.reports.section import MODEL, SECTIONS, Section
 from onnxprune.reports.wording import proof_line
 
@@ -18,15 +20,19 @@ BODY = """
 <div><dt>Validation</dt><dd>{{ metric }} on {{ number(quality.samples, "sample") }}
 {%- if quality.max_drop is not none %}; a drop of {{ quality.max_drop }} is allowed{% endif %}</dd></div>
 {% endif %}
+{% if close %}
+<div><dt>{{ close[0] }}</dt><dd>{{ close[1] }}</dd></div>
+{% endif %}
 {% if recovery %}
 <div><dt>Repair</dt><dd>{{ number(recovery.repaired, "tensor") }} by {{ recovery.method }} on
 {{ number(recovery.samples, "sample") }}: drift {{ recovery.drift_before|decimal }} →
-{{ recovery.drift_after|decimal }}</dd></div>
+{{ recovery.drift_after|decimal }} on {{ judged_on }}</dd></div>
 {% for reason, entries in recovery.unrepaired|groupby("reason") %}
 <div><dt>Not repaired</dt><dd>{{ number(entries|length, "weight") }}, such as
 {{ entries[0].tensor|breakable }}: {{ reason }}</dd></div>
 {% endfor %}
-{% elif drift %}
+{% endif %}
+{% if drift and not close %}
 <div><dt>Drift</dt><dd>{{ drift.value|decimal }} on {{ number(drift.samples, "sample") }} of
 {{ drift.inputs }}, |y − y₀| / |y₀|</dd></div>
 {% endif %}
@@ -68,10 +74,19 @@ def context(page: Page) -> Mapping[str, Any]:
         for k, t in report.targets.items()
     ]
     return {
+        "close": _close(report.closeness),
+        "judged_on": repaired_on(report.calibration),
         "proof": proof_line(report.verification), "recovery": report.recovery, "drift": page.outcome.drift,
         "quality": quality, "metric": "" if quality is None else metric_line(quality), "targets": targets,
         "trials": report.search,
     }  # fmt: skip
+
+
+def _close(close: Closeness | None) -> tuple[str, str] | None:
+    """Say how close the result is, and whether that judges it."""
+    if close is None or close.loss is None:
+        return None
+    return "Judged" if close.judged else "Not judged", closeness_line(close) + gate_line(close)
 
 
 SECTIONS.add(Section(

@@ -1,4 +1,4 @@
-"""Of a batch: all models that were pruned, with every column, the fastest on top."""
+"""Of a batch: all models that were pruned, with every column, those first that data calls the best."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ BODY = """
 {% if record.reason %}
 <div><dt>Reason</dt><dd>{{ record.reason }}</dd></div>
 {% endif %}
+<div><dt>Verdict</dt><dd>{{ row.outcome.verdict }}</dd></div>
 <div><dt>Proof</dt><dd>{{ row.proof }}</dd></div>
 {% for text in report.warnings %}
 <div><dt>Warning</dt><dd>{{ text }}</dd></div>
@@ -42,9 +43,12 @@ BODY = """
 <div><dt>More</dt><dd>{% if row.page %}<a href="{{ row.page }}">page</a>, {% endif %}
 <a href="{{ row.log }}">log</a></dd></div>
 </dl></details></th>
-<td data-v="{{ row.badge.text }}">{{ badge(row.badge) }}
+<td data-v="{{ row.badge.text }}">{{ badge(row.shaded) }}
 {% if report.verification.status != "proved" and record.status == "done" %}
 <small>{{ report.verification.status }} proof</small>
+{% endif %}
+{% if record.status == "done" and not row.outcome.judged %}
+<small>not judged</small>
 {% endif %}
 </td>
 {% for column in columns %}
@@ -59,10 +63,14 @@ BODY = """
 
 def context(batch: Batch) -> Mapping[str, Any] | None:
     """List them, where there are any."""
-    return {"board": batch.board, "columns": tabled()} if batch.board else None
+    known = [row.outcome for row in batch.board if row.outcome is not None]
+    columns = [c for c in tabled() if any(c.read(outcome) is not None for outcome in known)]
+    return {"board": batch.board, "columns": columns} if known else None
 
 
 SECTIONS.add(Section(
     "leaderboard", "all models that were pruned", BATCH, 30, "Leaderboard", context, BODY,
-    "Large numbers are what remains of the original. A model’s name opens its details.", tall=True,
+    "Those that are nearest to the original on data stand on top, then those that no data judged, then those "
+    "that fell short; what stands in brackets is not of data. Speed is against the original; MACs, "
+    "parameters and bytes are what remains. A model’s name opens its details.", tall=True,
 ))  # fmt: skip

@@ -7,19 +7,27 @@ from typing import Any
 
 from onnxprune.reports.batch_page import Batch, Row
 from onnxprune.reports.chart import Dot, scatter
-from onnxprune.reports.outcome import GOOD, decimal
+from onnxprune.reports.outcome import BAD, CARE, GOOD, PLAIN
+from onnxprune.reports.quality import decimal
 from onnxprune.reports.section import BATCH, SECTIONS, Section
 
 ABOUT = """
 The upper left is best: much faster, little moved. Drift is the distance of the outputs from the original’s,
-relative to their size, on the best data that a model had.
+relative to their size. Hollow dots are of models that no data judged: their drift is on random or made-up
+inputs, and says little.
 {%- if unplaced %} {{ number(unplaced, "model") }} without timing or drift
 {{ "is" if unplaced == 1 else "are" }} not shown.{% endif %}
 """
 KEY = """
-<p class="legend"><span><i class="swatch round strong"></i>done</span>
-{%- if fell_short %}<span><i class="swatch round care"></i>fell short</span>{% endif %}</p>
+<p class="legend">{% for tone, text in tones %}
+<span><i class="swatch round {{ tone }}"></i>{{ text }}</span>{% endfor %}</p>
 """
+
+
+LEGEND = (
+    (GOOD, "near the original"), (CARE, "further off, or fell short"), (BAD, "ruined, or failed"),
+    (PLAIN, "not judged"),
+)  # fmt: skip
 
 
 def context(batch: Batch) -> Mapping[str, Any] | None:
@@ -29,7 +37,7 @@ def context(batch: Batch) -> Mapping[str, Any] | None:
         return None
     return {
         "picture": scatter(dots),
-        "fell_short": any(dot.tone != GOOD for dot in dots),
+        "tones": [(tone, text) for tone, text in LEGEND if any(dot.tone == tone for dot in dots)],
         "unplaced": len(batch.board) - len(dots),
     }
 
@@ -42,7 +50,7 @@ def _dots(board: Sequence[Row]) -> Iterator[Dot]:
             place = f"{speedup:.2f}× as fast, drift {decimal(moved.value)} on {moved.inputs}"
             told = f"{row.record.id}: {place}, {row.badge.text}"
             name = row.record.id.rsplit("/", 1)[-1].removesuffix(".onnx")
-            yield Dot(name, moved.value, speedup, row.badge.tone, told, row.anchor)
+            yield Dot(name, moved.value, speedup, row.tone, told, row.anchor)
 
 
 SECTIONS.add(Section(

@@ -51,7 +51,7 @@ def test_the_page_tells_the_numbers_of_the_report(whole: tuple[PruneReport, byte
     assert outcome.latency is not None
     assert f"{outcome.latency.speedup:.2f}×" in found.text
     assert "18.7 M" in found.text
-    assert "top-1 accuracy 99.4 %" in found.text
+    assert "(99.4 % before)" in found.text
     assert "the interface of the model does not change" in found.text
     assert report_.source is not None
     assert report_.source.sha256 in found.text

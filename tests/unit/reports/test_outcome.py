@@ -23,7 +23,11 @@ from tests.report_data import bench, harmless, report
         ({"dropped": (), "bench": bench(1.0, 1.5)}, "care", "Slower than the original"),
         ({"dropped": (), "bench": None}, "good", "Not timed"),
         ({"dropped": (), "targets": {"macs": TargetReport(1.0, 2.0)}}, "care", "2.00× as fast"),
-        ({"drift": SampledDrift(math.inf, 8, "generated")}, "care", "drift by not finite"),
+        (
+            {"drift": SampledDrift(math.inf, 8, "generated")},
+            "care",
+            "not judged: no data (unreliable: drift not finite on generated inputs)",
+        ),
     ],
 )
 def test_the_verdict(given: dict[str, Any], tone: str, wanted: str) -> None:

@@ -71,13 +71,18 @@ def test_numbers_that_are_not_finite_do_not_stop_a_report(tmp_path: Path) -> Non
     assert back.recovery == RecoveryReport("ls", 4, 1, math.inf, math.inf)
 
 
+def holds(new: object, old: object) -> bool:
+    """Tell whether all that an older file says stands in a newer one, which may say more."""
+    if isinstance(old, dict):
+        return isinstance(new, dict) and all(key in new and holds(new[key], old[key]) for key in old)
+    return new == old
+
+
 def test_a_file_of_0_1_0_is_compared_and_another_shape_is_refused_with_the_version(
     tmp_path: Path,
 ) -> None:
     old = Path(__file__).with_name("prune_0_1_0.json")
-    wanted = json.loads(old.read_text())
-    wanted["folded"] = wanted["recovery"]["unrepaired"] = []  # what reports tell since then
-    assert versioned(prune_report(read_json(old))) == wanted
+    assert holds(versioned(prune_report(read_json(old))), json.loads(old.read_text()))
     assert not compare(old, old).worse
     other = tmp_path / "other.json"
     other.write_text(json.dumps({**json.loads(old.read_text()), "verification": {"state": "proved"}}))

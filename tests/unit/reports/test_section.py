@@ -141,16 +141,17 @@ def test_a_column_that_is_added_is_shown_everywhere(tmp_path: Path) -> None:
 def test_tables_have_the_columns_in_order_and_the_batch_table_shows_them_with_v_only(tmp_path: Path) -> None:
     assert [column.title for column in tabled()] == [
         "Speed",
+        "Drift",
+        "Agreement",
+        "Metric",
         "MACs",
         "Parameters",
         "Bytes",
-        "Drift",
-        "Metric",
     ]
     records = [record("a", found=report()), record("b", "crashed")]
-    assert [t.title for t in shown(records, tmp_path)] == ["not pruned", ""]
+    assert [t.title for t in shown(records, tmp_path)] == ["failed or fell short", ""]
     (_, told, _) = shown(records, tmp_path, detailed=True)
-    assert told.rows == [("a", "2.00×", "30.0 %", "50.0 %", "50.0 %", "0.05", "-")]
+    assert told.rows == [("a", "not judged", "2.00×", "(0.05)", "-", "-", "30.0 %", "50.0 %", "50.0 %")]
 
 
 def test_an_installed_package_adds_a_section_and_a_column(tmp_path: Path) -> None:
