@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import onnxprune
+from onnxprune.cli import inspection, tables
 from onnxprune.cli import page as paging
-from onnxprune.cli import tables
 from onnxprune.cli.batch import batch
 from onnxprune.cli.compare import compare
 from onnxprune.cli.errors import Invocation, Program, Terminated
@@ -131,7 +131,7 @@ def inspect(screen: Screen, model: Path, **options: Any) -> int:
     with screen.working(f"inspecting {model}"):
         report = onnxprune.inspect(model, given["input_shapes"], given["input_values"], given["inline"])
     screen.say([f"warning: {text}" for text in report.warnings])
-    screen.result(report, tables.inspect_tables(report, str(model), screen.detailed))
+    screen.result(report, inspection.inspect_tables(report, str(model), screen.detailed))
     return 0
 
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from onnxprune.reports.data import (
         CalibrationReport,
         GroupReport,
-        InspectReport,
         PinReport,
         PruneReport,
         TargetReport,
@@ -56,8 +55,8 @@ def prune_tables(
         *_closeness_facts(report.closeness),
         *_validation_facts(report.validation),
         *_search_facts(report.search),
-        *_inlined_facts(report.inlined),
-        *_folded_facts(report.folded),
+        *inlined_facts(report.inlined),
+        *folded_facts(report.folded),
         *_frozen_facts(report.pinned, detailed),
         *places.items(),
     ]
@@ -219,13 +218,13 @@ def _frozen_facts(pinned: Iterable[PinReport], detailed: bool) -> list[tuple[str
     return [("frozen" if not i else "", line) for i, line in enumerate(lines)]
 
 
-def _inlined_facts(names: Sequence[str]) -> list[tuple[str, str]]:
+def inlined_facts(names: Sequence[str]) -> list[tuple[str, str]]:
     """Say which functions and branches the result no longer has."""
     more = f" and {len(names) - TOP} more" if len(names) > TOP else ""
     return [("inlined", f"{', '.join(names[:TOP])}{more}")] if names else []
 
 
-def _folded_facts(folded: Sequence[FoldedTensor]) -> list[tuple[str, str]]:
+def folded_facts(folded: Sequence[FoldedTensor]) -> list[tuple[str, str]]:
     """Say which tensors the result stores, and the file computes from constants."""
     if not folded:
         return []
@@ -273,81 +272,7 @@ def missed_line(report: PruneReport) -> str:
     return "; ".join(_target_line(key, report) for key in report.missed)
 
 
-def inspect_tables(report: InspectReport, name: str, detailed: bool) -> list[Table]:
-    """Show groups, what is frozen, and operators without a rule."""
-    q = report.quantities
-    facts = [
-        ("model", f"{name}, {number(report.nodes, 'node')}, opset {report.opset}"),
-        *(("input", f"{i} {_shape(shape)}") for i, shape in report.inputs.items()),
-        ("holds", f"{count(q.params)} parameters, {count(q.macs)} MACs, {size(q.bytes)}"),
-        *_inlined_facts(report.inlined),
-        *_folded_facts(report.folded),
-        ("groups", number(len(report.groups), "group") + _group_hint(report)),
-    ]
-    tables = [Table(FACTS, facts)]
-    if report.groups:
-        tables.append(_inspect_groups(report))
-    if report.groups and detailed:
-        tables.append(_members_table(report))
-    if report.pinned:
-        tables.append(_pins_table(report.pinned) if detailed else _frozen_table(report))
-    rules = ", ".join(report.without_rule) or "none"
-    return [*tables, Table(FACTS, [("operators without a rule", rules)])]
-
-
-def _group_hint(report: InspectReport) -> str:
-    if not report.groups:
-        return ": nothing can be pruned"
-    return "; their shares overlap, as a weight's rows and columns may belong to two"
-
-
-def _inspect_groups(report: InspectReport) -> Table:
-    columns = (
-        Column("id"), Column("group", fold=True), Column("size", right=True), Column("kind"),
-        Column("params", right=True), Column("MACs", right=True), Column("members", right=True),
-    )  # fmt: skip
-    rows = [
-        (
-            g.id, g.name, str(g.channels), g.kind, f"{100 * g.params_share:.1f} %",
-            f"{100 * g.macs_share:.1f} %", str(len(g.members)),
-        )
-        for g in report.groups
-    ]  # fmt: skip
-    return Table(columns, rows)
-
-
-def _members_table(report: InspectReport) -> Table:
-    columns = (
-        Column("id"), Column("role"), Column("operator"), Column("node", fold=True),
-        Column("tensor", fold=True), Column("shape"),
-    )  # fmt: skip
-    rows = [(g.id, m.role, m.op, m.node, m.tensor, _shape(m.shape)) for g in report.groups for m in g.members]
-    return Table(columns, rows, "members")
-
-
-def _frozen_table(report: InspectReport) -> Table:
-    columns = (
-        Column("operator"), Column("channels", right=True), Column("places", right=True),
-        Column("reason", fold=True), Column("e.g. tensor", fold=True),
-    )  # fmt: skip
-    rows = [
-        (op, str(channels), str(len(pins)), reason, pins[0].tensor)
-        for op, reason, channels, pins in pins_by_reason(report.pinned)
-    ]
-    part = share(report.frozen_params, report.quantities.params)
-    return Table(columns, rows, f"frozen: {count(report.frozen_params)} parameters, {part}")
-
-
-def _pins_table(pinned: Iterable[PinReport]) -> Table:
-    columns = (
-        Column("operator"), Column("channels", right=True), Column("axis", right=True),
-        Column("node", fold=True), Column("tensor", fold=True), Column("reason", fold=True),
-    )  # fmt: skip
-    rows = [(p.op, str(p.channels), str(p.axis), p.node, p.tensor, p.reason) for p in pinned]
-    return Table(columns, rows, "frozen")
-
-
-def _shape(shape: Iterable[int]) -> str:
+def dims(shape: Iterable[int]) -> str:
     return "x".join(str(s) for s in shape) or "scalar"
 
 
@@ -378,7 +303,7 @@ def bench_tables(result: BenchResult) -> list[Table]:
         for t in result.timings
     ]  # fmt: skip
     used = result.settings
-    shapes = ", ".join(f"{name} {_shape(shape)}" for name, shape in result.input_shapes.items())
+    shapes = ", ".join(f"{name} {dims(shape)}" for name, shape in result.input_shapes.items())
     facts = [
         ("onnxruntime", f"{result.onnxruntime}, {used.provider}, {number(used.threads, 'thread')}"),
         ("processor", result.cpu),
