@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from onnxprune.cli.screen import Column, Table
 from onnxprune.cli.tables import FACTS, dims, folded_facts, inlined_facts
 from onnxprune.quantities import count, share, size
-from onnxprune.reports.wording import number
+from onnxprune.reports.wording import number, pins_by_reason
 
 if TYPE_CHECKING:
     from onnxprune.reports.data import InspectReport, PinReport
