@@ -251,9 +251,16 @@ class NodePropagation:
         return cluster
 
     def _computed_weights(self, clusters: Sequence[Cluster]) -> None:
-        """Note labels over channels that are summed over and channels that are made, both of them parents."""
+        """Note labels over channels that are summed over and channels that are made, both of them parents.
+
+        An operand that the output keeps more of, such as tokens, is no weight.
+        """
         for cluster in clusters:
             top = cluster.tops[0]
+            axes = [self.signature.inputs[view.operand] or () for view in cluster.views if view.block is top]
+            beside = {x for spelled in axes for axis in spelled for x in axis} - set(top.subscripts)
+            if beside & set(self.kept):
+                continue
             ended = {x for x in top.subscripts if x not in self.kept}
             sides = [ended, set(top.subscripts) - ended]
             found = [next((b for b in cluster.parents if set(b.subscripts) == side), None) for side in sides]

@@ -109,7 +109,7 @@ def test_all_our_entries_say_what_they_are() -> None:
     assert CRITERIA.names() == (
         "l1", "l2", "linf", "bn-scale", "fpgm", "random", "activation", "wanda", "obs",
     )  # fmt: skip
-    assert METRICS.names() == ("top1", "agreement", "cosine", "psnr", "drift")
+    assert METRICS.names() == ("top1", "agreement", "cosine", "psnr", "drift", "boxes")
     assert TARGETS.names() == ("macs", "params", "size", "drift", "drop")
     assert RECOVERIES.names() == ("none", "bias", "ls", "refit", "joint")
     for registry in (CRITERIA, METRICS, TARGETS, RECOVERIES):

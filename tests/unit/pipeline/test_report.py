@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
 import onnxprune
 from onnxprune import PruneSettings
-from onnxprune.data.read import Calibration
+from onnxprune.data.read import Calibration, read_calibration
 from onnxprune.pipeline.report import calibration_report, cautions, stamped
 from onnxprune.recovery.repair import Recovery
 from onnxprune.reports.data import CalibrationReport
@@ -53,13 +54,15 @@ def test_weights_among_the_inputs_are_warned_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("synthesised", "samples", "count"), [("", 10, 0), ("balanced", 10, 1), ("", 4, 1), ("balanced", 4, 2)]
+    ("synthesised", "samples", "count"), [("", 40, 0), ("balanced", 40, 1), ("", 4, 1), ("balanced", 4, 2)]
 )
 def test_data_that_is_made_up_or_does_not_fit_is_warned_of(
     synthesised: str, samples: int, count: int
 ) -> None:
     repair = Recovery(dense(), dense(), "refit", samples, 1.0, 0.5)
-    assert len(cautions(Calibration((), 10, synthesised), repair)) == count
+    rows = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    data = replace(read_calibration({"x": rows}, dense()), synthesised=synthesised)
+    assert len(cautions(dense(), data, repair)) == count
 
 
 def test_calibration_data_says_where_it_comes_from() -> None:
