@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import onnx
 
 from onnxprune.analysis.trace import trace
 from onnxprune.analysis.varying import varying_of
 from onnxprune.errors import ModelError, UnprovedError, UsageError
 from onnxprune.model.branches import Branch, write_out
-from onnxprune.model.feeds import find_feeds
+from onnxprune.model.feeds import feeds_for
+from onnxprune.model.footprint import Footprint
 from onnxprune.model.graph import network, opsets_of
 from onnxprune.model.imported import to_graph
 from onnxprune.model.lifting import Lifted, lift
@@ -22,6 +24,7 @@ from onnxprune.model.tensors import subgraphs
 from onnxprune.rules.registry import REGISTRY, facets_of
 from onnxprune.rules.signature import Branching
 
+ATTEMPTS = 4  # sizes of the inputs at which both forms are run
 MOST = 64  # nodes whose branches are tried beside each other
 ROUNDS = 16  # a branch that is written out may hold others, and decide the next
 _SHOWN = re.compile(r"If\((.+)\)::(\w+)")
@@ -124,8 +127,10 @@ def _one_size(model: onnx.ModelProto, lifted: Lifted) -> bool:
         known = reader.infer(default_sizes(model)[0])
         unknown = [n for names in results for n in names if n not in known or known[n].shape is None]
         if unknown:
-            reader.expose(unknown)
-            known |= reader.read(find_feeds(reader.model, runner=reader.run), unknown)
+            feeds = _small_inputs(model)
+            if feeds is None:
+                return False
+            known |= reader.read(feeds, unknown)
     except (ModelError, UsageError, UnprovedError):
         return False
     shapes = [{known[name].shape for name in names} for names in results]
@@ -134,12 +139,26 @@ def _one_size(model: onnx.ModelProto, lifted: Lifted) -> bool:
 
 def _both_run(before: onnx.ModelProto, after: onnx.ModelProto) -> bool:
     """Tell whether a model runs where the one before does: a branch that is not taken need not."""
-    failures: tuple[type[Exception], ...] = (UsageError, UnprovedError, *runtime_errors())
+    feeds = _small_inputs(before)
+    if feeds is None:
+        return False
+    failures: tuple[type[Exception], ...] = (UnprovedError, *runtime_errors())
     try:
-        run(open_session(after), find_feeds(before))
+        run(open_session(after), feeds)
     except failures:
         return False
     return True
+
+
+def _small_inputs(model: onnx.ModelProto) -> dict[str, np.ndarray] | None:
+    """Find inputs that the model runs with, the smallest first: large ones tell no more, and cost."""
+    failures: tuple[type[Exception], ...] = (UsageError, UnprovedError, *runtime_errors())
+    for sizes in sorted(default_sizes(model), key=Footprint(model).largest)[:ATTEMPTS]:
+        try:
+            return feeds_for(model, sizes)
+        except failures:
+            continue
+    return None
 
 
 def is_branch(name: str) -> bool:

@@ -330,6 +330,9 @@ def composition(
     if both.replayed.conflicts:  # uneven removals one after the other need not be one removal of even rows
         result.refused += 1
         return
+    if again.analysis.folded:  # a constant that was too small for it before: the other model computes it
+        result.refused += 1
+        return
     traces = (units.traced, again.analysis.units.traced)
     if laid_out_otherwise((traces[0], before.replayed), (traces[1], second.replayed), both.replayed):
         result.refused += 1

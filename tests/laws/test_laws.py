@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 BLOCK = 10
-GRAPHS = 300
+GRAPHS = 150
 REPEATED = (1, 3, 5, 21)
 
 

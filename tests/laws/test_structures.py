@@ -28,7 +28,7 @@ from tests.laws.mutation_table import rules
 pytestmark = pytest.mark.slow
 
 FIRST = DRAWS["structures"][0]
-GRAPHS = 60
+GRAPHS = 24
 BLOCK = 6
 
 
