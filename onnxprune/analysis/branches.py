@@ -20,7 +20,6 @@ from onnxprune.model.lifting import Lifted, lift
 from onnxprune.model.runtime import open_session, run, runtime_errors
 from onnxprune.model.shapes import ShapeReader
 from onnxprune.model.sizes import default_sizes
-from onnxprune.model.tensors import subgraphs
 from onnxprune.rules.registry import REGISTRY, facets_of
 from onnxprune.rules.signature import Branching
 
@@ -38,9 +37,7 @@ def with_decided_branches(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tupl
     """
     names: list[str] = []
     for _ in range(ROUNDS):
-        if not any(list(subgraphs(node)) for node in model.graph.node):
-            break
-        found = list(_decided(model))
+        found = list(_decided(model)) if any(_choosing(model)) else []
         if not found:
             break
         model = write_out(model, found)
@@ -52,7 +49,7 @@ def with_branches(model: onnx.ModelProto, names: list[str]) -> tuple[onnx.ModelP
     """Write out the branches of these names, and those inside of them; return the names that are left."""
     left = [name for name in names if is_branch(name)]
     while left:
-        outputs = {node.output[0] for node in model.graph.node if node.output and list(subgraphs(node))}
+        outputs = {output for output, _ in _choosing(model)}
         here: list[Branch] = []
         while left and _branch(left[0]).output in outputs:  # one inside of another may make the same tensor
             here.append(_branch(left.pop(0)))
@@ -106,10 +103,9 @@ def _choosing(model: onnx.ModelProto) -> Iterator[tuple[str, Branching]]:
     """The nodes of the outer graph that choose a branch: their first output, and how."""
     opsets = opsets_of(model)
     for node in model.graph.node:
-        if list(subgraphs(node)):
-            branching = facets_of(node, opsets).branching
-            if branching is not None and node.output:
-                yield node.output[0], branching
+        branching = facets_of(node, opsets).branching
+        if branching is not None and node.output:
+            yield node.output[0], branching
 
 
 def _one_size(model: onnx.ModelProto, lifted: Lifted) -> bool:
