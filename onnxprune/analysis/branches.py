@@ -13,9 +13,9 @@ from onnxprune.analysis.varying import varying_of
 from onnxprune.errors import ModelError, UnprovedError, UsageError
 from onnxprune.model.branches import Branch, write_out
 from onnxprune.model.feeds import feeds_for
-from onnxprune.model.footprint import Footprint
 from onnxprune.model.graph import network, opsets_of
 from onnxprune.model.imported import to_graph
+from onnxprune.model.inference import Inference
 from onnxprune.model.lifting import Lifted, lift
 from onnxprune.model.runtime import open_session, run, runtime_errors
 from onnxprune.model.shapes import ShapeReader
@@ -149,7 +149,7 @@ def _both_run(before: onnx.ModelProto, after: onnx.ModelProto) -> bool:
 def _small_inputs(model: onnx.ModelProto) -> dict[str, np.ndarray] | None:
     """Find inputs that the model runs with, the smallest first: large ones tell no more, and cost."""
     failures: tuple[type[Exception], ...] = (UsageError, UnprovedError, *runtime_errors())
-    for sizes in sorted(default_sizes(model), key=Footprint(model).largest)[:ATTEMPTS]:
+    for sizes in sorted(default_sizes(model), key=Inference(model).largest)[:ATTEMPTS]:
         try:
             return feeds_for(model, sizes)
         except failures:

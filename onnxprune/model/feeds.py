@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import UsageError
-from onnxprune.model.footprint import Footprint
 from onnxprune.model.graph import InputSpec, input_specs
+from onnxprune.model.inference import Inference
 from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors
 from onnxprune.model.sizes import Given, Sizes, check_name, default_sizes, shown_inputs
@@ -110,9 +110,9 @@ def _search(model: onnx.ModelProto, runner: Runner, candidates: list[Sizes], how
     specs, (values, seed) = input_specs(model), how
     outputs = [output.name for output in model.graph.output]
     reason = ""
-    footprint = Footprint(model) if len(candidates) > 1 else None
+    inference = Inference(model) if len(candidates) > 1 else None
     for number, sizes in enumerate(candidates):
-        if number and footprint is not None and footprint.largest(sizes) > MOST_BYTES:
+        if number and inference is not None and inference.largest(sizes) > MOST_BYTES:
             continue
         fallback: Feeds | None = None
         for feeds, extreme in _variants(specs, sizes, values, seed):

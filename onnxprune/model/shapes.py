@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import UsageError
 from onnxprune.model.feeds import feeds_for, find_feeds
-from onnxprune.model.graph import InputSpec, ValueInfo, declared_dims, input_specs
+from onnxprune.model.graph import InputSpec, ValueInfo, input_specs
+from onnxprune.model.inference import Inference
 from onnxprune.model.mapped import MappedModel, light
 from onnxprune.model.runtime import one_line, open_session, run, runtime_errors, with_outputs
 from onnxprune.model.sizes import default_sizes
-from onnxprune.model.tensors import weightless
 
 
 class ShapeReader:
@@ -26,19 +26,12 @@ class ShapeReader:
 
     def __init__(self, model: onnx.ModelProto | MappedModel) -> None:
         self.model = model if isinstance(model, MappedModel) else light(model)
-        self._bare = weightless(self.model.model)
+        self._inference = Inference(self.model.model)
         self.source = model
         self._session: Any = None
         self._exposed: tuple[str, ...] = ()
         self._last: tuple[Mapping[str, np.ndarray], dict[str, Any]] | None = None
         self.outputs = [output.name for output in self.model.model.graph.output]
-        graph = self._bare.graph
-        self._inputs = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in graph.input]
-        # Stored shapes are of the exporter's example sizes, and symbols would hide the concrete result.
-        graph.ClearField("value_info")
-        for info in graph.output:
-            if info.type.HasField("tensor_type"):
-                info.type.tensor_type.ClearField("shape")
 
     def infer(self, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, ValueInfo]:
         """Infer shape and type of every tensor of the main graph, the inputs having the given sizes.
@@ -46,16 +39,8 @@ class ShapeReader:
         Shape is None where inference stops. Raises UsageError where a size contradicts the declared
         rank, ModelError where inference fails altogether.
         """
-        for info, declared in zip(self._bare.graph.input, self._inputs, strict=True):
-            info.CopyFrom(declared)
-            if info.name in sizes:
-                _fix(info, sizes[info.name])
-        inferred = _inferred(self._bare)
-        result: dict[str, ValueInfo] = {}
-        for info in (*inferred.input, *inferred.output, *inferred.value_info):
-            if info.type.HasField("tensor_type"):
-                result[info.name] = ValueInfo(info.type.tensor_type.elem_type, _concrete(info))
-        _add_missing(self._bare.graph, result)
+        result = self._inference.at(sizes)
+        _add_missing(self._inference.graph, result)
         return result
 
     def all(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] = ()) -> dict[str, ValueInfo]:
@@ -142,32 +127,6 @@ def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> dict[
 def all_shapes(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, ValueInfo]:
     """Find all shapes once, as `ShapeReader.all` does."""
     return ShapeReader(model).all(feeds)
-
-
-def _inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
-    try:
-        return onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
-        raise ModelError(
-            f"shape inference failed: {one_line(error)}; run onnx.checker on the model"
-        ) from error
-
-
-def _fix(info: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
-    dims = info.type.tensor_type.shape
-    if info.type.tensor_type.HasField("shape") and len(dims.dim) != len(shape):
-        got = f"got {len(shape)} sizes, expected {len(dims.dim)}"
-        raise UsageError(f"input '{info.name}': {got}; give one size for each of its dimensions")
-    info.type.tensor_type.ClearField("shape")
-    info.type.tensor_type.shape.SetInParent()
-    for size in shape:
-        info.type.tensor_type.shape.dim.add(dim_value=size)
-
-
-def _concrete(info: onnx.ValueInfoProto) -> tuple[int, ...] | None:
-    dims = declared_dims(info)
-    sizes = tuple(d for d in dims or () if isinstance(d, int))
-    return sizes if dims is not None and len(sizes) == len(dims) else None
 
 
 def _add_missing(graph: onnx.GraphProto, found: dict[str, ValueInfo]) -> None:

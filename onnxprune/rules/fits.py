@@ -50,26 +50,33 @@ def _differ(first: int | None, second: int | None) -> bool:
     return first is not None and second is not None and first != second
 
 
+def _kernel(meeting: Meeting) -> list[int] | None:
+    """Return the dims of the weight of a convolution, None where they are not all known."""
+    dims = meeting.dims(1)
+    known = [] if dims is None else [d for d in dims if d is not None]
+    return known if dims is not None and len(known) == len(dims) >= 3 else None
+
+
 def convolution(meeting: Meeting) -> Iterator[tuple[int, str]]:
     """Check a Conv: W is [C_out, C_in/g, k…]."""
-    weight, group = meeting.dims(1), meeting.attribute("group", 1)
-    if weight is None or len(weight) < 3 or None in weight:
+    weight, group = _kernel(meeting), meeting.attribute("group", 1)
+    if weight is None:
         return
-    out = int(weight[0] or 0)
+    out = weight[0]
     if group < 1 or out % group:
         yield 1, f"has {out} output channels, expected a multiple of group {group}"
-    yield from _convolved(meeting, int(weight[1] or 0) * group, out, len(weight))
+    yield from _convolved(meeting, weight[1] * group, out, len(weight))
 
 
 def transposed_convolution(meeting: Meeting) -> Iterator[tuple[int, str]]:
     """Check a ConvTranspose: W is [C_in, C_out/g, k…]."""
-    weight, group = meeting.dims(1), meeting.attribute("group", 1)
-    if weight is None or len(weight) < 3 or None in weight:
+    weight, group = _kernel(meeting), meeting.attribute("group", 1)
+    if weight is None:
         return
-    inner = int(weight[0] or 0)
+    inner = weight[0]
     if group < 1 or inner % group:
         yield 1, f"takes {inner} input channels, expected a multiple of group {group}"
-    yield from _convolved(meeting, inner, int(weight[1] or 0) * group, len(weight))
+    yield from _convolved(meeting, inner, weight[1] * group, len(weight))
 
 
 def _convolved(meeting: Meeting, inner: int, out: int, rank: int) -> Iterator[tuple[int, str]]:

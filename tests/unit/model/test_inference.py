@@ -9,7 +9,7 @@ from onnx import helper
 
 from onnxprune.errors import UsageError
 from onnxprune.model.feeds import find_feeds
-from onnxprune.model.footprint import Footprint
+from onnxprune.model.inference import Inference
 from tests.laws.test_regressions import model_of
 
 node = helper.make_node
@@ -29,9 +29,9 @@ def attention(*more: onnx.NodeProto) -> onnx.ModelProto:
 
 
 def test_the_largest_tensor_is_inferred() -> None:
-    footprint = Footprint(attention())
-    assert footprint.largest({"x": (1, 2, 8, 8)}) == 4 * 64 * 64
-    assert footprint.largest({"x": (1, 2, 224, 224)}) == 4 * 50176**2
+    inference = Inference(attention())
+    assert inference.largest({"x": (1, 2, 8, 8)}) == 4 * 64 * 64
+    assert inference.largest({"x": (1, 2, 224, 224)}) == 4 * 50176**2
 
 
 def test_sizes_at_which_a_tensor_would_be_huge_are_not_tried() -> None:
